@@ -1,0 +1,74 @@
+// Python's door to csrc/cpu/precision_fusion.cpp; pointers are integers, 0 stands for an absent tensor.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "cpu/precision_fusion.h"
+
+namespace ief {
+namespace {
+
+template <class T>
+T* pointer(uintptr_t address) { return reinterpret_cast<T*>(address); }
+
+using Shape = std::array<int64_t, 3>;  // rows, steps, dim
+
+// tensors: mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths
+template <class T>
+FusionInputs<T> inputs(const std::array<uintptr_t, 7>& t, Shape shape, double eps, double limit, int threads) {
+    return {pointer<const T>(t[0]), pointer<const T>(t[1]), pointer<const T>(t[2]), pointer<const T>(t[3]),
+            pointer<const T>(t[4]), pointer<const T>(t[5]), pointer<const int64_t>(t[6]), shape[0], shape[1], shape[2],
+            T(eps), T(limit), threads};
+}
+
+// outputs: mean, var, w_img, w_evt, partial (float64), terms
+template <class T>
+void forward(const std::array<uintptr_t, 7>& in, const std::array<uintptr_t, 6>& out, Shape shape, double eps,
+             double limit, int threads) {
+    const FusionOutputs<T> outputs{pointer<T>(out[0]), pointer<T>(out[1]),      pointer<T>(out[2]),
+                                   pointer<T>(out[3]), pointer<double>(out[4]), pointer<T>(out[5])};
+    const auto arguments = inputs<T>(in, shape, eps, limit, threads);
+    IEF_SELECT(fusion_forward<T>)(arguments, outputs);
+}
+
+// incoming: mean, var, w_img, w_evt, terms, zeros; outgoing: mu_img, logvar_img, mu_evt, logvar_evt, partial, c_img, c_evt
+template <class T>
+void backward(const std::array<uintptr_t, 7>& in, const std::array<uintptr_t, 6>& incoming,
+              const std::array<uintptr_t, 7>& outgoing, Shape shape, double eps, double limit, int threads) {
+    FusionGradients<T> g{};
+    g.mean = pointer<const T>(incoming[0]), g.var = pointer<const T>(incoming[1]);
+    g.w_img = pointer<const T>(incoming[2]), g.w_evt = pointer<const T>(incoming[3]);
+    g.terms = pointer<const T>(incoming[4]), g.zeros = pointer<const T>(incoming[5]);
+    g.mu_img = pointer<T>(outgoing[0]), g.logvar_img = pointer<T>(outgoing[1]);
+    g.mu_evt = pointer<T>(outgoing[2]), g.logvar_evt = pointer<T>(outgoing[3]);
+    g.partial = pointer<T>(outgoing[4]), g.c_img = pointer<T>(outgoing[5]), g.c_evt = pointer<T>(outgoing[6]);
+    const auto arguments = inputs<T>(in, shape, eps, limit, threads);
+    IEF_SELECT(fusion_backward<T>)(arguments, g);
+}
+
+}  // namespace
+
+void bind_precision_fusion(pybind11::module_& module) {
+    namespace py = pybind11;
+    using namespace py::literals;
+    module.attr("fusion_blocks") = fusion_blocks;
+    module.def(
+        "fusion_forward",
+        [](bool wide, const std::array<uintptr_t, 7>& in, const std::array<uintptr_t, 6>& out, Shape shape, double eps,
+           double limit, int threads) {
+            py::gil_scoped_release release;
+            (wide ? forward<double> : forward<float>)(in, out, shape, eps, limit, threads);
+        },
+        "wide"_a, "inputs"_a, "outputs"_a, "shape"_a, "eps"_a, "limit"_a, "threads"_a);
+    module.def(
+        "fusion_backward",
+        [](bool wide, const std::array<uintptr_t, 7>& in, const std::array<uintptr_t, 6>& incoming,
+           const std::array<uintptr_t, 7>& outgoing, Shape shape, double eps, double limit, int threads) {
+            py::gil_scoped_release release;
+            (wide ? backward<double> : backward<float>)(in, incoming, outgoing, shape, eps, limit, threads);
+        },
+        "wide"_a, "inputs"_a, "incoming"_a, "outgoing"_a, "shape"_a, "eps"_a, "limit"_a, "threads"_a);
+}
+
+}  // namespace ief

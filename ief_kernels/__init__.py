@@ -1,0 +1,34 @@
+"""Operators of image-event fusion, each with a kernel pair (forward, backward) and a plain eager reference.
+
+Every function takes ``backend="auto"``, ``"triton"``, ``"native"`` or ``"reference"``; ``explain`` says what ``"auto"``
+takes and why. ``ief_kernels.reference`` holds the specification in code.
+"""
+
+from __future__ import annotations
+
+from .dispatch import BackendUnavailable, explain
+from .event_synthesis import event_synthesis
+from .kalman_scan import Scan, kalman_scan
+from .modules import KalmanScan, PrecisionFusion, Refinement
+from .precision_fusion import Fusion, Terms, fusion_and_terms, fusion_terms, precision_fusion
+from .refinement import refine
+
+from . import reference  # isort: skip  (after the operators it collects)
+
+__all__ = [
+    "BackendUnavailable",
+    "Fusion",
+    "KalmanScan",
+    "PrecisionFusion",
+    "Refinement",
+    "Scan",
+    "Terms",
+    "event_synthesis",
+    "explain",
+    "fusion_and_terms",
+    "fusion_terms",
+    "kalman_scan",
+    "precision_fusion",
+    "reference",
+    "refine",
+]

@@ -1,0 +1,138 @@
+"""Which backend serves a call.
+
+Every operator registers, for each backend it has a kernel for, a check that returns None if the backend serves a call
+with these facts, or a sentence saying why it does not. ``"auto"`` takes the first that serves, in the order of
+``BACKENDS``; a backend asked for by name serves or raises ``BackendUnavailable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from . import _native
+
+BACKENDS = ("triton", "native", "reference")
+
+Facts = dict[str, Any]
+Check = Callable[[torch.device, torch.dtype, Facts], "str | None"]
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend asked for cannot serve this call; the message says why."""
+
+
+class Choice(NamedTuple):
+    backend: str
+    reason: str
+
+
+_checks: dict[str, dict[str, Check]] = {}
+
+
+def register_backend(op: str, name: str, check: Check) -> None:
+    """Makes backend ``name`` known for operator ``op``.
+
+    Args:
+        op: name of the public function.
+        name: one of ``BACKENDS``; ``"reference"`` serves everything unless a check is registered for it too.
+        check: ``check(device, dtype, facts)`` returns None if the backend serves, else the reason as a sentence part.
+            It is traced by ``torch.compile``, so it must be plain Python on its arguments.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; backends are {', '.join(BACKENDS)}")
+    _checks.setdefault(op, {})[name] = check
+
+
+def native_check(op_dtypes: tuple[torch.dtype, ...]) -> Check:
+    """The usual check of a C++ kernel: extension built, tensors on the CPU, dtype among ``op_dtypes``."""
+
+    def check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
+        if not _native.available():
+            return _native.why_not()
+        if device.type != "cpu":
+            return f"its kernel runs on the CPU, and the tensors are on {device.type}"
+        if dtype not in op_dtypes:
+            return f"its kernel does not take {dtype}"
+        return None
+
+    return check
+
+
+def _why_not(op: str, name: str, device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
+    check = _checks[op].get(name)
+    if check is not None:
+        return check(device, dtype, facts)
+    return None if name == "reference" else f"{op} has no {name} kernel"
+
+
+def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype, **facts: Any) -> Choice:
+    """The backend that serves a call, with the reason for it.
+
+    Args:
+        op: name of the public function.
+        backend: ``"auto"`` or one of ``BACKENDS``.
+        device, dtype: of the tensors that decide.
+        facts: whatever else the operator's checks ask for.
+
+    Raises:
+        BackendUnavailable: the backend asked for does not serve this call.
+        ValueError: there is no backend or operator of that name.
+    """
+    if op not in _checks:
+        raise ValueError(f"unknown operator {op!r}; operators are {', '.join(sorted(_checks))}")
+    if backend != "auto":
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}; use 'auto' or one of {', '.join(BACKENDS)}")
+        reason = _why_not(op, backend, device, dtype, facts)
+        if reason is not None:
+            raise BackendUnavailable(f"backend {backend!r} cannot serve {op}: {reason}")
+        return Choice(backend, "asked for by name")
+    refused = ""
+    for name in BACKENDS:
+        reason = _why_not(op, name, device, dtype, facts)
+        if reason is None:
+            return Choice(name, refused or "the first choice")
+        refused += f"{name}: {reason}; "
+    raise BackendUnavailable(f"no backend can serve {op}: {refused}")
+
+
+def explain(op: str | None = None, *about: torch.Tensor | torch.device | torch.dtype | str, **facts: Any) -> str:
+    """Says for every backend whether it would serve a call, why not, and which one ``"auto"`` takes.
+
+    Args:
+        op: name of a public function; None explains all of them.
+        about: tensors, a device, a dtype, in any order, such as a call's arguments; the first of each kind counts.
+            Device and dtype default to the CPU and float32.
+        facts: whatever else the operator's checks ask for.
+
+    Returns:
+        A text of one line for the choice and one for each backend, e.g. of ``print(explain("kalman_scan", x))``.
+    """
+    if op is None:
+        return "\n".join(explain(name, *about, **facts) for name in sorted(_checks))
+    device, dtype = _device_and_dtype(about)
+    choice = choose(op, "auto", device, dtype, **facts)
+    lines = [f"{op} on {device}, {dtype}: auto takes {choice.backend}"]
+    for name in BACKENDS:
+        reason = _why_not(op, name, device, dtype, facts)
+        detail = {"native": _native.describe(), "reference": "eager PyTorch"}.get(name, "kernel")
+        lines.append(f"  {name:<10} {'yes' if reason is None else 'no':<4} {detail if reason is None else reason}")
+    return "\n".join(lines)
+
+
+def _device_and_dtype(about: tuple[Any, ...]) -> tuple[torch.device, torch.dtype]:
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
+    for item in about:
+        if isinstance(item, torch.Tensor):
+            device, dtype = device or item.device, dtype or item.dtype
+        elif isinstance(item, torch.dtype):
+            dtype = dtype or item
+        elif isinstance(item, torch.device | str):
+            device = device or torch.device(item)
+        else:
+            raise TypeError(f"explain takes tensors, devices and dtypes, not {type(item).__name__}")
+    return device or torch.device("cpu"), dtype or torch.float32

@@ -1,0 +1,226 @@
+"""Builds the C++ extension ``ief_kernels._C`` from ``csrc/``; everything else about the package is in pyproject.toml.
+
+Every ``csrc/cpu/<op>.cpp`` is compiled once per instruction set (see ``csrc/common/isa.h``), every
+``csrc/cpu/<op>_bind.cpp``, ``csrc/common/*.cpp`` and ``csrc/bindings.cpp`` once. Objects stay in ``build/`` and are
+compiled again only if their source, a header they include, or their command changed.
+
+Environment variables read here:
+
+=========================  ===========================================================================================
+CXX                        the C++ compiler (otherwise c++, g++ or clang++, the first one found)
+CXXFLAGS, LDFLAGS          added to the compiler's and the linker's flags
+MAX_JOBS                   how many files are compiled at once (otherwise as many as cores and memory allow)
+IEF_KERNELS_SKIP_CUDA=1    build no CUDA kernels although nvcc is there
+IEF_KERNELS_FORCE_CUDA=1   fail if CUDA kernels cannot be built, instead of leaving them out
+=========================  ===========================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+BASE_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# No result depends on errno or on floating-point traps, and loops with comparisons become vectors without them.
+BASE_FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
+AVX2_FLAGS = ["-mavx2", "-mfma", "-mbmi2", "-mf16c"]
+AVX512_FLAGS = [*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
+ISA_FLAGS = {"scalar": [], "avx2": AVX2_FLAGS, "avx512": AVX512_FLAGS}
+# Nobody reads floating-point exceptions or errno, and g++ leaves a loop with a comparison scalar to keep them exact.
+QUIET_FLOATS = ["-fno-trapping-math", "-fno-math-errno"]
+# Event maps of float frames equal the reference bit for bit: no fused products and sums there.
+OP_FLAGS = {
+    "event_synthesis": ["-ffp-contract=off"],
+    "precision_fusion": QUIET_FLOATS,
+    "kalman_scan": QUIET_FLOATS,
+}
+MEMORY_PER_JOB = 1 << 30
+
+
+def say(text: str) -> None:
+    print(f"ief_kernels: {text}", flush=True)
+
+
+def switched_on(variable: str) -> bool:
+    return os.environ.get(variable, "0").strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def find_compiler() -> list[str] | None:
+    """The C++ compiler as a command, or None; CXX wins, and may hold several words (``ccache g++``)."""
+    wanted = os.environ.get("CXX")
+    for candidate in [shlex.split(wanted)] if wanted else [["c++"], ["g++"], ["clang++"]]:
+        if candidate and shutil.which(candidate[0]):
+            return candidate
+    return None
+
+
+def find_nvcc() -> str | None:
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        home = os.environ.get(variable)
+        if home and (found := shutil.which("nvcc", path=str(Path(home) / "bin"))):
+            return found
+    return shutil.which("nvcc")
+
+
+def check_cuda() -> None:
+    """Says what becomes of CUDA kernels; stops the build where they were demanded and cannot be had."""
+    skip, force = switched_on("IEF_KERNELS_SKIP_CUDA"), switched_on("IEF_KERNELS_FORCE_CUDA")
+    if skip and force:
+        raise SystemExit("IEF_KERNELS_SKIP_CUDA and IEF_KERNELS_FORCE_CUDA are both set; unset one of them")
+    if force and find_nvcc() is None:
+        raise SystemExit(
+            "IEF_KERNELS_FORCE_CUDA is set but nvcc was not found; put nvcc on PATH, set CUDA_HOME, or unset the switch"
+        )
+
+
+def jobs() -> int:
+    if os.environ.get("MAX_JOBS", "").isdigit():
+        return max(1, int(os.environ["MAX_JOBS"]))
+    count = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return count
+    return max(1, min(count, memory // MEMORY_PER_JOB))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compiler run; ``obj`` has a list of what it included (``.d``) and its command (``.cmd``) beside it."""
+
+    source: Path
+    obj: Path
+    command: tuple[str, ...]
+
+    def current(self) -> bool:
+        depends, recorded = self.obj.with_suffix(".d"), self.obj.with_suffix(".cmd")
+        if not (self.obj.exists() and depends.exists() and recorded.exists()):
+            return False
+        if recorded.read_text() != shlex.join(self.command):
+            return False
+        built = self.obj.stat().st_mtime_ns
+        _, _, names = depends.read_text().replace("\\\n", " ").partition(": ")
+        return all(Path(name).exists() and Path(name).stat().st_mtime_ns <= built for name in shlex.split(names))
+
+    def run(self) -> None:
+        self.obj.parent.mkdir(parents=True, exist_ok=True)
+        self.obj.with_suffix(".cmd").unlink(missing_ok=True)
+        execute(self.command)
+        self.obj.with_suffix(".cmd").write_text(shlex.join(self.command))
+
+
+def execute(command: tuple[str, ...] | list[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"ief_kernels: this command failed:\n{shlex.join(command)}\n{result.stdout}{result.stderr}")
+    if result.stderr.strip():
+        print(result.stderr.rstrip(), file=sys.stderr, flush=True)
+
+
+def accepts(
+    compiler: list[str], flags: list[str], code: str = "int main() { return 0; }", *, link: bool = False
+) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cpp"
+        source.write_text(code)
+        command = [*compiler, str(source), *flags, "-o", str(Path(folder) / "probe"), *([] if link else ["-c"])]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def openmp_flags(compiler: list[str]) -> tuple[list[str], list[str]]:
+    """Compiler and linker flags for OpenMP; for doing without it where there is none, such as plain Apple clang."""
+    code = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }"
+    for compile_flags, link_flags in ((["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])):
+        if accepts(compiler, [*compile_flags, *link_flags], code, link=True):
+            return compile_flags, link_flags
+    say("no OpenMP with this compiler; the native kernels will run on one thread")
+    return ["-Wno-unknown-pragmas"], []
+
+
+def instruction_sets(compiler: list[str]) -> list[str]:
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return ["scalar"]
+    return [isa for isa, flags in ISA_FLAGS.items() if accepts(compiler, flags)]
+
+
+class NativeBuild(build_ext):
+    """Compiles ``csrc/`` in parallel and incrementally; leaves the extension out where there is no C++ compiler."""
+
+    def build_extension(self, ext: Extension) -> None:
+        check_cuda()
+        compiler = find_compiler()
+        if compiler is None or os.name == "nt":
+            why = "Windows is not supported" if os.name == "nt" else "no C++ compiler was found"
+            say(f"{why}; installing without the native backend (the others still work)")
+            return
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        build(compiler, target)
+
+
+def build(compiler: list[str], target: Path) -> None:
+    import pybind11
+
+    isas = instruction_sets(compiler)
+    omp_compile, omp_link = openmp_flags(compiler)
+    bindings = sorted((CSRC / "cpu").glob("*_bind.cpp"))
+    ops = " ".join(f"OP({path.stem.removesuffix('_bind')})" for path in bindings)
+    common = [*BASE_FLAGS, *omp_compile, f"-I{CSRC}", *(f"-DIEF_HAVE_{isa.upper()}" for isa in isas)]
+    common += shlex.split(os.environ.get("CXXFLAGS", ""))
+    python = [f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}", f"-DIEF_OPS(OP)={ops}"]
+    folder = ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+
+    def job(source: Path, flags: list[str], tag: str = "") -> Job:
+        obj = folder / source.relative_to(CSRC).parent / f"{source.stem}{tag}.o"
+        command = (
+            *compiler,
+            *common,
+            *flags,
+            "-MMD",
+            "-MF",
+            str(obj.with_suffix(".d")),
+            "-c",
+            str(source),
+            "-o",
+            str(obj),
+        )
+        return Job(source, obj, command)
+
+    plan = [job(path, python) for path in (CSRC / "bindings.cpp", *bindings)]
+    plan += [job(path, []) for path in sorted((CSRC / "common").glob("*.cpp"))]
+    for path in sorted(set((CSRC / "cpu").glob("*.cpp")) - set(bindings)):
+        for isa in isas:
+            plan.append(job(path, [*ISA_FLAGS[isa], f"-DIEF_ISA={isa}", *OP_FLAGS.get(path.stem, [])], f".{isa}"))
+
+    stale = [item for item in plan if not item.current()]
+    say(f"{' '.join(compiler)}: {len(stale)} of {len(plan)} files to compile, for {', '.join(isas)}")
+    with ThreadPoolExecutor(max_workers=jobs()) as pool:
+        for _ in pool.map(Job.run, stale):
+            pass
+    link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
+    objects = [str(item.obj) for item in plan]
+    extra = shlex.split(os.environ.get("LDFLAGS", ""))
+    # Link to a new file and rename: a process that has the old one mapped keeps it intact.
+    partial = target.with_name(target.name + f".{os.getpid()}.tmp")
+    execute([*compiler, *link, *objects, *extra, *omp_link, "-o", str(partial)])
+    partial.replace(target)
+
+
+if __name__ == "__main__":
+    setup(ext_modules=[Extension("ief_kernels._C", sources=[], optional=True)], cmdclass={"build_ext": NativeBuild})

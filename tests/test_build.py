@@ -1,0 +1,134 @@
+"""setup.py on a copy of the build with one small kernel: what it compiles, again or not, and what it says."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pybind11")
+pytest.importorskip("setuptools")
+
+ROOT = Path(__file__).resolve().parents[1]
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+ISAS = 3 if X86 else 1
+HAS_COMPILER = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
+
+HEADER = """
+#include "common/isa.h"
+IEF_FOR_EACH_ISA(int answer(int question);)
+"""
+KERNEL = """
+#include "cpu/tiny.h"
+namespace ief::IEF_ISA { int answer(int question) { return question + 1; } }
+"""
+BIND = """
+#include <pybind11/pybind11.h>
+#include "cpu/tiny.h"
+namespace ief { void bind_tiny(pybind11::module_& m) { m.def("answer", [](int q) { return IEF_SELECT(answer)(q); }); } }
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "README.md").write_text("tiny\n")
+    shutil.copytree(ROOT / "csrc" / "common", tmp_path / "csrc" / "common")
+    shutil.copy(ROOT / "csrc" / "bindings.cpp", tmp_path / "csrc")
+    cpu = tmp_path / "csrc" / "cpu"
+    cpu.mkdir()
+    (cpu / "tiny.h").write_text(HEADER)
+    (cpu / "tiny.cpp").write_text(KERNEL)
+    (cpu / "tiny_bind.cpp").write_text(BIND)
+    package = tmp_path / "ief_kernels"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    return tmp_path
+
+
+def build(project: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("IEF_", "CUDA"))}
+    return subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        cwd=project,
+        env={**clean, "CXXFLAGS": "-O0", **environment},  # the flag comes last; pybind11 compiles twice as fast
+        capture_output=True,
+        text=True,
+    )
+
+
+def run(project: Path, code: str) -> str:
+    command = [sys.executable, "-c", f"from ief_kernels import _C; print({code})"]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@needs_compiler
+def test_compiles_each_instruction_set_and_only_what_changed(project: Path) -> None:
+    files = 3 + ISAS  # bindings, isa, tiny_bind, and the kernel for each instruction set
+    first = build(project)
+    assert first.returncode == 0, first.stderr
+    assert f"{files} of {files} files to compile" in first.stdout
+    assert run(project, "_C.answer(41)") == "42"
+    for isa in ("scalar", "avx2", "avx512")[:ISAS]:
+        assert run(project, f"_C.set_isa('{isa}') and (_C.isa() != '{isa}' or _C.answer(1))") in ("2", "False")
+
+    assert f"0 of {files} files to compile" in build(project).stdout
+
+    kernel = project / "csrc" / "cpu" / "tiny.cpp"
+    kernel.write_text(KERNEL.replace("+ 1", "+ 2"))
+    assert f"{ISAS} of {files} files to compile" in build(project).stdout
+    assert run(project, "_C.answer(41)") == "43"
+
+    (project / "csrc" / "cpu" / "tiny.h").write_text(HEADER + "\n")
+    assert f"{ISAS + 1} of {files} files to compile" in build(project).stdout
+
+    kernel.write_text("this is not C++")
+    broken = build(project)
+    assert broken.returncode != 0
+    assert "this command failed" in broken.stderr
+    assert "tiny.cpp" in broken.stderr
+
+
+def test_installs_without_a_compiler(project: Path) -> None:
+    result = build(project, CXX="no-such-compiler")
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith("ief_kernels:")]
+    assert lines == [
+        "ief_kernels: no C++ compiler was found; installing without the native backend (the others still work)"
+    ]
+    assert not list(project.glob("ief_kernels/_C*"))
+
+
+def test_cuda_switches(project: Path) -> None:
+    bare = {"PATH": "/nonexistent", "CXX": "no-such-compiler"}
+    forced = build(project, IEF_KERNELS_FORCE_CUDA="1", **bare)
+    assert forced.returncode != 0
+    assert "IEF_KERNELS_FORCE_CUDA is set but nvcc was not found" in forced.stderr
+    both = build(project, IEF_KERNELS_FORCE_CUDA="1", IEF_KERNELS_SKIP_CUDA="1", **bare)
+    assert both.returncode != 0
+    assert "unset one of them" in both.stderr
+    assert build(project, IEF_KERNELS_SKIP_CUDA="1", IEF_KERNELS_FORCE_CUDA="0", **bare).returncode == 0
+
+
+@needs_compiler
+def test_does_without_openmp(project: Path) -> None:
+    compiler = next(path for name in ("c++", "g++", "clang++") if (path := shutil.which(name)))
+    wrapper = project / "no-openmp"
+    refuse = 'for word; do case "$word" in -fopenmp|-lomp) exit 1;; esac; done'
+    wrapper.write_text(f'#!/bin/sh\n{refuse}\nexec {compiler} "$@"\n')
+    wrapper.chmod(0o755)
+    code = f"import setup; flags, _ = setup.openmp_flags([{str(wrapper)!r}]); print(*setup.BASE_FLAGS, *flags)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    said, flags = result.stdout.splitlines()
+    assert said == "ief_kernels: no OpenMP with this compiler; the native kernels will run on one thread"
+    for source in sorted(set((ROOT / "csrc" / "cpu").glob("*.cpp")) - set((ROOT / "csrc" / "cpu").glob("*_bind.cpp"))):
+        command = [compiler, *flags.split(), "-DIEF_ISA=scalar", f"-I{ROOT / 'csrc'}", "-fsyntax-only", str(source)]
+        checked = subprocess.run(command, capture_output=True, text=True)
+        assert (checked.returncode, checked.stderr) == (0, "")
