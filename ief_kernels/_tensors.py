@@ -1,0 +1,66 @@
+"""Small helpers on shapes, dtypes and lengths that the floating-point operators share."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype arithmetic runs in: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def useful_threads(available: int, elements: int) -> int:
+    """How many threads a kernel over so many elements should start: below about 2000 each, starting them costs more."""
+    return max(1, min(available, elements // 2048))
+
+
+def require_float(**tensors: Tensor) -> None:
+    """Raises TypeError naming the first tensor that is not float16, bfloat16, float32 or float64."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in FLOATS:
+            raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}")
+
+
+def require_same_shape(**tensors: Tensor) -> None:
+    """Raises ValueError naming the first tensor whose shape or device differs from the first one's."""
+    (first_name, first), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.shape != first.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but {first_name} has {tuple(first.shape)}")
+        if tensor.device != first.device:
+            raise ValueError(f"{name} is on {tensor.device}, but {first_name} is on {first.device}")
+
+
+def require_lengths(lengths: Tensor | None, batch: int) -> None:
+    """Raises TypeError or ValueError unless `lengths` is None or an integer tensor of shape (batch,).
+
+    The values are not looked at (that would wait for the device): below 0 counts as 0, above T as T.
+    """
+    if lengths is None:
+        return
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths must be an integer tensor, got {type(lengths).__name__}")
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths must be an integer tensor, got {lengths.dtype}")
+    if lengths.shape != (batch,):
+        raise ValueError(f"lengths must have shape ({batch},), got {tuple(lengths.shape)}")
+
+
+def valid_mask(lengths: Tensor, steps: int, device: torch.device) -> Tensor:
+    """(B, T) bool, true where t < lengths[b]."""
+    return torch.arange(steps, device=device) < lengths.to(device)[:, None]
+
+
+def refuse_double_backward(op: str) -> NoReturn:
+    """Raises the RuntimeError of a second derivative, which no fused operator has."""
+    raise RuntimeError(
+        f"{op}: double backward is not available; pass backend='reference' where second derivatives are needed"
+    )

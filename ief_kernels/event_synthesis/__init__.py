@@ -1,0 +1,77 @@
+"""Event maps: where, and how often, the brightness of a video segment jumps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..dispatch import choose
+from . import reference
+from .arguments import check
+from .autograd import EventSynthesis, forward
+
+__all__ = ["event_synthesis"]
+
+
+def event_synthesis(
+    frames: Tensor,
+    *,
+    threshold: float = 10,
+    clamp: int = 10,
+    normalize: str = "clamp",
+    polarity: str = "merged",
+    carry: Tensor | None = None,
+    surrogate: float | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Event maps of video segments, synthesised from frame differences.
+
+    In integers, so that every backend agrees bit for bit, in units of 1e-4 grey level::
+
+        Y_t   = 2989·R + 5870·G + 1140·B                    (luma input: 10000·luma)
+        count = min(clamp, Σ_t [ |Y_t − Y_{t−1}| > round(threshold·10⁴) ])
+        map   = count / clamp | count / max(1, largest of the segment) | count / max(1, largest of the call) | count
+
+    Floating-point frames use the same weights in float32 (float64 for float64), where integer-valued pixels give the
+    result of uint8 ones.
+
+    With ``surrogate=τ`` the gradient of an event is that of sigmoid((|ΔY| − threshold)/τ), ΔY in grey levels. It
+    passes where the count was not clamped away (count ≤ clamp), treats what the counts are divided by as a constant,
+    and with ``polarity="split"`` belongs to the map of its sign. Without a surrogate the gradient is zero.
+
+    Args:
+        frames: (..., S, H, W, 3) RGB or (..., S, H, W) luma, uint8 or floating point in [0, 255]; S frames a segment.
+            A last dimension of 3 with at least three before it means RGB.
+        threshold: grey levels, 0 or more; a difference must exceed it.
+        clamp: the most events a pixel counts, 1 to 255.
+        normalize: ``"clamp"``, ``"segment"``, ``"batch"`` or ``"none"``, in the order of the formula. With split
+            polarity the largest count is that of both maps together.
+        polarity: ``"merged"``, or ``"split"`` for two maps, brighter and darker.
+        carry: (..., H, W[, 3]), like frames: the last frame before each segment, whose difference to the first counts.
+        surrogate: τ > 0 in grey levels for a gradient of floating-point frames, or None.
+        backend: ``"auto"``, ``"triton"``, ``"native"`` or ``"reference"``.
+
+    Returns:
+        (..., H, W), or (..., 2, H, W) for split polarity; float32 (float64 for float64 frames), uint8 for
+        ``normalize="none"``. Zeros where there is no difference to count.
+
+    Raises:
+        TypeError, ValueError: arguments without a meaning.
+        BackendUnavailable: the backend asked for cannot serve this call.
+    """
+    settings = check(frames, threshold, clamp, normalize, polarity, carry, surrogate)
+    choice = choose("event_synthesis", backend, frames.device, frames.dtype)
+    if choice.backend == "reference":
+        return reference.event_synthesis(
+            frames,
+            threshold=threshold,
+            clamp=clamp,
+            normalize=normalize,
+            polarity=polarity,
+            carry=carry,
+            surrogate=surrogate,
+        )
+    differentiable = torch.is_grad_enabled() and normalize != "none" and frames.is_floating_point()
+    if differentiable and (frames.requires_grad or (carry is not None and carry.requires_grad)):
+        return EventSynthesis.apply(frames, carry, settings, choice.backend)
+    return forward(frames, carry, settings, choice.backend)[0]

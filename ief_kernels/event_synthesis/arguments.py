@@ -1,0 +1,86 @@
+"""What a call of event_synthesis means: shapes and settings, checked once for every backend."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NORMALIZE = ("clamp", "segment", "batch", "none")
+POLARITY = ("merged", "split")
+DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+UNITS = 10_000  # luma is counted in 1e-4 grey levels
+_INT32_MAX = 2**31 - 1
+
+
+class Settings(NamedTuple):
+    """The settings of a call; ``threshold`` is an integer in 1e-4 grey levels, ``surrogate`` is tau in grey levels."""
+
+    threshold: int
+    clamp: int
+    normalize: str
+    split: bool
+    surrogate: float | None
+    rgb: bool
+
+
+def is_rgb(frames: Tensor) -> bool:
+    """Whether the last dimension holds colours: it is 3 long, and S, H, W come before it."""
+    return frames.dim() >= 4 and frames.shape[-1] == 3
+
+
+def map_dtype(dtype: torch.dtype, normalize: str) -> torch.dtype:
+    """The dtype of the maps: uint8 counts, else float64 for float64 frames and float32 for all others."""
+    if normalize == "none":
+        return torch.uint8
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def map_shape(frames: Tensor, rgb: bool, split: bool) -> list[int]:
+    *batch, _, height, width = frames.shape[:-1] if rgb else frames.shape
+    return [*batch, *([2] if split else []), height, width]
+
+
+def check(
+    frames: Tensor,
+    threshold: float,
+    clamp: int,
+    normalize: str,
+    polarity: str,
+    carry: Tensor | None,
+    surrogate: float | None,
+) -> Settings:
+    """Raises TypeError or ValueError for a call without a meaning, and gives the others their settings."""
+    if frames.dtype not in DTYPES:
+        raise TypeError(f"frames must be uint8 or floating point, got {frames.dtype}")
+    if frames.dim() < 3:
+        raise ValueError(f"frames must be (..., S, H, W, 3) or (..., S, H, W), got {tuple(frames.shape)}")
+    if normalize not in NORMALIZE:
+        raise ValueError(f"normalize must be one of {', '.join(NORMALIZE)}, got {normalize!r}")
+    if polarity not in POLARITY:
+        raise ValueError(f"polarity must be one of {', '.join(POLARITY)}, got {polarity!r}")
+    if not (math.isfinite(threshold) and threshold >= 0):
+        raise ValueError(f"threshold must be a number of grey levels, 0 or more, got {threshold}")
+    if int(clamp) != clamp or not 1 <= clamp <= 255:
+        raise ValueError(f"clamp must be an integer from 1 to 255, got {clamp}")
+    if surrogate is not None:
+        if not (math.isfinite(surrogate) and surrogate > 0):
+            raise ValueError(f"surrogate must be a positive number of grey levels or None, got {surrogate}")
+        if normalize == "none":
+            raise ValueError("surrogate needs a floating-point map; normalize='none' gives uint8 counts")
+    rgb = is_rgb(frames)
+    if carry is not None:
+        at = -4 if rgb else -3
+        expected = (*frames.shape[:at], *frames.shape[at + 1 :])
+        if tuple(carry.shape) != expected:
+            raise ValueError(f"carry must be one frame per segment, {expected}, got {tuple(carry.shape)}")
+        if carry.dtype != frames.dtype or carry.device != frames.device:
+            raise ValueError(
+                f"carry must be like frames ({frames.dtype} on {frames.device}), got {carry.dtype} on {carry.device}"
+            )
+    # No difference exceeds 255 grey levels by far, so a threshold beyond int32 means the same as int32's largest.
+    units = min(round(threshold * UNITS), _INT32_MAX)
+    tau = None if surrogate is None else float(surrogate)
+    return Settings(units, int(clamp), normalize, polarity == "split", tau, rgb)

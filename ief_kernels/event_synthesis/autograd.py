@@ -1,0 +1,140 @@
+"""event_synthesis as registered operators, and the autograd Function on top of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._tensors import refuse_double_backward
+from . import native
+from .arguments import Settings, map_dtype, map_shape
+
+_KERNELS = {"native": native}
+
+torch.library.define(
+    "ief_kernels::event_synthesis_forward",
+    "(Tensor frames, Tensor? carry, bool rgb, int threshold, int clamp, str normalize, bool split, str backend)"
+    " -> (Tensor maps, Tensor scale)",
+)
+torch.library.define(
+    "ief_kernels::event_synthesis_backward",
+    "(Tensor grad, Tensor frames, Tensor? carry, Tensor scale, bool rgb, int threshold, int clamp, bool split,"
+    " float surrogate, str backend) -> (Tensor grad_frames, Tensor grad_carry)",
+)
+
+
+@torch.library.impl("ief_kernels::event_synthesis_forward", "default")
+def _forward(
+    frames: Tensor,
+    carry: Tensor | None,
+    rgb: bool,
+    threshold: int,
+    clamp: int,
+    normalize: str,
+    split: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return _KERNELS[backend].forward(frames, carry, rgb, threshold, clamp, normalize, split)
+
+
+@torch.library.register_fake("ief_kernels::event_synthesis_forward")
+def _forward_fake(
+    frames: Tensor,
+    carry: Tensor | None,
+    rgb: bool,
+    threshold: int,
+    clamp: int,
+    normalize: str,
+    split: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    dtype = map_dtype(frames.dtype, normalize)
+    segments = 1
+    if normalize == "segment":
+        for size in frames.shape[: -4 if rgb else -3]:
+            segments *= size
+    maps = frames.new_empty(map_shape(frames, rgb, split), dtype=dtype)
+    return maps, frames.new_empty((segments,), dtype=torch.float32 if dtype == torch.uint8 else dtype)
+
+
+@torch.library.impl("ief_kernels::event_synthesis_backward", "default")
+def _backward(
+    grad: Tensor,
+    frames: Tensor,
+    carry: Tensor | None,
+    scale: Tensor,
+    rgb: bool,
+    threshold: int,
+    clamp: int,
+    split: bool,
+    surrogate: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return _KERNELS[backend].backward(grad, frames, carry, scale, rgb, threshold, clamp, split, surrogate)
+
+
+@torch.library.register_fake("ief_kernels::event_synthesis_backward")
+def _backward_fake(
+    grad: Tensor,
+    frames: Tensor,
+    carry: Tensor | None,
+    scale: Tensor,
+    rgb: bool,
+    threshold: int,
+    clamp: int,
+    split: bool,
+    surrogate: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return frames.new_empty(frames.shape), frames.new_empty(carry.shape if carry is not None else (0,))
+
+
+def forward(frames: Tensor, carry: Tensor | None, settings: Settings, backend: str) -> tuple[Tensor, Tensor]:
+    """The registered forward operator on settings: maps and what their counts were divided by."""
+    s = settings
+    return torch.ops.ief_kernels.event_synthesis_forward(
+        frames, carry, s.rgb, s.threshold, s.clamp, s.normalize, s.split, backend
+    )
+
+
+class _Gradient(torch.autograd.Function):
+    """The backward operator, as a Function of its own so that a second derivative is refused instead of wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, frames: Tensor, carry: Tensor | None, scale: Tensor, *rest: Any) -> Any:
+        return torch.ops.ief_kernels.event_synthesis_backward(grad, frames, carry, scale, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        refuse_double_backward("event_synthesis")
+
+
+class EventSynthesis(torch.autograd.Function):
+    """Event maps of floating-point frames, with the surrogate gradient (zeros without a surrogate)."""
+
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, carry: Tensor | None, settings: Settings, backend: str) -> Tensor:
+        maps, scale = forward(frames, carry, settings, backend)
+        ctx.save_for_backward(frames, carry, scale)
+        ctx.settings, ctx.backend = settings, backend
+        return maps
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        frames, carry, scale = ctx.saved_tensors
+        s: Settings = ctx.settings
+        if s.surrogate is None:
+            grad_frames = torch.zeros_like(frames)
+            grad_carry = None if carry is None else torch.zeros_like(carry)
+        else:
+            grad_frames, grad_carry = _Gradient.apply(
+                grad, frames, carry, scale, s.rgb, s.threshold, s.clamp, s.split, s.surrogate, ctx.backend
+            )
+        return (
+            grad_frames if ctx.needs_input_grad[0] else None,
+            grad_carry if carry is not None and ctx.needs_input_grad[1] else None,
+            None,
+            None,
+        )

@@ -1,0 +1,113 @@
+"""Elementwise Kalman filter over time (random-walk state), with ragged lengths, carried state and a robust variant.
+
+    a_t = p_{t−1} + q + eps            b_t = var_t + eps [+ r_t²/(ν+1)]          r_t = x_t − s_{t−1}
+    gain_t = a_t/(a_t + b_t)           p_t = b_t·gain_t = 1/(1/a_t + 1/b_t)      s_t = s_{t−1} + gain_t·r_t
+
+Without an initial state s_0 = x_0, p_0 = var_0 and gain_0 = 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._tensors import compute_dtype, require_float, require_lengths, require_same_shape
+from ..dispatch import choose
+from . import reference
+from .autograd import KalmanScanFunction
+from .reference import Scan, influence
+
+__all__ = ["Scan", "kalman_scan"]
+
+
+def _check(
+    x: Tensor,
+    var: Tensor,
+    lengths: Tensor | None,
+    process_noise: float | Tensor,
+    nu: float | Tensor | None,
+    initial_state: tuple[Tensor, Tensor] | None,
+) -> None:
+    require_float(x=x, var=var)
+    require_same_shape(x=x, var=var)
+    if x.dim() != 3:
+        raise ValueError(f"x must be (B, T, D), got {tuple(x.shape)}")
+    batch, _, dim = x.shape
+    require_lengths(lengths, batch)
+    if isinstance(process_noise, Tensor):
+        require_float(process_noise=process_noise)
+        if process_noise.numel() not in (1, dim) or process_noise.dim() > 1:
+            raise ValueError(f"process_noise must have shape ({dim},) or one element, got {tuple(process_noise.shape)}")
+    elif not process_noise >= 0:
+        raise ValueError(f"process_noise must not be negative, got {process_noise}")
+    if isinstance(nu, Tensor):
+        require_float(nu=nu)
+        if nu.numel() != 1:
+            raise ValueError(f"nu must have one element, got {tuple(nu.shape)}")
+    if initial_state is not None:
+        s, p = initial_state
+        require_float(initial_mean=s, initial_var=p)
+        if s.shape != (batch, dim) or p.shape != (batch, dim):
+            shapes = f"{tuple(s.shape)} and {tuple(p.shape)}"
+            raise ValueError(f"initial_state must be two tensors of shape ({batch}, {dim}), got {shapes}")
+
+
+def kalman_scan(
+    x: Tensor,
+    var: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    process_noise: float | Tensor = 0.0,
+    nu: float | Tensor | None = None,
+    eps: float = 1e-8,
+    initial_state: tuple[Tensor, Tensor] | None = None,
+    backend: str = "auto",
+) -> Scan:
+    """Filters x over time, each (b, d) for itself.
+
+    Args:
+        x, var: (B, T, D), the inputs and their variances ≥ 0; float16, bfloat16, float32 or float64.
+        lengths: (B,) integers; steps t ≥ length are padding. None: all are valid.
+        process_noise: q ≥ 0, a float or a (D,) tensor with a gradient. 0 makes the state a running mean.
+        nu: degrees of freedom > 0 of the robust update (float, or a tensor of one element with a gradient); None
+            for the plain update.
+        eps: added to both variances.
+        initial_state: (s, p), (B, D) each, such as the `state` of an earlier call.
+        backend: "auto", "native" or "reference".
+
+    Returns:
+        `Scan(mean, var, gain, state)`: (B, T, D) each in the inputs' (promoted) dtype, zero at t ≥ length; `state` =
+        (s, p) after each sequence's last valid step, (B, D), float32 (float64 for float64 inputs) so that carrying it
+        on equals one call on the concatenation. A sequence of length 0 returns its initial state; if there is none,
+        s = 0 with the diffuse variance 1e30, which the next call's first input replaces.
+
+    Raises:
+        TypeError, ValueError: inputs of another kind or shape; q < 0; ν ≤ 0.
+        BackendUnavailable: the backend asked for cannot serve the call.
+    """
+    _check(x, var, lengths, process_noise, nu, initial_state)
+    choice = choose("kalman_scan", backend, x.device, x.dtype)
+    if choice.backend == "reference":
+        return reference.kalman_scan(
+            x, var, lengths=lengths, process_noise=process_noise, nu=nu, eps=eps, initial_state=initial_state
+        )
+    dtype = torch.promote_types(x.dtype, var.dtype)
+    arithmetic = compute_dtype(dtype)
+    if isinstance(process_noise, Tensor):
+        q = process_noise.to(x.device, arithmetic).reshape(-1)
+    else:
+        q = torch.full((1,), process_noise, dtype=arithmetic, device=x.device)
+    weight = influence(nu, x.to(arithmetic))
+    s0, p0 = (None, None) if initial_state is None else (part.to(arithmetic) for part in initial_state)
+    mean, variance, gain, s, p = KalmanScanFunction.apply(
+        x.to(arithmetic),
+        var.to(arithmetic),
+        lengths,
+        q,
+        None if weight is None else weight.reshape(1),
+        eps,
+        s0,
+        p0,
+        choice.backend,
+    )
+    return Scan(mean.to(dtype), variance.to(dtype), gain.to(dtype), (s, p))

@@ -1,0 +1,209 @@
+"""The operators as `nn.Module`s, with their learned variants."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from .kalman_scan import Scan, kalman_scan
+from .precision_fusion import Fusion, Nu, Terms, fusion_and_terms, precision_fusion
+from .refinement import refine
+
+LEARNED = "learned"
+
+
+def _inverse_softplus(value: float) -> float:
+    # log(exp(value) − 1), without the overflow
+    return value + math.log(-math.expm1(-value))
+
+
+def steady_noise(gain: float, variance: float) -> float:
+    """Process noise whose steady gain on a constant input variance v is g: q = v·g²/(1 − g).
+
+    In the steady state p = g·v and g = (p + q)/(p + q + v). Raises ValueError unless 0 < gain < 1 and variance > 0.
+    """
+    if not 0 < gain < 1 or not variance > 0:
+        raise ValueError(f"gain must lie in (0, 1) and variance be positive, got {gain} and {variance}")
+    return variance * gain * gain / (1 - gain)
+
+
+class PrecisionFusion(nn.Module):
+    """`precision_fusion` with ν fixed, absent (None) or learned, one scalar a modality (ν = 1 + softplus(raw)).
+
+    Args:
+        nu: a float > 0, None for the Gaussian model, or "learned".
+        initial_nu: where the learned ν starts, > 1.
+        eps: as in the function.
+        backend: as in the function.
+    """
+
+    def __init__(
+        self, *, nu: float | str | None = 8.0, initial_nu: float = 8.0, eps: float = 1e-8, backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.eps, self.backend = eps, backend
+        self.fixed_nu: float | None = None
+        self.raw_nu: nn.Parameter | None = None
+        if isinstance(nu, str):
+            if nu != LEARNED:
+                raise ValueError(f"nu must be a number, None or 'learned', got {nu!r}")
+            if not initial_nu > 1:
+                raise ValueError(f"initial_nu must be above 1, got {initial_nu}")
+            self.raw_nu = nn.Parameter(torch.full((2,), _inverse_softplus(initial_nu - 1)))
+        elif nu is not None:
+            if not nu > 0:
+                raise ValueError(f"nu must be positive, got {nu}")
+            self.fixed_nu = float(nu)
+
+    def nu(self) -> tuple[Nu, Nu]:
+        """(image, event) degrees of freedom, as the functions take them; with a gradient if learned."""
+        if self.raw_nu is None:
+            return self.fixed_nu, self.fixed_nu
+        nu = 1 + softplus(self.raw_nu)
+        return nu[0], nu[1]
+
+    def forward(self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor) -> Fusion:
+        return precision_fusion(
+            mu_img, logvar_img, mu_evt, logvar_evt, nu=self.nu(), eps=self.eps, backend=self.backend
+        )
+
+    def with_terms(
+        self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Fusion, Terms]:
+        """Fusion (zero at padding) and loss terms from one pass over the four tensors."""
+        return fusion_and_terms(
+            mu_img, logvar_img, mu_evt, logvar_evt, nu=self.nu(), lengths=lengths, eps=self.eps, backend=self.backend
+        )
+
+    def extra_repr(self) -> str:
+        return f"nu={LEARNED if self.raw_nu is not None else self.fixed_nu}, eps={self.eps}"
+
+
+class KalmanScan(nn.Module):
+    """`kalman_scan` with fixed or learned process noise, one q = softplus(raw) a dimension.
+
+    Args:
+        dim: D.
+        process_noise: a float ≥ 0, or "learned".
+        initial_gain, unit_variance: the learned noise starts where the steady gain on inputs of constant variance
+            `unit_variance` is `initial_gain`.
+        nu: robust update's degrees of freedom; None for the plain update.
+        eps: as in the function.
+        backend: as in the function.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        process_noise: float | str = 0.0,
+        *,
+        initial_gain: float = 0.6,
+        unit_variance: float = 1.0,
+        nu: float | None = None,
+        eps: float = 1e-8,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.dim, self.nu, self.eps, self.backend = dim, nu, eps, backend
+        self.fixed_noise = 0.0
+        self.raw_noise: nn.Parameter | None = None
+        if isinstance(process_noise, str):
+            if process_noise != LEARNED:
+                raise ValueError(f"process_noise must be a number or 'learned', got {process_noise!r}")
+            start = _inverse_softplus(steady_noise(initial_gain, unit_variance))
+            self.raw_noise = nn.Parameter(torch.full((dim,), start))
+        else:
+            if not process_noise >= 0:
+                raise ValueError(f"process_noise must not be negative, got {process_noise}")
+            self.fixed_noise = float(process_noise)
+
+    def process_noise(self) -> float | Tensor:
+        """q, as the function takes it: the fixed float, or (D,) with a gradient."""
+        return self.fixed_noise if self.raw_noise is None else softplus(self.raw_noise)
+
+    def forward(
+        self,
+        x: Tensor,
+        var: Tensor,
+        lengths: Tensor | None = None,
+        initial_state: tuple[Tensor, Tensor] | None = None,
+    ) -> Scan:
+        return kalman_scan(
+            x,
+            var,
+            lengths=lengths,
+            process_noise=self.process_noise(),
+            nu=self.nu,
+            eps=self.eps,
+            initial_state=initial_state,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        noise = LEARNED if self.raw_noise is not None else self.fixed_noise
+        return f"{self.dim}, process_noise={noise}, nu={self.nu}, eps={self.eps}"
+
+
+class Refinement(nn.Module):
+    """`refine` with its weights, stacked over the steps and initialised like `nn.Linear`.
+
+    Args:
+        dim: D.
+        hidden: H; None takes D.
+        steps: N.
+        attenuation: as in the function.
+        shared: one block serves all steps.
+        checkpoint_every: as in the function.
+        backend: as in the function.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int | None = None,
+        steps: int = 10,
+        *,
+        attenuation: float = 0.5,
+        shared: bool = False,
+        checkpoint_every: int = 1,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if steps < 0:
+            raise ValueError(f"steps must not be negative, got {steps}")
+        self.steps, self.attenuation = steps, attenuation
+        self.checkpoint_every, self.backend = checkpoint_every, backend
+        hidden = dim if hidden is None else hidden
+        blocks = 1 if shared else steps
+        self.w1 = nn.Parameter(torch.empty(blocks, hidden, dim))
+        self.b1 = nn.Parameter(torch.empty(blocks, hidden))
+        self.w2 = nn.Parameter(torch.empty(blocks, dim, hidden))
+        self.b2 = nn.Parameter(torch.empty(blocks, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in ±1/sqrt(inputs of the layer), weights and biases."""
+        for weight, bias in ((self.w1, self.b1), (self.w2, self.b2)):
+            bound = 1 / math.sqrt(max(weight.shape[-1], 1))
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return refine(
+            z,
+            self.w1,
+            self.b1,
+            self.w2,
+            self.b2,
+            attenuation=self.attenuation,
+            steps=self.steps,
+            checkpoint_every=self.checkpoint_every,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        blocks, hidden, dim = self.w1.shape
+        return f"{dim}, hidden={hidden}, steps={self.steps}, attenuation={self.attenuation}, shared={blocks == 1}"

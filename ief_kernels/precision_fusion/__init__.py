@@ -1,0 +1,165 @@
+"""Precision-weighted fusion of image and event beliefs, and the loss terms that read the same tensors.
+
+With σ̃² = ν/(ν+1)·exp(logvar) (Student-t scale by Laplace's approximation at the mode; 1·exp(logvar) without ν):
+
+    w_m  = 1/(σ̃_m² + eps)                      mean = (w_i·mu_i + w_e·mu_e)/(w_i + w_e)      var = 1/(w_i + w_e)
+    KL_m = −½·mean(1 + log σ̃_m² − mu_m² − σ̃_m²)   cosine = mean(1 − cos(mu_i, mu_e))   norm = mean |‖mu_i‖ − ‖mu_e‖|
+
+Saturation, the same on every backend: var, KL and their gradients see logvar above 80 as 80 (700 in float64), which
+keeps them finite; the normalised weights, and through them the mean, follow the true difference of the logvars.
+An eps below 1e-30 counts as 1e-30. float16 variances end at 65504.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._tensors import require_float, require_lengths, require_same_shape
+from ..dispatch import choose
+from . import reference
+from .autograd import PrecisionFusionFunction
+from .reference import Fusion, Nu, NuPair, Terms, split_nu, student_scale
+
+__all__ = ["Fusion", "Nu", "NuPair", "Terms", "fusion_and_terms", "fusion_terms", "precision_fusion"]
+
+
+def _check(mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor) -> None:
+    tensors = {"mu_img": mu_img, "logvar_img": logvar_img, "mu_evt": mu_evt, "logvar_evt": logvar_evt}
+    require_float(**tensors)
+    require_same_shape(**tensors)
+    if mu_img.dim() == 0:
+        raise ValueError("mu_img must have at least one dimension")
+
+
+def _check_terms(
+    mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor, lengths: Tensor | None
+) -> None:
+    _check(mu_img, logvar_img, mu_evt, logvar_evt)
+    if lengths is not None:
+        if mu_img.dim() != 3:
+            raise ValueError(f"with lengths, mu_img must be (B, T, D), got {tuple(mu_img.shape)}")
+        require_lengths(lengths, mu_img.shape[0])
+
+
+def _apply(
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+    nu: NuPair,
+    lengths: Tensor | None,
+    eps: float,
+    fuse: bool,
+    with_terms: bool,
+    backend: str,
+) -> tuple[Fusion, Terms]:
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    mu_img, logvar_img, mu_evt, logvar_evt = (tensor.to(dtype) for tensor in tensors)
+    nu_img, nu_evt = split_nu(nu)
+    logvar_img, c_img = _scale(logvar_img, nu_img)
+    logvar_evt, c_evt = _scale(logvar_evt, nu_evt)
+    *fields, terms = PrecisionFusionFunction.apply(
+        mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths, eps, fuse, with_terms, backend
+    )
+    return Fusion(*fields), Terms(*terms.unbind()) if with_terms else Terms(terms, terms, terms, terms)
+
+
+def _scale(logvar: Tensor, nu: Nu) -> tuple[Tensor, Tensor]:
+    """The factor ν/(ν+1) as the kernels take it, (1,) or (D,); any other shape goes into logvar."""
+    c = student_scale(nu, logvar)
+    if c.numel() == 1:
+        return logvar, c.reshape(1)
+    if c.shape == logvar.shape[-1:]:
+        return logvar, c
+    return logvar + torch.log(c).to(logvar.dtype), torch.ones_like(c.flatten()[:1])
+
+
+def precision_fusion(
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    *,
+    nu: NuPair = 8.0,
+    eps: float = 1e-8,
+    backend: str = "auto",
+) -> Fusion:
+    """Fuses two beliefs by their precisions.
+
+    Args:
+        mu_img, logvar_img, mu_evt, logvar_evt: (..., D), of one shape; float16, bfloat16, float32 or float64.
+        nu: degrees of freedom > 0, one value for both modalities or a pair (image, event); each None (Gaussian),
+            a float, or a tensor with a gradient that broadcasts with the inputs.
+        eps: added to each effective variance.
+        backend: "auto", "native" or "reference".
+
+    Returns:
+        `Fusion(mean, var, w_img, w_evt)`, each of the inputs' shape and (promoted) dtype; w_img + w_evt = 1.
+
+    Raises:
+        TypeError, ValueError: inputs of another kind, shape or device; ν ≤ 0.
+        BackendUnavailable: the backend asked for cannot serve the call.
+    """
+    _check(mu_img, logvar_img, mu_evt, logvar_evt)
+    tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
+    choice = choose("precision_fusion", backend, mu_img.device, mu_img.dtype)
+    if choice.backend == "reference":
+        return reference.precision_fusion(*tensors, nu=nu, eps=eps)
+    return _apply(tensors, nu, None, eps, True, False, choice.backend)[0]
+
+
+def fusion_terms(
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    *,
+    nu: NuPair = 8.0,
+    lengths: Tensor | None = None,
+    backend: str = "auto",
+) -> Terms:
+    """Loss terms on the two beliefs, each a mean over valid positions (zero if there is none).
+
+    Args:
+        mu_img, logvar_img, mu_evt, logvar_evt: (..., D), of one shape; (B, T, D) with `lengths`.
+        nu: as in `precision_fusion`.
+        lengths: (B,) integers; positions t ≥ length influence neither the terms nor a gradient. None: all are valid.
+        backend: "auto", "native" or "reference".
+
+    Returns:
+        `Terms(kl_img, kl_evt, cosine, norm)`, scalars, float32 (float64 for float64 inputs). A zero vector has
+        cosine 0 and a zero gradient through cosine and norm.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailable: as in `precision_fusion`.
+    """
+    _check_terms(mu_img, logvar_img, mu_evt, logvar_evt, lengths)
+    tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
+    choice = choose("fusion_terms", backend, mu_img.device, mu_img.dtype)
+    if choice.backend == "reference":
+        return reference.fusion_terms(*tensors, nu=nu, lengths=lengths)
+    return _apply(tensors, nu, lengths, 0.0, False, True, choice.backend)[1]
+
+
+def fusion_and_terms(
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    *,
+    nu: NuPair = 8.0,
+    lengths: Tensor | None = None,
+    eps: float = 1e-8,
+    backend: str = "auto",
+) -> tuple[Fusion, Terms]:
+    """`precision_fusion` and `fusion_terms` from one pass over the four tensors; what a trainer calls.
+
+    Arguments, results and errors are those of the two functions. With `lengths`, the fusion is zero at t ≥ length
+    and the gradient there is exactly zero, whatever lies there (NaN included).
+    """
+    _check_terms(mu_img, logvar_img, mu_evt, logvar_evt, lengths)
+    tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
+    choice = choose("fusion_and_terms", backend, mu_img.device, mu_img.dtype)
+    if choice.backend == "reference":
+        return reference.fusion_and_terms(*tensors, nu=nu, lengths=lengths, eps=eps)
+    return _apply(tensors, nu, lengths, eps, True, True, choice.backend)

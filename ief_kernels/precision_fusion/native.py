@@ -1,0 +1,105 @@
+"""The C++ kernels of fusion and loss terms on CPU tensors (csrc/cpu/precision_fusion.cpp)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from .._tensors import FLOATS, compute_dtype, useful_threads
+from ..dispatch import native_check, register_backend
+from .reference import LOGVAR_LIMIT, SMALLEST_EPS
+
+for _op in ("precision_fusion", "fusion_terms", "fusion_and_terms"):
+    register_backend(_op, "native", native_check(FLOATS))
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+class _Call:
+    """Contiguous inputs in the arithmetic's dtype, kept alive while the kernel runs, and what both kernels take."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], c: tuple[Tensor, Tensor], lengths: Tensor | None, eps: float):
+        first = tensors[0]
+        self.dtype = compute_dtype(first.dtype)
+        self.dim = first.shape[-1]
+        self.rows = first.numel() // self.dim if self.dim else first[..., :0].shape[:-1].numel()
+        self.inputs = [tensor.to(self.dtype).contiguous() for tensor in tensors]
+        self.inputs += [scale.to(self.dtype).expand(self.dim).contiguous() for scale in c]
+        self.lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
+        steps = first.shape[1] if lengths is not None else self.rows
+        self.keywords = {
+            "wide": self.dtype == torch.float64,
+            "inputs": [*(tensor.data_ptr() for tensor in self.inputs), _address(self.lengths)],
+            "shape": (self.rows, steps, self.dim),
+            "eps": max(eps, SMALLEST_EPS),
+            "limit": LOGVAR_LIMIT[self.dtype],
+            "threads": useful_threads(_native.threads(), first.numel()),
+        }
+
+    def new(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype)
+
+
+def forward(
+    tensors: tuple[Tensor, ...],
+    c: tuple[Tensor, Tensor],
+    lengths: Tensor | None,
+    eps: float,
+    fuse: bool,
+    with_terms: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance and both weights (empty without `fuse`), and the four terms (empty without `with_terms`)."""
+    shape, dtype = tensors[0].shape, tensors[0].dtype
+    call = _Call(tensors, c, lengths, eps)
+    fields = [call.new(*shape) if fuse else call.new(0) for _ in range(4)]
+    terms = call.new(4 if with_terms else 0)
+    partial = torch.empty((call.rows if with_terms else 0, 4), dtype=torch.float64)
+    if call.rows and call.dim:
+        outputs = [*(field.data_ptr() if fuse else 0 for field in fields), partial.data_ptr(), terms.data_ptr()]
+        _native.extension().fusion_forward(outputs=outputs, **call.keywords)
+    else:
+        terms.zero_()
+    if dtype == torch.float16:
+        fields[1].clamp_(max=torch.finfo(dtype).max)
+    mean, var, w_img, w_evt = (field.to(dtype) for field in fields)
+    return mean, var, w_img, w_evt, terms
+
+
+def backward(
+    grads: tuple[Tensor | None, ...],
+    tensors: tuple[Tensor, ...],
+    c: tuple[Tensor, Tensor],
+    lengths: Tensor | None,
+    eps: float,
+    with_c: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the four tensors and of c (empty without `with_c`); `grads`: mean, var, w_img, w_evt, terms."""
+    shape, dtype = tensors[0].shape, tensors[0].dtype
+    call = _Call(tensors, c, lengths, eps)
+    incoming = [None if grad is None else grad.to(call.dtype).contiguous() for grad in grads]
+    if dtype == torch.float16 and incoming[1] is not None:
+        # where the forward pass cut the variance at float16's largest number, no gradient passes
+        var = forward(tuple(tensor.float() for tensor in tensors), c, lengths, eps, True, False)[1]
+        incoming[1] = torch.where(var > torch.finfo(dtype).max, 0, incoming[1])
+    zeros = torch.zeros(call.dim, dtype=call.dtype)
+    outgoing = [call.new(*shape) for _ in range(4)]
+    partial = call.new(_native.extension().fusion_blocks, 2, call.dim) if with_c else None
+    sums = [call.new(call.dim if with_c else 0) for _ in range(2)]
+    if call.rows and call.dim:
+        _native.extension().fusion_backward(
+            incoming=[*(_address(grad) for grad in incoming), zeros.data_ptr()],
+            outgoing=[_address(tensor) for tensor in (*outgoing, partial, *sums)],
+            **call.keywords,
+        )
+    else:
+        for total in sums:
+            total.zero_()
+    mu_img, logvar_img, mu_evt, logvar_evt = (gradient.to(dtype) for gradient in outgoing)
+    c_img, c_evt = (
+        total.sum(0, keepdim=True) if with_c and scale.numel() == 1 else total
+        for total, scale in zip(sums, c, strict=True)
+    )
+    return mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt

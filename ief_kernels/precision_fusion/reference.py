@@ -1,0 +1,186 @@
+"""Precision-weighted fusion of two Gaussian (or Student-t) beliefs and its loss terms: the specification in code.
+
+Plain eager PyTorch, differentiable by autograd; every other backend is compared with it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .._tensors import compute_dtype, valid_mask
+
+Nu: TypeAlias = float | Tensor | None
+NuPair: TypeAlias = Nu | tuple[Nu, Nu]
+
+# Where exp(logvar) stops growing: exp(80) = 5.5e34 leaves float32 room for sums and products.
+LOGVAR_LIMIT = {torch.float32: 80.0, torch.float64: 700.0}
+# A smaller eps counts as this, so that two vanishing variances still have a finite ratio in float32.
+SMALLEST_EPS = 1e-30
+
+
+class Fusion(NamedTuple):
+    """Fused mean and variance and the normalised weights of both modalities, each of the inputs' shape."""
+
+    mean: Tensor
+    var: Tensor
+    w_img: Tensor
+    w_evt: Tensor
+
+
+class Terms(NamedTuple):
+    """Loss terms, scalars, each a mean over valid positions (and dimensions, for KL)."""
+
+    kl_img: Tensor
+    kl_evt: Tensor
+    cosine: Tensor
+    norm: Tensor
+
+
+def split_nu(nu: NuPair) -> tuple[Nu, Nu]:
+    """(image, event) degrees of freedom from one value or a pair."""
+    return (nu[0], nu[1]) if isinstance(nu, tuple) else (nu, nu)
+
+
+def student_scale(nu: Nu, like: Tensor) -> Tensor:
+    """ν/(ν+1) as a tensor in the arithmetic's dtype; 1 for None or ν = ∞. Raises ValueError for a float ν ≤ 0."""
+    dtype = compute_dtype(like.dtype)
+    if isinstance(nu, Tensor):
+        return 1 / (1 + 1 / nu.to(like.device, dtype))
+    if nu is None:
+        return torch.ones((), dtype=dtype, device=like.device)
+    if not nu > 0:
+        raise ValueError(f"nu must be positive, got {nu}")
+    return torch.full((), 1 / (1 + 1 / nu), dtype=dtype, device=like.device)
+
+
+def _fuse(
+    mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor, c_img: Tensor, c_evt: Tensor, eps: float
+) -> Fusion:
+    eps = max(eps, SMALLEST_EPS)
+    limit = LOGVAR_LIMIT[logvar_img.dtype]
+    # The weights depend on the ratio of the two variances alone, so both may be divided by exp(shift).
+    # Below the limit the shift is zero and the formula is the specification's to the letter.
+    shift = (torch.maximum(logvar_img, logvar_evt).detach() - limit).clamp(min=0)
+    a_img = c_img * torch.exp(logvar_img - shift) + eps
+    a_evt = c_evt * torch.exp(logvar_evt - shift) + eps
+    w_img = a_evt / (a_img + a_evt)
+    w_evt = a_img / (a_img + a_evt)
+    # 1/(1/a + 1/b) as lo·(hi/(lo+hi)): neither a square nor a reciprocal of something huge, here or in the gradient.
+    a_img = c_img * torch.exp(logvar_img.clamp(max=limit)) + eps
+    a_evt = c_evt * torch.exp(logvar_evt.clamp(max=limit)) + eps
+    low, high = torch.minimum(a_img, a_evt), torch.maximum(a_img, a_evt)
+    return Fusion(w_img * mu_img + w_evt * mu_evt, low * (high / (low + high)), w_img, w_evt)
+
+
+def _kl(mu: Tensor, logvar: Tensor, c: Tensor) -> Tensor:
+    """KL per element against the standard normal, −½(1 + log σ̃² − mu² − σ̃²)."""
+    variance = c * torch.exp(logvar.clamp(max=LOGVAR_LIMIT[logvar.dtype]))
+    return -0.5 * (1 + logvar + torch.log(c) - mu * mu - variance)
+
+
+def _terms(
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    c_img: Tensor,
+    c_evt: Tensor,
+    valid: Tensor | None,
+) -> Terms:
+    positions = mu_img.shape[:-1]
+    dim = mu_img.shape[-1]
+    weight = torch.ones(positions, dtype=mu_img.dtype, device=mu_img.device) if valid is None else valid.to(mu_img)
+    weight = weight / weight.sum().clamp(min=1)  # divide, then add: a sum of exp(80) would overflow
+
+    square_img, square_evt = (mu_img * mu_img).sum(-1), (mu_evt * mu_evt).sum(-1)
+    alive_img, alive_evt = square_img > 0, square_evt > 0
+    # sqrt has no derivative at 0: a zero vector has norm 0, cosine 0 and a zero gradient.
+    norm_img = torch.where(alive_img, square_img, 1).sqrt()
+    norm_evt = torch.where(alive_evt, square_evt, 1).sqrt()
+    cosine = torch.where(alive_img & alive_evt, (mu_img * mu_evt).sum(-1) / norm_img / norm_evt, 0)
+    gap = (torch.where(alive_img, norm_img, 0) - torch.where(alive_evt, norm_evt, 0)).abs()
+    per_element = weight[..., None] / max(dim, 1)
+    return Terms(
+        (_kl(mu_img, logvar_img, c_img) * per_element).sum(),
+        (_kl(mu_evt, logvar_evt, c_evt) * per_element).sum(),
+        ((1 - cosine) * weight).sum(),
+        (gap * weight).sum(),
+    )
+
+
+def _prepare(tensors: tuple[Tensor, ...], lengths: Tensor | None) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
+    """Inputs in the arithmetic's dtype with padding zeroed, the validity mask, and the dtype of the outputs."""
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    prepared = [tensor.to(compute_dtype(dtype)) for tensor in tensors]
+    if lengths is None:
+        return prepared, None, dtype
+    valid = valid_mask(lengths, tensors[0].shape[1], tensors[0].device)
+    # where() gives padding a gradient of exactly zero, whatever it holds.
+    return [torch.where(valid[..., None], tensor, 0) for tensor in prepared], valid, dtype
+
+
+def _cast(fusion: Fusion, dtype: torch.dtype) -> Fusion:
+    # float16 ends at 65504: a variance beyond that saturates instead of turning infinite.
+    var = fusion.var.clamp(max=torch.finfo(dtype).max) if dtype == torch.float16 else fusion.var
+    return Fusion(fusion.mean.to(dtype), var.to(dtype), fusion.w_img.to(dtype), fusion.w_evt.to(dtype))
+
+
+def precision_fusion(
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    *,
+    nu: NuPair = 8.0,
+    eps: float = 1e-8,
+) -> Fusion:
+    """Fused mean, variance and normalised weights (paper, sections 3.2 and 3.3; Laplace-approximated Student-t scale).
+
+    σ̃² = ν/(ν+1)·exp(logvar); w = 1/(σ̃² + eps); mean = Σ w·mu / Σ w; var = 1/Σ w.
+    """
+    (mu_i, lv_i, mu_e, lv_e), _, dtype = _prepare((mu_img, logvar_img, mu_evt, logvar_evt), None)
+    nu_img, nu_evt = split_nu(nu)
+    return _cast(_fuse(mu_i, lv_i, mu_e, lv_e, student_scale(nu_img, mu_i), student_scale(nu_evt, mu_i), eps), dtype)
+
+
+def fusion_terms(
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    *,
+    nu: NuPair = 8.0,
+    lengths: Tensor | None = None,
+) -> Terms:
+    """Loss terms over valid positions.
+
+    KL = −½·mean(1 + log σ̃² − mu² − σ̃²); cosine = mean(1 − cos); norm = mean |‖mu_img‖ − ‖mu_evt‖|.
+    """
+    (mu_i, lv_i, mu_e, lv_e), valid, _ = _prepare((mu_img, logvar_img, mu_evt, logvar_evt), lengths)
+    nu_img, nu_evt = split_nu(nu)
+    return _terms(mu_i, lv_i, mu_e, lv_e, student_scale(nu_img, mu_i), student_scale(nu_evt, mu_i), valid)
+
+
+def fusion_and_terms(
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    *,
+    nu: NuPair = 8.0,
+    lengths: Tensor | None = None,
+    eps: float = 1e-8,
+) -> tuple[Fusion, Terms]:
+    """`precision_fusion` with zeros at padding, and `fusion_terms`, of the same four tensors."""
+    (mu_i, lv_i, mu_e, lv_e), valid, dtype = _prepare((mu_img, logvar_img, mu_evt, logvar_evt), lengths)
+    nu_img, nu_evt = split_nu(nu)
+    c_img, c_evt = student_scale(nu_img, mu_i), student_scale(nu_evt, mu_i)
+    fusion = _fuse(mu_i, lv_i, mu_e, lv_e, c_img, c_evt, eps)
+    if valid is not None:
+        fusion = Fusion(*(torch.where(valid[..., None], tensor, 0) for tensor in fusion))
+    return _cast(fusion, dtype), _terms(mu_i, lv_i, mu_e, lv_e, c_img, c_evt, valid)

@@ -1,0 +1,86 @@
+"""Iterative residual refinement: z_{k+1} = z_k − attenuation·(W2_k·relu(W1_k·z_k + b1_k) + b2_k)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._tensors import require_float
+from ..dispatch import choose
+from . import reference
+from .autograd import RefineFunction
+from .reference import step_count
+
+__all__ = ["refine"]
+
+
+def _product_dtype(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> torch.dtype:
+    """The dtype of the matrix products: autocast's where it is on (it leaves float64 alone), else the tensors' own."""
+    device = z.device.type
+    if torch.is_autocast_enabled(device) and z.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    for name, tensor in {"w1": w1, "b1": b1, "w2": w2, "b2": b2}.items():
+        if tensor.dtype != z.dtype:
+            raise TypeError(f"{name} is {tensor.dtype}, but z is {z.dtype}; outside torch.autocast they must agree")
+    return z.dtype
+
+
+def _check(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, checkpoint_every: int) -> None:
+    require_float(z=z, w1=w1, b1=b1, w2=w2, b2=b2)
+    if z.dim() == 0:
+        raise ValueError("z must have at least one dimension")
+    if w1.dim() != 3:
+        raise ValueError(f"w1 must be (N, H, D), got {tuple(w1.shape)}")
+    blocks, hidden, dim = w1.shape
+    if z.shape[-1] != dim:
+        raise ValueError(f"z has {z.shape[-1]} features, but w1 takes {dim}")
+    expected = {"b1": (b1, (blocks, hidden)), "w2": (w2, (blocks, dim, hidden)), "b2": (b2, (blocks, dim))}
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be {shape} to match w1, got {tuple(tensor.shape)}")
+    if checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
+
+
+def refine(
+    z: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    attenuation: float = 0.5,
+    steps: int | None = None,
+    checkpoint_every: int = 1,
+    backend: str = "auto",
+) -> Tensor:
+    """Refines z by N residual blocks.
+
+    Args:
+        z: (..., D).
+        w1, b1, w2, b2: (N, H, D), (N, H), (N, D, H), (N, D), one block a step; with a leading dimension of 1 and
+            `steps=N` one block serves all steps.
+        attenuation: how much of each block's output is subtracted.
+        steps: N; None takes the leading dimension.
+        checkpoint_every: training keeps z of every k-th step and recomputes the rest (`reference` ignores it).
+        backend: "auto", "native" or "reference".
+
+    Returns:
+        z_N, of z's shape. N = 0 gives z. Under `torch.autocast` the matrix products run in its dtype, and z keeps
+        its own.
+
+    Raises:
+        TypeError, ValueError: inputs of another kind or shape; `steps` that disagrees with the weights.
+        BackendUnavailable: the backend asked for cannot serve the call.
+    """
+    _check(z, w1, b1, w2, b2, checkpoint_every)
+    count = step_count(w1, steps)
+    dtype = _product_dtype(z, w1, b1, w2, b2)
+    choice = choose("refine", backend, z.device, z.dtype)
+    if count == 0:
+        return z
+    if choice.backend == "reference":
+        return reference.refine(z, w1, b1, w2, b2, attenuation=attenuation, steps=steps)
+    trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, w1, b1, w2, b2))
+    every = min(checkpoint_every, count) if trains else count
+    return RefineFunction.apply(z, w1, b1, w2, b2, attenuation, count, every, dtype, choice.backend)

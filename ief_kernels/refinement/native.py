@@ -1,0 +1,124 @@
+"""Refinement with torch's matrix products, in-place epilogues and a hidden layer that is never stored.
+
+With h = relu(W1·z + b1) recomputed from z_k, λ = attenuation and g the gradient of z_{k+1}:
+
+    gh = [h > 0]·(g·W2)        W2: -λ·gᵀ·h     b2: -λ·Σ g     W1: -λ·ghᵀ·z     b1: -λ·Σ gh     z_k: g - λ·gh·W1
+
+The state z and its gradient stay in float32 (float64 for float64); the products run in `dtype`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._tensors import compute_dtype
+
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def kept_steps(steps: int, every: int) -> list[int]:
+    """The steps k whose input z_k is kept beside z_0: every, 2·every, ... below `steps`."""
+    return list(range(every, steps, every))
+
+
+def _block(weights: Weights, step: int, dtype: torch.dtype) -> Weights:
+    k = 0 if weights[0].shape[0] == 1 else step
+    w1, b1, w2, b2 = (weight[k].to(dtype) for weight in weights)
+    return w1, b1, w2, b2
+
+
+def _hidden(z: Tensor, w1: Tensor, b1: Tensor, out: Tensor | None) -> Tensor:
+    return torch.addmm(b1, z.to(w1.dtype), w1.t(), out=out).relu_()
+
+
+def _step(z: Tensor, block: Weights, attenuation: float, hidden: Tensor | None, out: Tensor) -> Tensor:
+    """z - attenuation·(W2·relu(W1·z + b1) + b2), written to `out` (which may not be z)."""
+    w1, b1, w2, b2 = block
+    hidden = _hidden(z, w1, b1, hidden)
+    if w2.dtype == z.dtype:
+        return torch.addmm(z, hidden, w2.t(), alpha=-attenuation, out=out).sub_(b2, alpha=attenuation)
+    return torch.sub(z, torch.addmm(b2, hidden, w2.t()), alpha=attenuation, out=out)
+
+
+def forward(
+    z: Tensor, weights: Weights, attenuation: float, steps: int, every: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """z_N of z's shape and dtype, and the kept states (n, rows, D)."""
+    with torch.autocast(z.device.type, enabled=False):
+        rows = z.reshape(-1, z.shape[-1]) if z.numel() else z.new_empty((z.shape[:-1].numel(), z.shape[-1]))
+        rows = rows.to(compute_dtype(z.dtype))
+        kept = kept_steps(steps, every)
+        saved = rows.new_empty((len(kept), *rows.shape))
+        if steps == 0:
+            return z.clone(memory_format=torch.contiguous_format), saved
+        hidden = rows.new_empty((rows.shape[0], weights[0].shape[1]), dtype=dtype)
+        state, spare = rows, [torch.empty_like(rows) for _ in range(2 if steps - len(kept) > 1 else 1)]
+        for k in range(steps):
+            if k + 1 in kept:
+                out = saved[(k + 1) // every - 1]
+            else:
+                out = next(buffer for buffer in spare if buffer is not state)
+            state = _step(state, _block(weights, k, dtype), attenuation, hidden, out)
+        return state.view(z.shape).to(z.dtype), saved
+
+
+def backward(
+    grad: Tensor,
+    z: Tensor,
+    saved: Tensor,
+    weights: Weights,
+    attenuation: float,
+    steps: int,
+    every: int,
+    dtype: torch.dtype,
+    with_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of z, w1, b1, w2, b2 (those of the weights empty without `with_weights`)."""
+    with torch.autocast(z.device.type, enabled=False):
+        arithmetic = compute_dtype(z.dtype)
+        shape = (z.shape[:-1].numel(), z.shape[-1])
+        g = grad.reshape(shape).to(arithmetic, copy=True)
+        rows = z.reshape(shape).to(arithmetic)
+        sums = [torch.zeros_like(w, dtype=arithmetic) for w in weights] if with_weights else []
+        other = torch.empty_like(g)
+        for start in reversed([0, *kept_steps(steps, every)]):
+            states = [saved[start // every - 1] if start else rows]
+            for k in range(start, min(start + every, steps) - 1):
+                block = _block(weights, k, dtype)
+                states.append(_step(states[-1], block, attenuation, None, torch.empty_like(rows)))
+            for k in reversed(range(start, start + len(states) if steps else 0)):
+                state = states.pop()
+                _backward_step(g, other, state, _block(weights, k, dtype), attenuation, [s[k % len(s)] for s in sums])
+                g, other = other, g
+        totals = [total.to(weight.dtype) for total, weight in zip(sums, weights, strict=False)]
+        w1, b1, w2, b2 = totals or [weight.new_empty(0) for weight in weights]
+        return g.view(z.shape).to(z.dtype), w1, b1, w2, b2
+
+
+def _backward_step(g: Tensor, out: Tensor, z: Tensor, block: Weights, attenuation: float, sums: list[Tensor]) -> None:
+    """Writes the gradient of z to `out` and adds those of the block to `sums` (w1, b1, w2, b2; or empty)."""
+    w1, b1, w2, _ = block
+    hidden = _hidden(z, w1, b1, None)
+    narrow, z = g.to(w1.dtype), z.to(w1.dtype)
+    gh = torch.mm(narrow, w2)
+    if sums:
+        _add_product(sums[2], narrow, hidden, attenuation)
+        sums[3].sub_(g.sum(0), alpha=attenuation)
+    gh = torch.ops.aten.threshold_backward(gh, hidden, 0)
+    del hidden
+    if sums:
+        _add_product(sums[0], gh, z, attenuation)
+        sums[1].sub_(gh.sum(0, dtype=g.dtype), alpha=attenuation)
+    if w1.dtype == g.dtype:
+        torch.addmm(g, gh, w1, alpha=-attenuation, out=out)
+    else:
+        torch.sub(g, torch.mm(gh, w1), alpha=attenuation, out=out)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, attenuation: float) -> None:
+    """total -= attenuation·aᵀ·b, summed in total's dtype."""
+    if a.dtype == total.dtype:
+        total.addmm_(a.t(), b, alpha=-attenuation)
+    else:
+        total.sub_(torch.mm(a.t(), b), alpha=attenuation)

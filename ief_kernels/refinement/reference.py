@@ -1,0 +1,40 @@
+"""Iterative residual refinement: the specification in code (plain eager PyTorch)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import linear
+
+
+def step_count(w1: Tensor, steps: int | None) -> int:
+    """Number of steps: w1's leading dimension, or `steps` when that dimension is 1 (shared weights).
+
+    Raises ValueError when `steps` disagrees with the leading dimension or is negative.
+    """
+    blocks = w1.shape[0]
+    if steps is None:
+        return blocks
+    if steps < 0:
+        raise ValueError(f"steps must not be negative, got {steps}")
+    if blocks not in (1, steps):
+        raise ValueError(f"steps={steps} disagrees with the {blocks} blocks of the weights")
+    return steps
+
+
+def refine(
+    z: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    attenuation: float = 0.5,
+    steps: int | None = None,
+) -> Tensor:
+    """z_{k+1} = z_k − attenuation·(W2_k·relu(W1_k·z_k + b1_k) + b2_k) for k = 0..N−1 (paper, section 3.5)."""
+    shared = w1.shape[0] == 1
+    for step in range(step_count(w1, steps)):
+        k = 0 if shared else step
+        hidden = linear(z, w1[k], b1[k]).relu()
+        z = z - attenuation * linear(hidden, w2[k], b2[k])
+    return z

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from kernel_checks import needs_native
+
+import ief_kernels
+from ief_kernels import BackendUnavailable, _native, dispatch, explain
+
+CPU = torch.device("cpu")
+OPERATORS = ("event_synthesis", "fusion_and_terms", "fusion_terms", "kalman_scan", "precision_fusion", "refine")
+
+
+@pytest.fixture
+def op(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An operator whose triton backend wants CUDA and whose native backend wants float32 and few rows."""
+    monkeypatch.setattr(dispatch, "_checks", {})
+    dispatch.register_backend("op", "triton", lambda device, dtype, facts: None if device.type == "cuda" else "no CUDA")
+    dispatch.register_backend(
+        "op",
+        "native",
+        lambda device, dtype, facts: (
+            f"does not take {dtype}"
+            if dtype != torch.float32
+            else ("too many rows" if facts.get("rows", 0) > 9 else None)
+        ),
+    )
+    yield "op"
+
+
+def test_auto_takes_the_first_that_serves(op: str) -> None:
+    assert dispatch.choose(op, "auto", torch.device("cuda"), torch.float32).backend == "triton"
+    assert dispatch.choose(op, "auto", CPU, torch.float32) == ("native", "triton: no CUDA; ")
+    assert dispatch.choose(op, "auto", CPU, torch.float64).backend == "reference"
+    assert dispatch.choose(op, "auto", CPU, torch.float32, rows=10).backend == "reference"
+
+
+def test_a_named_backend_serves_or_says_why_not(op: str) -> None:
+    assert dispatch.choose(op, "native", CPU, torch.float32).backend == "native"
+    with pytest.raises(BackendUnavailable, match="backend 'triton' cannot serve op: no CUDA"):
+        dispatch.choose(op, "triton", CPU, torch.float32)
+    with pytest.raises(BackendUnavailable, match="too many rows"):
+        dispatch.choose(op, "native", CPU, torch.float32, rows=10)
+    with pytest.raises(ValueError, match="use 'auto' or one of triton, native, reference"):
+        dispatch.choose(op, "fast", CPU, torch.float32)
+    with pytest.raises(ValueError, match="unknown operator 'other'"):
+        dispatch.choose("other", "auto", CPU, torch.float32)
+    with pytest.raises(ValueError, match="unknown backend"):
+        dispatch.register_backend(op, "fast", lambda device, dtype, facts: None)
+
+
+def test_explain_tells_the_choice_and_every_reason(op: str) -> None:
+    first, *rest = explain(op, torch.zeros(2, dtype=torch.float64)).splitlines()
+    assert first == "op on cpu, torch.float64: auto takes reference"
+    assert [line.split()[:2] for line in rest] == [["triton", "no"], ["native", "no"], ["reference", "yes"]]
+    assert "no CUDA" in rest[0]
+    assert "does not take torch.float64" in rest[1]
+    assert "auto takes triton" in explain(op, "cuda:1", torch.float16)
+    assert "auto takes reference" in explain(op, rows=10)
+    with pytest.raises(TypeError, match="not int"):
+        explain(op, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_operator_is_known(name: str) -> None:
+    assert callable(getattr(ief_kernels, name))
+    assert callable(getattr(ief_kernels.reference, name))
+    assert name in explain(name)
+    assert f"{name} on cpu" in explain()
+
+
+def test_public_names_exist() -> None:
+    for name in ief_kernels.__all__:
+        assert hasattr(ief_kernels, name), name
+
+
+@needs_native
+def test_instruction_set_can_be_lowered_by_environment() -> None:
+    code = "from ief_kernels import _native; print(_native.extension().isa())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={"IEF_KERNELS_ISA": "scalar"}, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "scalar"
+    with pytest.raises(ValueError, match="unknown instruction set"):
+        _native.extension().set_isa("sse9")
+
+
+def test_absent_extension_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(_native.importlib, "import_module", absent)
+    module, reason = _native._import()
+    assert module is None
+    assert "install a C++ compiler" in reason
+    monkeypatch.setattr(_native, "_module", module)
+    monkeypatch.setattr(_native, "_reason", reason)
+    assert not _native.available()
+    assert "install a C++ compiler" in explain("event_synthesis", torch.uint8)
+    with pytest.raises(RuntimeError, match="not built"):
+        _native.extension()
