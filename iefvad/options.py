@@ -1,0 +1,87 @@
+"""Command-line options made from dataclasses: one field, one flag, one line of help."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import types
+import typing
+from typing import Any, TypeVar
+
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+
+Config = TypeVar("Config")
+
+
+def option(default: Any, text: str) -> Any:
+    """Dataclass field that carries its help text to the command line; `add_options` reads it."""
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": text})
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Help without Python's type names: a newcomer reads what an option does and its default."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = super()._expand_help(action)
+        text = re.sub(r" ?\(type: [^()]*(\([^()]*\))?[^()]*, default: null\)", "", text)
+        return re.sub(r"\(type: .*, default: (.*)\)$", r"(default: \1)", text)
+
+
+def add_options(parser: ArgumentParser, cls: type, groups: dict[str, str] | None = None) -> None:
+    """Add one `--option` for each field of a dataclass, spelt with hyphens, typed and explained by the field.
+
+    `groups` maps the name of the first field of a group to the group's title in the help.
+    """
+    hints = typing.get_type_hints(cls)
+    target: Any = parser
+    for field in dataclasses.fields(cls):
+        if groups and field.name in groups:
+            target = parser.add_argument_group(groups[field.name])
+        flag = "--" + field.name.replace("_", "-")
+        text = field.metadata["help"]
+        hint = hints[field.name]
+        default = field.default
+        if default is None:
+            hint = hint | None
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if hint is bool and default is False:
+            target.add_argument(flag, action="store_true", help=text)
+        elif hint in (list[int], list[int] | None):
+            target.add_argument(flag, nargs="+", type=int, default=default, help=text, metavar="N")
+        else:
+            target.add_argument(flag, type=hint, default=default, help=text, metavar=_metavar(hint))
+
+
+def _metavar(hint: Any) -> str:
+    """What stands for the value in the help: the words to choose from, `F` for a float, `N` for an integer."""
+    names = {str: "TEXT", float: "F", int: "N", bool: "BOOL"}
+    parts = []
+    for member in typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,):
+        if typing.get_origin(member) is typing.Literal:
+            parts += [str(value) for value in typing.get_args(member)]
+        elif member is not type(None):
+            parts.append(names.get(member, getattr(member, "__name__", str(member))))
+    return parts[0] if len(parts) == 1 else "{" + ",".join(parts) + "}"
+
+
+def make_parser(command: str, description: str, usage: str = "[options]") -> ArgumentParser:
+    """Parser of one command, with `--config FILE.yaml` that flags on the command line override."""
+    parser = ArgumentParser(
+        prog=f"iefvad {command}",
+        usage=f"iefvad {command} {usage}",
+        description=description,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options; flags after it win")
+    return parser
+
+
+def from_namespace(cls: type[Config], namespace: Namespace) -> Config:
+    """The dataclass that `add_options` made options of, from what the parser returned."""
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return cls(**{name: namespace[name] for name in names})
