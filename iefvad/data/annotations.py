@@ -1,0 +1,113 @@
+"""Frame annotations: one line a video, its name, perhaps its class, and pairs of frame numbers."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from iefvad.data.lists import base_name, classes_of, without_video_suffix
+from iefvad.errors import UserError
+
+_INTEGER = re.compile(r"[+-]?\d+(?:\.0*)?")
+_MSAD_NORMAL = re.compile(r"MSAD_normal_", re.IGNORECASE)
+_MSAD_NAME = re.compile(r"(.+?)_\d+")
+_XD_LABEL = re.compile(r"_label_([A-Z0-9-]+)$")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One video: its ``name`` without suffix, its ``classes`` (none if normal), half-open ``intervals`` in frames."""
+
+    name: str
+    classes: tuple[str, ...]
+    intervals: tuple[tuple[int, int], ...]
+
+
+def read_annotations(
+    path: str | os.PathLike[str], *, scene_column: Literal["auto", "yes", "no"] = "auto"
+) -> dict[str, Annotation]:
+    """Read an annotation file of UCF-Crime, MSAD, ShanghaiTech or XD-Violence, or one of one's own, by video name.
+
+    A line is ``NAME [CLASS] s e [s e ...]`` or ``NAME CLASS s e [CLASS s e ...]``; intervals are half-open [s, e) in
+    frames, pairs of -1 mean none. Where no class is written, XD's names (``..._label_B2-G-0``) tell it, else an
+    annotated video has the class "Anomaly". In MSAD the second column is the scene and the name tells the class:
+    ``scene_column="auto"`` takes a file for MSAD's if a video is called ``MSAD_normal_...``. Raises UserError with the
+    line for an odd number of frame numbers, an interval that ends before it starts, or two lines that disagree.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [(number, line.strip()) for number, line in enumerate(file, 1)]
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path of the annotations") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as annotations: {error}") from error
+    lines = [(number, line) for number, line in lines if line]
+    scenes = scene_column == "yes" or (scene_column == "auto" and any(_MSAD_NORMAL.match(line) for _, line in lines))
+    annotations: dict[str, Annotation] = {}
+    for number, line in lines:
+        try:
+            annotation = _parse(line, scenes)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}; expected NAME CLASS start end start end ...") from error
+        if annotations.setdefault(annotation.name, annotation) != annotation:
+            raise UserError(f"{path}, line {number}: {annotation.name} is annotated twice, differently; keep one line")
+    if not annotations:
+        raise UserError(f"{path} annotates no video; expected lines NAME CLASS start end ...")
+    return annotations
+
+
+def frame_truth(annotation: Annotation | Iterable[tuple[int, int]], frames: int) -> np.ndarray:
+    """Frame labels (frames,) uint8: 1 inside the half-open intervals, which are clipped to the video."""
+    truth = np.zeros(frames, np.uint8)
+    intervals = annotation.intervals if isinstance(annotation, Annotation) else annotation
+    for start, end in intervals:
+        truth[max(start, 0) : max(end, 0)] = 1
+    return truth
+
+
+def _parse(line: str, scenes: bool) -> Annotation:
+    video, words = _split_name(line)
+    name = base_name(video)
+    classes: list[str] = []
+    numbers: list[int] = []
+    for word in words:
+        if _INTEGER.fullmatch(word):
+            numbers.append(int(float(word)))
+        elif len(numbers) % 2:
+            raise ValueError(f"{word!r} stands between a start and its end")
+        else:
+            classes += classes_of(word)
+    if len(numbers) % 2:
+        raise ValueError(f"{name} has {len(numbers)} frame numbers, not pairs")
+    pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
+    intervals = tuple((start, end) for start, end in pairs if start >= 0 or end >= 0)
+    for start, end in intervals:
+        if start < 0 or end < start:
+            raise ValueError(f"{name} has the interval {start} {end}")
+    if scenes:
+        match = _MSAD_NAME.fullmatch(name)
+        kind = match[1] if match else name
+        classes = [] if _MSAD_NORMAL.match(name) else [kind]
+    elif not classes and (label := _XD_LABEL.search(name)):
+        classes = list(classes_of(label[1]))
+    if intervals and not classes:
+        classes = ["Anomaly"]
+    return Annotation(name, tuple(dict.fromkeys(classes)), intervals)
+
+
+def _split_name(line: str) -> tuple[str, list[str]]:
+    # A name with spaces can be told from what follows only by its suffix, or by the tab after it.
+    if "\t" in line:
+        name, _, rest = line.partition("\t")
+        return name.strip(), rest.split()
+    words = line.split()
+    for count in range(1, len(words) + 1):
+        candidate = " ".join(words[:count])
+        if without_video_suffix(candidate) != candidate:
+            return candidate, words[count:]
+    return words[0], words[1:]

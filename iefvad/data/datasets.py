@@ -1,0 +1,393 @@
+"""A benchmark in memory: which videos train and test, their classes and truth, and features read when asked for."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iefvad.data.annotations import frame_truth, read_annotations
+from iefvad.data.lists import ListEntry, Relocator, classes_of, event_path, read_list, without_video_suffix
+from iefvad.data.npy import load_npy, npy_shape, open_npy, split_crop
+from iefvad.errors import UserError
+from iefvad.store import FeatureStore
+from iefvad.video import SEGMENT
+
+Nan = Literal["error", "zero"]
+PathLike = str | os.PathLike[str]
+
+_EAGER_FILES, _EAGER_BYTES = 2000, 1 << 30
+"""Up to so many feature files and bytes are searched for NaN before training starts, larger sets as they load."""
+
+
+@dataclass
+class Video:
+    """One video: ``classes`` (none if normal), ``segments`` T, ``fps``, ``frames`` decoded.
+
+    ``truth`` is (16·T,) uint8, or None where only the label is known. ``event_density`` is (T,) or None; ``source``
+    the video file's path if known; ``crops`` the crop numbers that :meth:`features` serves.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    segments: int
+    fps: float
+    frames: int
+    truth: np.ndarray | None = None
+    event_density: np.ndarray | None = None
+    source: str | None = None
+    crops: tuple[int, ...] = (0,)
+    reader: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = field(default=None, repr=False)
+
+    def features(self, crop: int) -> tuple[Tensor, Tensor]:
+        """Image and event features of one crop, (T, D) float32 each, read from disk now.
+
+        Raises UserError for a crop that is not there, NaN or infinity (unless loaded with ``nan="zero"``), and files
+        that are damaged or disagree in length.
+        """
+        if crop not in self.crops or self.reader is None:
+            raise UserError(f"{self.name} has the crops {list(self.crops)}, not {crop}; choose one of them")
+        image, event = self.reader(crop)
+        return torch.from_numpy(image), torch.from_numpy(event)
+
+
+@dataclass
+class Benchmark:
+    """Training and test videos with features of ``dim`` dimensions; ``notes`` say what a reader of results must know.
+
+    ``settings`` are the encoders' (from a store), empty where they are unknown.
+    """
+
+    name: str
+    train: list[Video]
+    test: list[Video]
+    dim: int
+    notes: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def load_store(
+    root: PathLike,
+    *,
+    train_list: PathLike | None = None,
+    test_list: PathLike | None = None,
+    annotations: PathLike | None = None,
+    gt: PathLike | None = None,
+    nan: Nan = "error",
+) -> Benchmark:
+    """Load a benchmark whose features are in a store.
+
+    Lists default to ``train.csv`` and ``test.csv`` in the store (one of them may be missing), test truth to its
+    ``annotations.txt``; ``gt`` (a field's gt.npy, in list order) is taken instead where given. List rows match stored
+    videos by relative name or by base name. Raises UserError for lists that name absent videos, truth that does not
+    fit, and a store that is none; overlap and doubtful labels become notes.
+    """
+    store = FeatureStore(root)
+    notes: list[str] = []
+    lists = [_default(store.root, given, name) for given, name in ((train_list, "train.csv"), (test_list, "test.csv"))]
+    if not any(lists):
+        raise UserError(f"{store.root} has neither train.csv nor test.csv; give --train-list and --test-list")
+    sidecars = {sidecar.name: sidecar for sidecar in store.sidecars()}
+    by_base: dict[str, list[str]] = {}
+    for name in sidecars:
+        by_base.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+
+    splits: list[list[Video]] = []
+    for path in lists:
+        groups: dict[str, list[ListEntry]] = {}
+        absent: list[str] = []
+        for entry in read_list(path) if path else []:
+            stored = _stored_name(entry, sidecars, by_base)
+            if stored is None:
+                absent.append(entry.name)
+            else:
+                groups.setdefault(stored, []).append(entry)
+        _refuse_absent(dict.fromkeys(absent), f"videos of {path} are not in {store.root}", "extract them")
+        videos = []
+        for name, entries in groups.items():
+            side = sidecars[name]
+            listed = {entry.crop for entry in entries}
+            crops = tuple(crop for crop in side.crops if crop in listed) or tuple(side.crops)
+            density = np.asarray(side.event_density, np.float32) if side.event_density else None
+            reader = _StoreReader(store, name, nan, notes)
+            video = Video(name, _one_label(entries), side.segments, side.fps, side.frames, None, density)
+            video.source, video.crops, video.reader = side.source, crops, reader
+            videos.append(video)
+        splits.append(videos)
+    train, test = splits
+    if gt is not None:
+        _attach_gt(test, gt)
+    elif (found := _default(store.root, annotations, "annotations.txt")) is not None:
+        _attach_annotations(test, found)
+    notes += _overlap(train, test) + _doubtful(test)
+    dim = store.settings.get("dim") or int((train or test)[0].features((train or test)[0].crops[0])[0].shape[1])
+    return Benchmark(store.root.resolve().name, train, test, dim, notes, dict(store.settings))
+
+
+def load_lists(
+    train_list: PathLike,
+    test_list: PathLike,
+    gt: PathLike | None,
+    *,
+    features: PathLike | None = None,
+    event_folder: str = "event",
+    image_folder: str = "rgb",
+    fps: float = 30.0,
+    nan: Nan = "error",
+) -> Benchmark:
+    """Load a benchmark from the field's own files: CSV lists of ``NAME__{crop}.npy`` and ``gt.npy``.
+
+    ``features`` is the folder below which the lists' files are, when their authors' paths do not hold here. An event
+    file is the image file's with the folder ``image_folder`` exchanged for ``event_folder``. ``gt`` may also be an
+    annotation ``.txt``, or None. ``fps`` only serves to print times. Raises UserError for missing files (the first few
+    named), truth of another length, and image and event features that disagree. NaN and infinity raise too, unless
+    ``nan="zero"`` puts 0 in their place and notes it; large sets (over 2,000 files or 1 GiB) are searched for them
+    only as they are read.
+    """
+    notes: list[str] = []
+    splits: list[list[Video]] = []
+    for path in (Path(train_list), Path(test_list)):
+        splits.append(_listed_videos(path, features, event_folder, image_folder, fps, nan, notes))
+    train, test = splits
+    if gt is not None and Path(gt).suffix.lower() == ".npy":
+        _attach_gt(test, gt)
+    elif gt is not None:
+        _attach_annotations(test, gt)
+    dims = {video.reader.dim: video for video in train + test if isinstance(video.reader, _NpyReader)}
+    if len(dims) > 1:
+        described = ", ".join(f"{video.name} {dim}" for dim, video in dims.items())
+        raise UserError(f"features have several widths ({described}); all must come from one pair of encoders")
+    _check_finite(train + test, nan)
+    notes += _overlap(train, test) + _doubtful(test)
+    return Benchmark(Path(test_list).resolve().parent.name, train, test, next(iter(dims)), notes)
+
+
+def resample(features: Tensor, bins: int = 256) -> Tensor:
+    """Average (T, D) over ``bins`` uniform bins along time when T > bins, else return it unchanged.
+
+    Bin i covers rows ⌊iT/bins⌋ to ⌊(i+1)T/bins⌋ − 1, as in the field's loaders (SPEC §4).
+    """
+    length = len(features)
+    if length <= bins:
+        return features
+    edges = torch.arange(bins + 1, device=features.device) * length // bins
+    sums = torch.zeros(length + 1, *features.shape[1:], dtype=torch.float64, device=features.device)
+    torch.cumsum(features.double(), 0, out=sums[1:])
+    counts = (edges[1:] - edges[:-1]).reshape(-1, *[1] * (features.dim() - 1))
+    return ((sums[edges[1:]] - sums[edges[:-1]]) / counts).to(features.dtype)
+
+
+def pad_batch(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack (T_i, D) into (B, max T, D), zero behind each end, with the lengths (B,) int64."""
+    lengths = torch.tensor([len(sequence) for sequence in features], dtype=torch.int64)
+    return torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True), lengths
+
+
+class _Reader:
+    """Shared by both kinds of reader: what to do about NaN, and where to note it."""
+
+    def __init__(self, nan: Nan, notes: list[str]) -> None:
+        self.nan, self.notes, self.noted = nan, notes, False
+
+    def finite(self, where: str, values: np.ndarray) -> np.ndarray:
+        values = np.array(values, dtype=np.float32)
+        good = np.isfinite(values)
+        if good.all():
+            return values
+        what = f"{where}: {int((~good).sum())} of {good.size} features are NaN or infinite"
+        if self.nan == "error":
+            raise UserError(f"{what}; extract it again, or pass --nan zero to put 0 in their place")
+        note = f"{what}; they were replaced by 0"
+        if not self.noted and note not in self.notes:
+            self.notes.append(note)
+        return np.where(good, values, np.float32(0))
+
+
+class _StoreReader(_Reader):
+    def __init__(self, store: FeatureStore, name: str, nan: Nan, notes: list[str]) -> None:
+        super().__init__(nan, notes)
+        self.store, self.name = store, name
+
+    def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
+        image, event = self.store.read_crop(self.name, crop)
+        return self.finite(f"{self.name} (image)", image), self.finite(f"{self.name} (event)", event)
+
+
+class _NpyReader(_Reader):
+    """Image and event files of one video by crop; ``segments`` and ``dim`` are read from the first crop's headers."""
+
+    def __init__(self, files: dict[int, tuple[Path, Path]], nan: Nan, notes: list[str]) -> None:
+        super().__init__(nan, notes)
+        self.files = files
+        image, event = next(iter(files.values()))
+        self.segments, self.dim = npy_shape(image)
+        if self.segments == 0:
+            raise UserError(f"{image} has no segments; take the video out of the list")
+        self._agree(event, npy_shape(event), image)
+
+    def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
+        image, event = self.files[crop]
+        arrays = []
+        for path in (image, event):
+            values = load_npy(path)
+            self._agree(path, values.shape, image)
+            arrays.append(self.finite(str(path), values))
+        return arrays[0], arrays[1]
+
+    def _agree(self, path: Path, shape: tuple[int, ...], beside: Path) -> None:
+        if shape != (self.segments, self.dim):
+            raise UserError(
+                f"{path} is {shape[0]} segments x {shape[1]}, but {beside if beside != path else 'another crop'} is "
+                f"{self.segments} x {self.dim}; image and event features and all crops must agree: extract them again"
+            )
+
+
+def _listed_videos(
+    path: Path, features: PathLike | None, event_folder: str, image_folder: str, fps: float, nan: Nan, notes: list[str]
+) -> list[Video]:
+    relocator = Relocator(features, path.parent)
+    groups: dict[str, list[ListEntry]] = {}
+    files: dict[str, dict[int, tuple[Path, Path]]] = {}
+    absent: list[str] = []
+    absent_event: list[str] = []
+    repeated = 0
+    for entry in read_list(path):
+        image = relocator.find(entry.path)
+        if image is None:
+            absent.append(entry.path)
+            continue
+        event = Path(event_path(str(image), event_folder, image_folder=image_folder))
+        if not relocator.exists(event):
+            absent_event.append(str(event))
+            continue
+        key = split_crop(entry.path)[0]  # with its folder: two folders may hold videos of one name
+        crops = files.setdefault(key, {})
+        repeated += (entry.crop or 0) in crops
+        crops[entry.crop or 0] = (image, event)
+        groups.setdefault(key, []).append(entry)
+    _refuse_absent(absent, f"feature files of {path} are missing", "give their folder with --features")
+    _refuse_absent(absent_event, f"event features of {path} are missing", "extract them or set --event-folder")
+    if repeated:
+        notes.append(f"{path.name} lists {repeated} files twice; each was taken once")
+    uses = Counter(entries[0].name for entries in groups.values())
+    videos = []
+    for key, entries in groups.items():
+        name = entries[0].name
+        if uses[name] > 1:
+            name = "/".join(key.replace("\\", "/").split("/")[-2:])
+        reader = _NpyReader(files[key], nan, notes)
+        frames = SEGMENT * reader.segments
+        video = Video(name, _one_label(entries), reader.segments, fps, frames, crops=tuple(sorted(files[key])))
+        video.reader = reader
+        videos.append(video)
+    return videos
+
+
+def _check_finite(videos: Sequence[Video], nan: Nan) -> None:
+    readers = [video.reader for video in videos if isinstance(video.reader, _NpyReader)]
+    files = [path for reader in readers for pair in reader.files.values() for path in pair]
+    size = sum(len(reader.files) * reader.segments * reader.dim * 8 for reader in readers)
+    if len(files) > _EAGER_FILES or size > _EAGER_BYTES:
+        return
+    bad = [str(path) for path in files if not np.isfinite(open_npy(path)).all()]
+    if bad and nan == "error":
+        raise UserError(
+            f"NaN or infinity in {len(bad)} of {len(files)} feature files: {_first(bad)}; extract them again, or pass "
+            "--nan zero to put 0 in their place"
+        )
+    if bad:
+        for reader in readers:
+            reader.noted = True
+        readers[0].notes.append(f"NaN or infinity replaced by 0 in {len(bad)} feature files: {_first(bad)}")
+
+
+def _attach_gt(videos: Sequence[Video], path: PathLike) -> None:
+    truth = open_npy(path)
+    expected = sum(SEGMENT * video.segments for video in videos)
+    if truth.ndim != 1 or len(truth) != expected:
+        found = f"{len(truth):,}" if truth.ndim == 1 else f"an array of shape {truth.shape}"
+        raise UserError(
+            f"{path} has the wrong length: expected {expected:,} frame labels (16 for each segment of the "
+            f"{len(videos)} test videos), found {found}; check that list, features and gt belong together"
+        )
+    truth = np.asarray(truth)
+    if not np.isin(truth, (0, 1)).all():
+        raise UserError(f"{path} must hold only 0 and 1, it holds {truth[~np.isin(truth, (0, 1))][0]} too")
+    end = 0
+    for video in videos:
+        start, end = end, end + SEGMENT * video.segments
+        video.truth = truth[start:end].astype(np.uint8)
+
+
+def _attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
+    annotations = read_annotations(path)
+    absent = []
+    for video in videos:
+        annotation = annotations.get(video.name) or annotations.get(video.name.rsplit("/", 1)[-1])
+        if annotation is None and video.classes:
+            absent.append(video.name)
+        length = SEGMENT * video.segments
+        truth = frame_truth(annotation.intervals if annotation else (), length)
+        if 0 < video.frames < length:
+            truth[video.frames :] = truth[video.frames - 1]  # frames that repeat the last one (--tail repeat)
+        video.truth = truth
+    _refuse_absent(absent, f"abnormal test videos are not annotated in {path}", "add their lines")
+
+
+def _overlap(train: Sequence[Video], test: Sequence[Video]) -> list[str]:
+    seen = {video.name for video in train}
+    both = [video.name for video in test if video.name in seen]
+    if not both:
+        return []
+    return [f"{len(both)} of {len(test)} test videos are also trained on, so results are too good: {_first(both)}"]
+
+
+def _doubtful(test: Sequence[Video]) -> list[str]:
+    judged = [(video, bool(video.truth.any())) for video in test if video.truth is not None]
+    notes = []
+    for abnormal, text in ((True, "labelled normal have abnormal frames"), (False, "labelled abnormal have none")):
+        names = [video.name for video, positive in judged if positive == abnormal and bool(video.classes) != abnormal]
+        if names:
+            notes.append(f"{len(names)} test videos {text}: {_first(names)}")
+    return notes
+
+
+def _stored_name(entry: ListEntry, stored: dict[str, Any], by_base: dict[str, list[str]]) -> str | None:
+    parts = without_video_suffix(split_crop(entry.path.replace("\\", "/"))[0]).split("/")
+    for start in range(len(parts)):
+        if (name := "/".join(parts[start:])) in stored:
+            return name
+    candidates = by_base.get(entry.name, [])
+    if len(candidates) > 1:
+        raise UserError(f"{entry.path} may mean {' or '.join(candidates[:3])}; write the folder in the list too")
+    return candidates[0] if candidates else None
+
+
+def _one_label(entries: Sequence[ListEntry]) -> tuple[str, ...]:
+    labels = sorted({entry.label for entry in entries})
+    if len(labels) > 1:
+        raise UserError(f"{entries[0].name} is listed with several labels ({', '.join(labels)}); keep one")
+    return classes_of(labels[0])
+
+
+def _default(root: Path, given: PathLike | None, name: str) -> Path | None:
+    if given is not None:
+        return Path(given)
+    return root / name if (root / name).is_file() else None
+
+
+def _refuse_absent(names: Iterable[str], what: str, remedy: str) -> None:
+    names = list(names)
+    if names:
+        raise UserError(f"{len(names)} {what}: {_first(names)}; {remedy} or take them out of the list")
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

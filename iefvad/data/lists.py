@@ -1,0 +1,134 @@
+"""The field's lists: CSV files with ``path,label``, one row a feature file (so one row a crop)."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from iefvad.data.npy import split_crop
+from iefvad.errors import UserError
+from iefvad.video import VIDEO_SUFFIXES
+
+_PATH_HEADINGS = ("path", "video")
+_NORMAL = frozenset({"normal", "a", "0", ""})
+_XD_CODES = re.compile(r"(?:A|G|B\d|0)(?:-(?:A|G|B\d|0))+")
+
+
+@dataclass(frozen=True)
+class ListEntry:
+    """One row: ``path`` as written, the video's ``name`` (no folder, suffix or crop), its ``crop`` and ``label``."""
+
+    path: str
+    name: str
+    crop: int | None
+    label: str
+
+
+def read_list(path: str | os.PathLike[str]) -> list[ListEntry]:
+    """Read a CSV list with the columns ``path`` (or ``video``) and ``label``; other columns are ignored.
+
+    Paths may be another machine's, with either kind of slash. Raises UserError if the file is missing, has another
+    header, no rows, or a row without a path.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = [column.strip().lower() for column in next(reader, [])]
+            path_column = next((header.index(heading) for heading in _PATH_HEADINGS if heading in header), None)
+            if path_column is None or "label" not in header:
+                raise UserError(f"{path} must begin with the header 'path,label', it begins with {','.join(header)!r}")
+            label_column = header.index("label")
+            entries = []
+            for row in reader:
+                if not any(cell.strip() for cell in row):
+                    continue
+                if len(row) <= max(path_column, label_column) or not row[path_column].strip():
+                    raise UserError(f"{path}, line {reader.line_num}: expected path,label, found {','.join(row)!r}")
+                written = row[path_column].strip()
+                name, crop = split_crop(base_name(written))
+                entries.append(ListEntry(written, name, crop, row[label_column].strip()))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path of the list") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a CSV list: {error}") from error
+    if not entries:
+        raise UserError(f"{path} lists no videos below its header; add rows path,label")
+    return entries
+
+
+def classes_of(label: str) -> tuple[str, ...]:
+    """Classes of a label: () for ``Normal``, ``normal`` and XD's ``A``; ("B2", "G") for XD's ``B2-G-0``."""
+    label = label.strip()
+    parts = label.split("-") if _XD_CODES.fullmatch(label) else [label]
+    return tuple(dict.fromkeys(part for part in parts if part.lower() not in _NORMAL))
+
+
+def event_path(image_path: str, event_folder: str = "event", *, image_folder: str = "rgb") -> str:
+    """Path of the event features that belong to image features: the last folder ``rgb`` becomes ``event_folder``.
+
+    Raises UserError if no folder of that name is in the path.
+    """
+    parts = re.split(r"([\\/])", image_path)  # keep the separators as they are
+    for index in reversed(range(len(parts) - 1)):
+        if parts[index] == image_folder:
+            return "".join([*parts[:index], event_folder, *parts[index + 1 :]])
+    raise UserError(
+        f"{image_path} has no folder {image_folder!r} to exchange for {event_folder!r}, by which event features are "
+        "found; lay the files out so"
+    )
+
+
+def base_name(path: str) -> str:
+    """Last part of a path of either kind of slash, without a video's suffix (``.npy`` stays)."""
+    return without_video_suffix(re.split(r"[\\/]", path)[-1])
+
+
+def without_video_suffix(name: str) -> str:
+    """Drop ``.mp4`` and its like; other dots belong to the name (``Bad.Boys.1995__#...``)."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+class Relocator:
+    """Find the files of a list below one's own ``root``, however their author's folders were called.
+
+    A path is cut from the left until ``ROOT/rest`` exists; the cut that served last is tried first, and folders are
+    listed once instead of asking for each file. Without a root, paths are taken as written, relative ones from the
+    list's folder or else from the working folder.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] | None, list_folder: Path) -> None:
+        self.roots = [Path(root)] if root is not None else [list_folder, Path()]
+        self.cut = root is not None
+        self._kept = 0
+        self._folders: dict[Path, frozenset[str]] = {}
+
+    def exists(self, path: Path) -> bool:
+        """True if the file is there."""
+        folder = path.parent
+        if folder not in self._folders:
+            try:
+                self._folders[folder] = frozenset(os.listdir(folder))
+            except OSError:
+                self._folders[folder] = frozenset()
+        return path.name in self._folders[folder]
+
+    def find(self, written: str) -> Path | None:
+        """The file meant by a list's path, or None."""
+        if not self.cut:
+            return next((root / written for root in self.roots if self.exists(root / written)), None)
+        parts = [part for part in re.split(r"[\\/]", written) if part not in ("", ".", "..")]
+        for kept in self._orders(len(parts)):
+            path = self.roots[0].joinpath(*parts[len(parts) - kept :])
+            if self.exists(path):
+                self._kept = kept
+                return path
+        return None
+
+    def _orders(self, count: int) -> Sequence[int]:
+        orders = list(range(count, 0, -1))
+        return sorted(orders, key=lambda kept: kept != self._kept)

@@ -1,0 +1,59 @@
+"""The field's feature files: ``NAME__{crop}.npy``, float (T, D), never pickled."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import numpy as np
+
+from iefvad.errors import UserError
+
+_CROP = re.compile(r"(.+)__(\d)\.npy", re.DOTALL)
+
+
+def split_crop(path: str) -> tuple[str, int | None]:
+    """Split ``folder/NAME__5.npy`` into ("folder/NAME", 5); the crop is None where there is none."""
+    match = _CROP.fullmatch(path)
+    return (match[1], int(match[2])) if match else (path.removesuffix(".npy"), None)
+
+
+def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
+    """Map an array from its file without reading its values.
+
+    Raises UserError if it is missing, damaged, pickled (these can run code) or not numeric.
+    """
+    try:
+        with open(path, "rb") as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise UserError(f"{path} is not a .npy file; save the array with numpy.save")
+        array = np.load(path, mmap_mode="r" if os.path.getsize(path) else None, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path") from error
+    except (OSError, ValueError, EOFError) as error:
+        if "Array can't be memory-mapped" in str(error) or "allow_pickle" in str(error):
+            raise UserError(
+                f"{path} holds pickled objects, which can run code when read; save it again as a plain numeric array"
+            ) from error
+        raise UserError(f"{path} cannot be read ({error}); it may be cut short: fetch or make it again") from error
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{path} holds {array.dtype}, not numbers; save it again as a numeric array")
+    return array
+
+
+def npy_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Shape (T, D) of a feature file, from its header. Raises as :func:`open_npy`, and if it is not 2-d."""
+    segments, dim = _open_features(path).shape
+    return segments, dim
+
+
+def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a feature file as (T, D) float32. Raises as :func:`npy_shape`."""
+    return np.array(_open_features(path), dtype=np.float32)
+
+
+def _open_features(path: str | os.PathLike[str]) -> np.ndarray:
+    array = open_npy(path)
+    if array.ndim != 2:
+        raise UserError(f"{path} has shape {array.shape}; features are (segments, dimensions)")
+    return array

@@ -1,0 +1,407 @@
+"""Feature store: one safetensors file and one JSON sidecar a video, safe to interrupt and to resume.
+
+``ROOT/store.json`` holds the settings that all videos share; ``ROOT/NAME.safetensors`` holds ``image`` and ``event``,
+(crops, T, D) float16; ``ROOT/NAME.json``, written last, marks the video as complete; ``ROOT/index.csv`` is a summary
+rebuilt from the sidecars. Equal input gives equal bytes. Several processes may write to one store.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from iefvad.data.npy import load_npy, npy_shape, split_crop
+from iefvad.errors import UserError
+from iefvad.video import SEGMENT
+
+FORMAT = 1
+_SETTINGS, _INDEX = "store.json", "index.csv"
+_INDEX_COLUMNS = ("name", "source", "source_hash", "fps", "frames", "segments", "frames_dropped", "crops")
+_WHOLE_FILE, _BLOCK = 64 << 20, 8 << 20
+
+
+@dataclass
+class Sidecar:
+    """What is known of one stored video.
+
+    ``source`` is the video's path and ``source_hash`` its :func:`hash_file`; ``fps`` frames per second, ``frames``
+    decoded frames, ``segments`` T, ``frames_dropped`` frames left over after the last segment, ``crops`` the stored
+    crop numbers in the order of the first axis, ``settings`` those of the store (filled in by ``write``),
+    ``event_density`` the (T,) mean of each segment's event map.
+    """
+
+    name: str
+    source: str
+    source_hash: str
+    fps: float
+    frames: int
+    segments: int
+    frames_dropped: int = 0
+    crops: list[int] = field(default_factory=lambda: [0])
+    settings: dict[str, Any] = field(default_factory=dict)
+    event_density: list[float] = field(default_factory=list)
+
+
+class FeatureStore:
+    """Features of many videos in one folder, all made with the same settings.
+
+    ``create=True`` makes the folder (``settings`` are then required) or opens one made with the same settings.
+    Names may contain ``/`` (sub-folders). Raises UserError where ``root`` is not a store, and where ``settings``
+    differ from the store's, naming each differing key with both values.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], *, settings: dict[str, Any] | None = None, create: bool = False
+    ) -> None:
+        self.root = Path(root)
+        wanted = None if settings is None else _plain({"format": FORMAT, **settings})
+        stored = self._read_settings()
+        if stored is None:
+            if not create:
+                raise UserError(f"{self.root} is not a feature store (no {_SETTINGS}); make one with `iefvad extract`")
+            if wanted is None:
+                raise ValueError("settings are required to create a store")
+            with _clear_errors(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+                with _replacing(self.root / _SETTINGS) as file:
+                    file.write(_json(wanted))
+            stored = self._read_settings() or {}  # read back: another process may have been faster
+        if stored.get("format") != FORMAT:
+            raise UserError(f"{self.root} has store format {stored.get('format')}, this version reads {FORMAT}")
+        if wanted is not None and wanted != stored:
+            keys = [key for key in sorted({*wanted, *stored}) if wanted.get(key) != stored.get(key)]
+            differences = "; ".join(f"{key}: {stored.get(key)!r} there, {wanted.get(key)!r} here" for key in keys)
+            raise UserError(
+                f"{self.root} was made with other settings ({differences}); use these settings or another folder"
+            )
+        self.settings: dict[str, Any] = stored
+
+    def names(self) -> list[str]:
+        """Names of the complete videos, sorted."""
+        return [sidecar.name for sidecar in self.sidecars()]
+
+    def sidecars(self) -> list[Sidecar]:
+        """Sidecars of the complete videos, sorted by name."""
+        return list(self._complete(sorted(self._candidates())))
+
+    def __contains__(self, name: object) -> bool:
+        """True if the video's files are both there, readable, whole and consistent with each other."""
+        return isinstance(name, str) and any(True for _ in self._complete([name]))
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def is_current(self, name: str, source_hash: str) -> bool:
+        """True if the video is complete and was made from a file of this hash with this store's settings."""
+        return any(side.source_hash == source_hash for side in self._complete([name]))
+
+    def write(self, name: str, image: np.ndarray, event: np.ndarray, sidecar: Sidecar) -> None:
+        """Store one video's features, (crops, T, D) each, as float16; all or nothing, replacing what was there.
+
+        ``sidecar.name`` and ``sidecar.settings`` are filled in. Raises UserError naming the video for NaN, infinity
+        or values beyond float16, and for a full disk; ValueError for shapes that do not agree with each other, the
+        sidecar or the store.
+        """
+        features, side_path = self._paths(name)
+        sidecar = replace(
+            sidecar,
+            name=name,
+            settings=self.settings,
+            crops=[int(crop) for crop in sidecar.crops],
+            event_density=[float(value) for value in sidecar.event_density],
+        )
+        self._check_shapes(name, image, event, sidecar)
+        tensors = {"event": _to_half(name, "event", event), "image": _to_half(name, "image", image)}
+        with _clear_errors(self.root, name):
+            features.parent.mkdir(parents=True, exist_ok=True)
+            # Both files are written in full before either takes its place. The old sidecar goes first: were we killed
+            # between the two renames, an old sidecar beside new features would pass for complete.
+            with _replacing(side_path) as side_file:
+                side_file.write(_json(asdict(sidecar)))
+                _flush(side_file)
+                with _replacing(features, before=lambda: side_path.unlink(missing_ok=True)) as file:
+                    _write_safetensors(file, tensors, {"source_hash": sidecar.source_hash})
+
+    def read(self, name: str) -> tuple[np.ndarray, np.ndarray, Sidecar]:
+        """Read (image, event, sidecar): (crops, T, D) float16 twice. Raises UserError if the video is not complete."""
+        sidecar = self.sidecar(name)
+        with safe_open(self._paths(name)[0], framework="np") as tensors:
+            return tensors.get_tensor("image"), tensors.get_tensor("event"), sidecar
+
+    def read_crop(self, name: str, crop_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read one crop's (image, event), (T, D) float16 each, without reading the others.
+
+        ``crop_index`` is the crop's number (0..9 in the field's order). Raises UserError if the store lacks it.
+        """
+        sidecar = self.sidecar(name)
+        if crop_index not in sidecar.crops:
+            raise UserError(f"{name} in {self.root} has crops {sidecar.crops}, not {crop_index}; choose one of them")
+        row = sidecar.crops.index(crop_index)
+        with safe_open(self._paths(name)[0], framework="np") as tensors:
+            return tensors.get_slice("image")[row], tensors.get_slice("event")[row]
+
+    def sidecar(self, name: str) -> Sidecar:
+        """The video's sidecar. Raises UserError if the video is absent or not complete."""
+        for sidecar in self._complete([name]):
+            return sidecar
+        raise UserError(f"{self.root} holds no complete video {name!r}; extract it (again)")
+
+    def write_index(self) -> Path:
+        """Rebuild ``index.csv``, one row a complete video, from the sidecars; returns its path."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_INDEX_COLUMNS)
+        for side in self.sidecars():
+            row = [getattr(side, column) for column in _INDEX_COLUMNS[:-1]]
+            writer.writerow([*row, " ".join(map(str, side.crops))])
+        with _clear_errors(self.root), _replacing(self.root / _INDEX) as file:
+            file.write(text.getvalue().encode())
+        return self.root / _INDEX
+
+    def _paths(self, name: str) -> tuple[Path, Path]:
+        parts = name.split("/")
+        if (
+            not name
+            or any(part in ("", ".", "..") or "\0" in part for part in parts)
+            or re.match(r"[A-Za-z]:|\\", name)
+        ):
+            raise UserError(f"{name!r} cannot name a stored video: use a relative name without empty parts or '..'")
+        if name.lower() == Path(_SETTINGS).stem:
+            raise UserError(f"a stored video cannot be named {name!r} ({_SETTINGS} is the store's own); rename it")
+        return self.root / f"{name}.safetensors", self.root / f"{name}.json"
+
+    def _candidates(self) -> Iterator[str]:
+        for path in self.root.rglob("*.safetensors"):
+            yield path.relative_to(self.root).as_posix().removesuffix(".safetensors")
+
+    def _complete(self, names: Iterable[str]) -> Iterator[Sidecar]:
+        for name in names:
+            sidecar = self._load(name)
+            if sidecar is not None:
+                yield sidecar
+
+    def _load(self, name: str) -> Sidecar | None:
+        try:
+            features, side_path = self._paths(name)
+            with open(side_path, encoding="utf-8") as file:
+                content = json.load(file)
+            sidecar = Sidecar(**{key.name: content[key.name] for key in fields(Sidecar)})
+            # safe_open compares the header with the file's length, so a cut file fails here.
+            with safe_open(features, framework="np") as tensors:
+                shapes = [tensors.get_slice(key).get_shape() for key in ("image", "event")]
+                metadata = tensors.metadata() or {}
+            consistent = (
+                shapes[0] == shapes[1]
+                and shapes[0][:2] == [len(sidecar.crops), sidecar.segments]
+                and metadata.get("source_hash") == sidecar.source_hash
+                and sidecar.settings == self.settings
+            )
+        except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError):
+            return None  # whatever is wrong with the files, the video counts as not there and is made again
+        return sidecar if consistent else None
+
+    def _check_shapes(self, name: str, image: np.ndarray, event: np.ndarray, sidecar: Sidecar) -> None:
+        expected = (len(sidecar.crops), sidecar.segments)
+        if image.shape != event.shape:
+            raise ValueError(f"{name}: image features are {image.shape}, event features {event.shape}; they must agree")
+        if image.ndim != 3 or image.shape[:2] != expected:
+            raise ValueError(f"{name}: features are {image.shape}, the sidecar says {expected} (crops, segments)")
+        if "dim" in self.settings and image.shape[2] != self.settings["dim"]:
+            raise ValueError(f"{name}: features are {image.shape[2]} wide, the store's are {self.settings['dim']}")
+        if sidecar.event_density and len(sidecar.event_density) != sidecar.segments:
+            raise ValueError(f"{name}: {len(sidecar.event_density)} event densities for {sidecar.segments} segments")
+
+    def _read_settings(self) -> dict[str, Any] | None:
+        try:
+            settings = json.loads((self.root / _SETTINGS).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.root / _SETTINGS} cannot be read ({error}); restore it or use another folder"
+            ) from error
+        if not isinstance(settings, dict):
+            raise UserError(f"{self.root / _SETTINGS} is not a store's settings; use another folder")
+        return settings
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """Identify a file's content: ``sha256:HEX`` of the whole up to 64 MiB.
+
+    Larger files give ``sha256-sampled:HEX`` of their size and their first, middle and last 8 MiB, so that an hour of
+    video is checked in an instant; a change elsewhere that keeps the size goes unnoticed.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= _WHOLE_FILE:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+            return f"sha256:{digest.hexdigest()}"
+        digest.update(str(size).encode())
+        for start in (0, (size - _BLOCK) // 2, size - _BLOCK):
+            file.seek(start)
+            digest.update(file.read(_BLOCK))
+    return f"sha256-sampled:{digest.hexdigest()}"
+
+
+def export_npy(
+    store: FeatureStore,
+    image_dir: str | os.PathLike[str],
+    event_dir: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+) -> int:
+    """Write every stored video in the field's layout, ``NAME__{crop}.npy`` of (T, D) in each folder.
+
+    Sub-folders in names are kept. Returns the number of files written to each folder. float32 by default, which every
+    published loader reads; "float16" is the stored value unchanged.
+    """
+    written = 0
+    for name in store.names():
+        image, event, sidecar = store.read(name)
+        for row, crop in enumerate(sidecar.crops):
+            for folder, features in ((Path(image_dir), image), (Path(event_dir), event)):
+                path = folder / f"{name}__{crop}.npy"
+                with _clear_errors(folder, name):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with _replacing(path) as file:
+                        np.save(file, features[row].astype(dtype), allow_pickle=False)
+            written += 1
+    return written
+
+
+def import_npy(
+    image_dir: str | os.PathLike[str],
+    event_dir: str | os.PathLike[str],
+    store_root: str | os.PathLike[str],
+    *,
+    settings: dict[str, Any] | None = None,
+    fps: float = 30.0,
+) -> FeatureStore:
+    """Make a store from the field's layout: ``NAME__{crop}.npy`` of (T, D) below ``image_dir`` and ``event_dir``.
+
+    An event file lies at the image file's relative path. ``settings`` describe the encoders where they are known;
+    dim is read from the files. ``fps`` only serves to print times. Videos already imported are skipped, so an
+    interrupted import goes on. Raises UserError naming files that are missing, damaged, pickled, of other shapes
+    than their partner, not finite, or beyond float16.
+    """
+    image_root, event_root = Path(image_dir), Path(event_dir)
+    videos: dict[str, list[int]] = {}
+    for path in sorted(image_root.rglob("*.npy")):
+        name, crop = split_crop(path.relative_to(image_root).as_posix())
+        if crop is not None:
+            videos.setdefault(name, []).append(crop)
+    if not videos:
+        raise UserError(f"{image_root} holds no NAME__0.npy .. NAME__9.npy feature files; check the folder")
+    absent = [f"{name}__{crop}.npy" for name in videos for crop in videos[name]]
+    absent = [name for name in absent if not (event_root / name).is_file()]
+    if absent:
+        raise UserError(f"{len(absent)} event files are missing in {event_root}: {', '.join(absent[:3])}, ...")
+    first = next(iter(videos))
+    dim = npy_shape(image_root / f"{first}__{videos[first][0]}.npy")[1]
+    store = FeatureStore(store_root, settings={"source": "npy", "dim": dim, **(settings or {})}, create=True)
+    for name, crops in videos.items():
+        paths = [[root / f"{name}__{crop}.npy" for crop in crops] for root in (image_root, event_root)]
+        digest = hashlib.sha256("".join(hash_file(path) for path in paths[0] + paths[1]).encode()).hexdigest()
+        if store.is_current(name, digest):
+            continue
+        shape = npy_shape(paths[0][0])
+        for path in paths[0] + paths[1]:
+            if npy_shape(path) != shape or shape[1] != dim:
+                raise UserError(
+                    f"{path} is {npy_shape(path)}, {paths[0][0]} is {shape}, the store is {dim} wide; "
+                    "crops and modalities of a video must agree: extract this video again or leave it out"
+                )
+        image, event = (np.stack([load_npy(path) for path in group]) for group in paths)
+        sidecar = Sidecar(name, str(image_root), digest, fps, SEGMENT * shape[0], shape[0], crops=crops)
+        store.write(name, image, event, sidecar)
+    store.write_index()
+    return store
+
+
+def _to_half(name: str, kind: str, values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    with np.errstate(over="ignore"):
+        half = np.ascontiguousarray(values, dtype="<f2")
+    if not np.isfinite(half).all():
+        if np.isfinite(values).all():
+            raise UserError(
+                f"{name}: {kind} features reach {np.abs(values).max():.3g}, beyond float16 (65504); scale them"
+            )
+        bad = int((~np.isfinite(values)).any(axis=(0, 2)).sum())
+        raise UserError(f"{name}: {kind} features have NaN or infinity in {bad} of {values.shape[1]} segments")
+    return half
+
+
+def _write_safetensors(file: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    # The format is an 8-byte length, a JSON header and the raw data. Written here because the library builds the whole
+    # file in memory first (2 GB for the longest videos) and hides a full disk behind an error of its own.
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for key, tensor in tensors.items():
+        header[key] = {"dtype": "F16", "shape": tensor.shape, "data_offsets": [offset, offset + tensor.nbytes]}
+        offset += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        file.write(tensor.data if tensor.size else b"")
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(_json(settings))  # tuples become lists, as they will when read back
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _replacing(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
+    """Yield a new file that takes ``path``'s place only once all of it is on disk; ``before`` runs just before."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # its own name for each of several writers, never too long
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            _flush(file)
+        if before is not None:
+            before()
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _clear_errors(root: Path, name: str | None = None) -> Iterator[None]:
+    """Turn errors of the file system into a message that names the folder."""
+    what = f" while storing {name}" if name else ""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left in {root}{what}; free some and start again, videos already stored are kept"
+            ) from error
+        raise UserError(f"cannot write to {root}{what}: {error.strerror or error}; check the folder") from error
