@@ -1,0 +1,149 @@
+"""Encoders of frames and event maps: open_clip visual towers with local weights, and what runs without any.
+
+Nothing is ever downloaded. `build_encoder` is the way in; `Encoder` is what extraction and detection use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from iefvad.errors import UserError
+from iefvad.towers import Tower, build_tower
+from iefvad.weights import convert_checkpoint
+
+__all__ = ["Encoder", "build_encoder", "convert_checkpoint", "resolve_device"]
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class Encoder:
+    """Encodes frames and event maps into features of one width.
+
+    `dim`: the width D. `description`: a sentence for people. `settings`: what a feature store keeps to tell whether
+    it was made by the same encoder. `device`: where it computes and where results lie.
+    """
+
+    def __init__(self, image: Tower, event: Tower, device: torch.device, batch: int) -> None:
+        if image.dim != event.dim:
+            raise UserError(
+                f"the image encoder gives {image.dim} features and the event encoder {event.dim}: choose two models of"
+                " one width."
+            )
+        if batch < 1:
+            raise UserError(f"--batch must be at least 1, not {batch}.")
+        self._image, self._event = image, event
+        self.batch = batch
+        self.device = device
+        self.dim = image.dim
+        self.description = image.description
+        if event.description != image.description:
+            self.description = f"image: {image.description}; event: {event.description}"
+        self.settings: dict[str, Any] = {
+            "image_encoder": image.name,
+            "image_weights_hash": image.weights_hash,
+            "event_encoder": event.name,
+            "event_weights_hash": event.weights_hash,
+            "dim": self.dim,
+        }
+        self.weights = {"image_weights": image.weights} if image.weights else {}
+        if event is not image and event.weights:
+            self.weights["event_weights"] = event.weights
+
+    @torch.inference_mode()
+    def encode_image(self, frames: Tensor) -> Tensor:
+        """uint8 RGB (n, 224, 224, 3) → float32 (n, D); scaling and CLIP's normalisation happen here.
+
+        Frames are worked on in even portions of at most `batch`, so that a row depends on n alone, not on the caller.
+        """
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+            raise ValueError(f"frames must be uint8 (n, H, W, 3), not {frames.dtype} {tuple(frames.shape)}")
+        parts = [
+            self._image.images(frames[part].to(self.device)).float() for part in _portions(len(frames), self.batch)
+        ]
+        return torch.cat(parts) if parts else torch.empty(0, self.dim, device=self.device)
+
+    @torch.inference_mode()
+    def encode_event(self, maps: Tensor) -> Tensor:
+        """float32 maps (n, 224, 224) in [0, 1] → float32 (n, D).
+
+        A map is repeated to three channels and not normalised by mean and deviation (SPEC §2.1).
+        """
+        if maps.ndim != 3 or not maps.is_floating_point():
+            raise ValueError(f"maps must be floating point (n, H, W), not {maps.dtype} {tuple(maps.shape)}")
+        parts = [self._event.events(maps[part].to(self.device)).float() for part in _portions(len(maps), self.batch)]
+        return torch.cat(parts) if parts else torch.empty(0, self.dim, device=self.device)
+
+
+def build_encoder(
+    *,
+    image_model: str = "descriptor",
+    image_weights: str | Path | None = None,
+    event_model: str | None = None,
+    event_weights: str | Path | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch: int = 64,
+) -> Encoder:
+    """Build the encoder that the names and files describe.
+
+    image_model: `descriptor` (fixed descriptor), `random-vit` (small open_clip ViT of a fixed seed), the name of an
+    open_clip model, or `local-dir:FOLDER` (open_clip_config.json and safetensors weights). image_weights: a safetensors
+    file, or `random:SEED`. event_model, event_weights: the same for the event stream; without them it uses the image
+    stream's model and weights, held once. device: auto, cpu, cuda, cuda:N. precision: `auto` is bfloat16 on a GPU and
+    float32 on a CPU. Raises UserError for anything that does not name a usable encoder; downloads nothing.
+    """
+    image_model = image_model.strip()
+    event_model = (event_model or image_model).strip()
+    where = resolve_device(device, cpu_only=image_model == event_model == "descriptor")
+    dtype = _dtype(precision, where)
+    image = build_tower(image_model, image_weights, "image", where, dtype)
+    if event_model == image_model and (event_weights is None or str(event_weights) == str(image_weights)):
+        event = image
+    elif event_weights is None and event_model not in ("descriptor", "random-vit") and ":" not in event_model:
+        raise UserError(
+            f"--event-model {event_model} differs from the image model and so needs weights of its own: give"
+            " --event-weights FILE.safetensors."
+        )
+    else:
+        event = build_tower(event_model, event_weights, "event", where, dtype)
+    return Encoder(image, event, where, batch)
+
+
+def resolve_device(name: str, *, cpu_only: bool = False) -> torch.device:
+    """The torch device of a name; `auto` is the GPU if there is one. Raises UserError for one that is not there.
+
+    `cpu_only` makes `auto` the CPU: for work that gains nothing from a GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() and not cpu_only else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is not a device: use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices.")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported: use auto, cpu, cuda or cuda:N.")
+    return device
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if precision not in kinds:
+        raise UserError(f"--precision {precision} is not known: use auto, float32 or bfloat16.")
+    return kinds[precision]
+
+
+def _portions(count: int, limit: int) -> Iterator[slice]:
+    """Slices of nearly equal length, none above `limit`: a small rest would waste a pass of the model."""
+    parts = math.ceil(count / limit)
+    for part in range(parts):
+        yield slice(part * count // parts, (part + 1) * count // parts)

@@ -1,0 +1,368 @@
+"""Extraction end to end on small real files: features, resuming, bad videos, interruptions, the command."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from ief_kernels import event_synthesis
+from iefvad.encoders import build_encoder
+from iefvad.errors import UserError
+from iefvad.extract import ExtractConfig, extract, main
+from iefvad.store import FeatureStore
+from iefvad.stream import ahead, stream_features
+from iefvad.towers import _RANDOM_VIT, _open_clip_tower
+from iefvad.video import read_frames, resize, ten_crop
+
+# Half a unit of float16's last place, relative, plus what float32 sums in another order differ by.
+RTOL, ATOL = 6e-4, 1e-4
+
+
+def make_video(path: Path, frames: int = 40, size: tuple[int, int] = (96, 64), seed: int = 0) -> Path:
+    """A bright square that moves over noise, in a real compressed file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    width, height = size
+    background = generator.integers(0, 120, (height, width, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for index in range(frames):
+            image = background.copy()
+            left = (seed * 7 + index * 2) % (width - 16)
+            image[20:36, left : left + 16] = 250
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("originals")
+    make_video(folder / "a.mp4", seed=1)
+    make_video(folder / "b.mp4", 33, (64, 96), seed=2)
+    make_video(folder / "sub" / "c.avi", 64, seed=3)
+    return folder
+
+
+@pytest.fixture
+def videos(originals: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "videos"
+    for path in originals.rglob("*.*"):
+        target = folder / path.relative_to(originals)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return folder
+
+
+def quiet(**changes: object) -> ExtractConfig:
+    return ExtractConfig(quiet=True, **{"device": "cpu", "workers": 1, **changes})  # type: ignore[arg-type]
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("crops", [1, 5, 10])
+def test_features_equal_a_plain_computation(videos: Path, tmp_path: Path, crops: int) -> None:
+    report = extract([videos], tmp_path / "store", quiet(crops=crops, batch=7))
+    assert report.done == ["a", "b", "sub/c"] and not report.failed and not report.skipped
+    assert report.frames == 32 + 32 + 64
+    store = FeatureStore(tmp_path / "store")
+    assert store.names() == ["a", "b", "sub/c"] and store.settings["crops"] == list(range(crops))
+    encoder = build_encoder(device="cpu")
+    image, event, sidecar = store.read("b")
+    assert (sidecar.frames, sidecar.segments, sidecar.frames_dropped, sidecar.fps) == (33, 2, 1, 10.0)
+    assert image.shape == event.shape == (crops, 2, encoder.dim) and image.dtype == np.float16
+    frames = np.stack(list(read_frames(videos / "b.mp4")))[:32]
+    cut = torch.from_numpy(ten_crop(frames)[:, :crops])
+    rows = torch.stack([encoder.encode_image(cut[:, crop]) for crop in range(crops)])
+    torch.testing.assert_close(
+        torch.from_numpy(image).float(), rows.view(crops, 2, 16, -1).mean(2), rtol=RTOL, atol=ATOL
+    )
+    maps = event_synthesis(torch.from_numpy(resize(frames)).view(2, 16, 256, 340, 3), backend="reference")
+    np.testing.assert_allclose(sidecar.event_density, maps.mean((1, 2)), rtol=1e-5)
+    boxes = [(16, 58), (0, 0), (0, 116), (32, 0), (32, 116)]
+    windows = [maps[:, top : top + 224, left : left + 224] for top, left in boxes]
+    windows += [window.flip(2) for window in windows]
+    rows = torch.stack([encoder.encode_event(window) for window in windows[:crops]])
+    torch.testing.assert_close(torch.from_numpy(event).float(), rows, rtol=RTOL, atol=ATOL)
+
+
+def test_settings_reach_the_event_maps(videos: Path, tmp_path: Path) -> None:
+    densities = {}
+    settings: dict[str, dict[str, object]] = {
+        "plain": {},
+        "blind": {"threshold": 255.0},
+        "clamp": {"clamp": 2},
+        "wide": {"clamp": 15},
+        "segment": {"clamp": 15, "normalize": "segment"},
+    }
+    for name, changes in settings.items():
+        extract([videos / "a.mp4"], tmp_path / name, quiet(**changes))
+        densities[name] = FeatureStore(tmp_path / name).sidecar("a").event_density
+    assert densities["blind"] == [0.0, 0.0] and min(densities["plain"]) > 0
+    assert densities["clamp"] > densities["plain"] and densities["segment"] > densities["wide"]
+
+
+def test_again_skips_and_changed_sources_are_made_again(videos: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    extract([videos], store, quiet())
+    before = content(store)
+    report = extract([videos], store, quiet())
+    assert report.skipped == ["a", "b", "sub/c"] and not report.done and content(store) == before
+    make_video(videos / "a.mp4", 48, seed=9)
+    report = extract([videos], store, quiet())
+    assert report.done == ["a"] and report.skipped == ["b", "sub/c"]
+    assert FeatureStore(store).sidecar("a").segments == 3
+
+
+def test_half_written_videos_are_made_again_to_the_same_bytes(videos: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    extract([videos], store, quiet())
+    before = content(store)
+    (store / "a.json").unlink()
+    (store / "b.safetensors").write_bytes(before["b.safetensors"][:-10])
+    report = extract([videos], store, quiet())
+    assert report.done == ["a", "b"] and content(store) == before
+
+
+def test_workers_do_not_change_a_byte(videos: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    extract([videos], tmp_path / "one", quiet(crops=5))
+    extract([videos], tmp_path / "three", quiet(crops=5, workers=3))
+    assert content(tmp_path / "one") == content(tmp_path / "three")
+    assert torch.get_num_threads() == threads
+
+
+def test_other_settings_are_refused(videos: Path, tmp_path: Path) -> None:
+    extract([videos / "a.mp4"], tmp_path / "store", quiet())
+    for changes in ({"threshold": 25.0}, {"crops": 5}, {"image_model": "random-vit"}, {"tail": "repeat"}):
+        with pytest.raises(UserError, match=next(iter(changes)).replace("image_model", "image_encoder")):
+            extract([videos / "b.mp4"], tmp_path / "store", quiet(**changes))
+    assert FeatureStore(tmp_path / "store").names() == ["a"]
+
+
+def test_weights_may_move(videos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = _open_clip_tower(_RANDOM_VIT, torch.float32).state_dict()
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": _RANDOM_VIT}))
+        safetensors.torch.save_file(weights, folder / "model.safetensors")
+    first, second = (quiet(image_model=f"local-dir:{tmp_path / name}") for name in ("here", "there"))
+    extract([videos / "a.mp4"], tmp_path / "store", first)
+    report = extract([videos / "a.mp4", videos / "b.mp4"], tmp_path / "store", second)
+    assert report.skipped == ["a"] and report.done == ["b"]
+
+
+def test_bad_videos_are_listed_and_the_rest_go_on(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    (videos / "aa_text.mp4").write_text("not a video at all")
+    (videos / "empty.mp4").touch()
+    make_video(videos / "short.mp4", 9)
+    whole = (videos / "sub" / "c.avi").read_bytes()
+    (videos / "sub" / "c.avi").write_bytes(whole[: len(whole) // 2])
+    assert main([str(videos), "--out", str(store), "--quiet", "--workers", "2"]) == 1
+    out = capsys.readouterr()
+    assert "2 of 6 videos extracted" in out.out and "4 failed" in out.out and "aa_text failed" in out.err
+    with (store / "failed.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["name"] for row in rows} == {"aa_text", "empty", "short", "sub/c"}
+    reasons = {row["name"]: row["reason"] for row in rows}
+    assert "fewer than the 16" in reasons["short"] and "truncated" in reasons["sub/c"]
+    assert FeatureStore(store).names() == ["a", "b"]
+    # Mended, removed or accepted as it is: the list follows.
+    (videos / "sub" / "c.avi").write_bytes(whole)
+    make_video(videos / "short.mp4", 16)
+    (videos / "empty.mp4").unlink()
+    (videos / "aa_text.mp4").unlink()
+    assert main([str(videos / "aa_text.mp4"), "--out", str(store), "--quiet"]) == 2
+    assert main([str(videos), "--out", str(store), "--quiet"]) == 0
+    with (store / "failed.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["aa_text", "empty"]
+
+
+def test_truncated_and_short_videos_are_kept_on_request(videos: Path, tmp_path: Path) -> None:
+    whole = (videos / "sub" / "c.avi").read_bytes()
+    (videos / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    make_video(videos / "short.mp4", 9)
+    paths = [videos / "cut.avi", videos / "short.mp4"]
+    report = extract(paths, tmp_path / "store", quiet(on_truncated="keep", tail="repeat"))
+    assert report.done == ["cut", "short"]
+    assert 1 <= FeatureStore(tmp_path / "store").sidecar("cut").segments < 4
+    assert FeatureStore(tmp_path / "store").sidecar("short").frames == 9
+
+
+def test_two_videos_of_one_name_are_refused(videos: Path, tmp_path: Path) -> None:
+    make_video(videos / "a.avi", 16)
+    with pytest.raises(UserError, match="both be stored as a"):
+        extract([videos], tmp_path / "store", quiet())
+    assert not (tmp_path / "store").exists()
+    report = extract([videos / "a.mp4", videos / "a.mp4"], tmp_path / "store", quiet())
+    assert report.done == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crops": 3}, "--crops"),
+        ({"threshold": -1.0}, "--threshold"),
+        ({"clamp": 0}, "--clamp"),
+        ({"workers": -1}, "--w"),
+    ],
+)
+def test_settings_out_of_range(videos: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        extract([videos], tmp_path / "store", quiet(**changes))
+
+
+def test_interruption_keeps_finished_videos(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, write, calls = tmp_path / "store", FeatureStore.write, []
+
+    def interrupted(self: FeatureStore, name: str, *arguments: object) -> None:
+        calls.append(name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(self, name, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FeatureStore, "write", interrupted)
+    begin = threading.active_count()
+    assert main([str(videos), "--out", str(store), "--quiet", "--workers", "2"]) == 130
+    assert "same command" in capsys.readouterr().err
+    assert threading.active_count() == begin
+    monkeypatch.undo()
+    assert FeatureStore(store).names() == calls[:1] and calls[0] in (store / "index.csv").read_text()
+    assert not list(store.rglob("*.tmp"))
+    report = extract([videos], store, quiet())
+    assert report.skipped == calls[:1] and len(report.done) == 2
+    extract([videos], tmp_path / "whole", quiet())
+    assert content(store) == content(tmp_path / "whole")
+
+
+def test_full_disk_is_said_and_nothing_half_written_stays(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, flush, calls = tmp_path / "store", os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 4:  # store.json and the first video fit
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main([str(videos), "--out", str(store), "--quiet", "--workers", "1"]) == 2
+    monkeypatch.undo()
+    error = capsys.readouterr().err
+    assert "no space left" in error and str(store) in error and error.count("\n") == 1
+    assert FeatureStore(store).names() == ["a"] and not list(store.rglob("*.tmp"))
+    assert extract([videos], store, quiet()).done == ["b", "sub/c"]
+
+
+def test_encoder_failures_are_not_blamed_on_the_video(videos: Path, tmp_path: Path) -> None:
+    encoder = build_encoder(device="cpu")
+
+    def broken(frames: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    encoder.encode_image = broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        extract([videos], tmp_path / "store", quiet(workers=2), encoder=encoder)
+
+
+def test_stream_gives_times_pictures_and_the_stored_features(videos: Path, tmp_path: Path) -> None:
+    stream = stream_features(videos / "b.mp4", build_encoder(device="cpu"), {"tail": "repeat", "dim": 256})
+    segments = list(stream)
+    assert [segment.index for segment in segments] == [0, 1, 2]
+    assert [segment.time for segment in segments] == [0.0, 1.6, 3.2] and stream.segments.frames_read == 33
+    assert segments[0].thumbnail.shape == (120, 80, 3) and segments[0].thumbnail.dtype == np.uint8
+    middle = list(read_frames(videos / "b.mp4"))[8]
+    assert abs(segments[0].thumbnail.mean() - middle.mean()) < 3  # resized twice
+    extract([videos / "b.mp4"], tmp_path / "store", quiet())
+    image, event, sidecar = FeatureStore(tmp_path / "store").read("b")
+    for index in range(2):
+        np.testing.assert_array_equal(segments[index].image.numpy().astype(np.float16), image[:, index])
+        np.testing.assert_array_equal(segments[index].event.numpy().astype(np.float16), event[:, index])
+        assert segments[index].density == sidecar.event_density[index]
+
+
+def test_leaving_a_stream_early_ends_its_thread(videos: Path) -> None:
+    begin = threading.active_count()
+    segments = iter(stream_features(videos / "sub" / "c.avi", build_encoder(device="cpu")))
+    next(segments)
+    segments.close()
+    assert threading.active_count() == begin
+
+
+def test_ahead_keeps_order_is_bounded_and_passes_exceptions_on() -> None:
+    taken = []
+
+    def numbers(count: int) -> Iterator[int]:
+        for value in range(count):
+            taken.append(value)
+            yield value
+        raise LookupError("the end")
+
+    items = ahead(numbers(50), 4)
+    assert next(items) == 0
+    time.sleep(0.3)
+    assert len(taken) <= 6  # one handed over, four waiting, one in hand
+    with pytest.raises(LookupError, match="the end"):
+        for expected, value in enumerate(items, 1):
+            assert value == expected
+    assert len(taken) == 50
+    assert list(ahead(iter(()), 1)) == [] and list(ahead([None, 1], 1)) == [None, 1]
+
+
+def test_command_in_its_own_process(videos: Path, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "iefvad.extract", str(videos), "--out", str(tmp_path / "store"), "--crops", "5"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "3 of 3 videos extracted" in run.stdout and "frames/s" in run.stderr
+    assert FeatureStore(tmp_path / "store").settings["crops"] == [0, 1, 2, 3, 4]
+
+
+def test_help_and_mistyped_commands(tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0 and "feature store" in capsys.readouterr().out
+    store = str(tmp_path / "store")
+    mistyped: list[list[str]] = [[], ["--out", store, "--cropz", "1"], ["--out", store, "--crops", "2"]]
+    for rest in mistyped:
+        with pytest.raises(SystemExit) as ended:
+            main([str(videos), *rest])
+        assert ended.value.code == 2
+    assert main([str(tmp_path / "absent"), "--out", store]) == 2
+    assert "does not exist" in capsys.readouterr().err and not (tmp_path / "store").exists()
+
+
+def test_real_footage(shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "videos" / "ucsd_ped2_test02.avi"
+    report = extract([path], tmp_path / "store", quiet())
+    assert report.done == [path.stem]
+    density = FeatureStore(tmp_path / "store").sidecar(path.stem).event_density
+    assert all(0 < value < 0.5 for value in density)
