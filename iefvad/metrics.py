@@ -1,0 +1,346 @@
+"""Frame-level detection metrics and plain-text tables (numpy alone).
+
+Every score belongs to a segment of 16 frames and counts once per frame, as in the field's protocol. All frames
+of a segment share its score, so a segment enters the curves as (score, abnormal frames, normal frames): the
+same numbers as repeating scores 16 times, for a sixteenth of the sorting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iefvad.errors import UserError
+from iefvad.video_scores import (
+    SEGMENT,
+    Array,
+    VideoScores,
+    intervals_above,
+    read_scores_csv,
+    to_frames,
+    write_scores_csv,
+)
+
+__all__ = [
+    "Curves",
+    "VideoScores",
+    "average_precision",
+    "bootstrap_auc",
+    "cell",
+    "class_rows",
+    "curves",
+    "evaluate",
+    "headline_rows",
+    "intervals_above",
+    "prediction_kl",
+    "read_scores_csv",
+    "robustness_row",
+    "roc_auc",
+    "table",
+    "to_frames",
+    "write_scores_csv",
+]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """ROC and precision-recall curves over frames, one point per distinct score, from the highest score down.
+
+    fpr, tpr start at (0, 0) and end at (1, 1); precision, recall start at (1, 0), by convention.
+    """
+
+    fpr: Array
+    tpr: Array
+    precision: Array
+    recall: Array
+    auc: float
+    ap: float
+
+
+class _Counts:
+    """Segments as (score, abnormal frames, normal frames), sorted by falling score, ready for any reweighting."""
+
+    def __init__(self, scores: Array, positive: Array, negative: Array) -> None:
+        order = np.argsort(-scores, kind="stable")
+        self.order = order
+        self.positive = positive[order].astype(np.int64)
+        self.negative = negative[order].astype(np.int64)
+        ranked = scores[order]
+        # Equal scores are one operating point: a threshold cannot separate them.
+        self.last_of_tie = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1) if ranked.size else order
+
+    @classmethod
+    def of(cls, videos: Sequence[VideoScores]) -> _Counts:
+        if not videos:
+            return cls(np.zeros(0), np.zeros(0), np.zeros(0))
+        positive = np.concatenate(
+            [np.asarray(v.truth).reshape(-1, SEGMENT).sum(axis=1, dtype=np.int64) for v in videos]
+        )
+        return cls(np.concatenate([v.scores for v in videos]), positive, SEGMENT - positive)
+
+    def cumulative(self, weight: Array | None = None) -> tuple[Array, Array]:
+        """True and false positives at each distinct score; weight (segments,) integer, in sorted order."""
+        positive = self.positive if weight is None else self.positive * weight
+        negative = self.negative if weight is None else self.negative * weight
+        return np.cumsum(positive)[self.last_of_tie], np.cumsum(negative)[self.last_of_tie]
+
+
+def _area(tp: Array, fp: Array) -> float | None:
+    if not tp.size or tp[-1] == 0 or fp[-1] == 0:
+        return None
+    tp, fp = np.append(0, tp).astype(np.float64), np.append(0, fp).astype(np.float64)
+    return float(np.sum(np.diff(fp) * (tp[1:] + tp[:-1])) / (2 * tp[-1] * fp[-1]))
+
+
+def _precision(tp: Array, fp: Array) -> float | None:
+    if not tp.size or tp[-1] == 0 or fp[-1] == 0:
+        return None
+    steps = np.diff(np.append(0, tp)).astype(np.float64) / tp[-1]
+    return float(np.sum(steps * tp / np.maximum(tp + fp, 1)))
+
+
+def _frame_counts(scores: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Array, Array]:
+    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(truth) > 0
+    if values.shape != labels.shape or values.ndim != 1:
+        raise ValueError(f"scores and truth must be (n,) both, got {values.shape} and {labels.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("scores must be finite")
+    return _Counts(values, labels, ~labels).cumulative()
+
+
+def roc_auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float | None:
+    """Area under the ROC curve of scores (n,) against 0/1 truth (n,); None unless both labels occur."""
+    return _area(*_frame_counts(scores, truth))
+
+
+def average_precision(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float | None:
+    """Average precision sum_n (R_n - R_{n-1}) P_n of scores (n,), truth (n,); None unless both labels occur."""
+    return _precision(*_frame_counts(scores, truth))
+
+
+def curves(videos: Sequence[VideoScores]) -> Curves | None:
+    """Frame-level curves over the videos that have truth; None unless both labels occur."""
+    tp, fp = _Counts.of([v for v in videos if v.truth is not None]).cumulative()
+    auc, ap = _area(tp, fp), _precision(tp, fp)
+    if auc is None or ap is None:
+        return None
+    tpr, fpr = np.append(0, tp) / tp[-1], np.append(0, fp) / fp[-1]
+    precision = np.append(1.0, tp / np.maximum(tp + fp, 1))
+    return Curves(fpr, tpr, precision, tpr, auc, ap)
+
+
+def bootstrap_auc(
+    videos: Sequence[VideoScores], *, resamples: int = 200, level: float = 0.95, seed: int = 0
+) -> tuple[float, float] | None:
+    """Percentile interval of the frame AUC under resampling of whole videos (frames of one video are dependent).
+
+    None with fewer than 5 videos that have truth, or where fewer than half of the resamples hold both labels.
+    """
+    known = [v for v in videos if v.truth is not None and v.scores.size]
+    if len(known) < 5:
+        return None
+    counts = _Counts.of(known)
+    owner = np.repeat(np.arange(len(known)), [v.scores.size for v in known])[counts.order]
+    random = np.random.default_rng(seed)
+    areas = []
+    for _ in range(resamples):
+        times = np.bincount(random.integers(len(known), size=len(known)), minlength=len(known))
+        area = _area(*counts.cumulative(times[owner]))
+        if area is not None:
+            areas.append(area)
+    if len(areas) * 2 < resamples or not areas:
+        return None
+    low, high = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _bernoulli_inputs(values: npt.ArrayLike | Sequence[VideoScores]) -> Array:
+    if isinstance(values, Sequence) and values and isinstance(values[0], VideoScores):
+        return np.concatenate([v.scores for v in values if isinstance(v, VideoScores)]).astype(np.float64)
+    return np.asarray(values, dtype=np.float64).ravel()
+
+
+def prediction_kl(
+    clean: npt.ArrayLike | Sequence[VideoScores], masked: npt.ArrayLike | Sequence[VideoScores], eps: float = 1e-7
+) -> float | None:
+    """Mean KL(clean || masked) of the Bernoulli predictions over segments, in nats (Appendix H).
+
+    Either two arrays of probabilities of one shape or two lists of VideoScores of the same videos in one order.
+    Probabilities are clipped to [eps, 1 - eps]. None without segments; ValueError where the two do not match.
+    """
+    p, q = _bernoulli_inputs(clean), _bernoulli_inputs(masked)
+    if p.shape != q.shape:
+        raise ValueError(f"clean and masked predictions differ in number: {p.size} and {q.size}")
+    if not p.size:
+        return None
+    p, q = np.clip(p, eps, 1 - eps), np.clip(q, eps, 1 - eps)
+    return float(np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))))
+
+
+def _mean(values: Iterable[Array]) -> float | None:
+    parts = [v for v in values if v.size]
+    return float(np.concatenate(parts).mean(dtype=np.float64)) if parts else None
+
+
+def _weights(videos: Sequence[VideoScores]) -> dict[str, dict[str, float | None]]:
+    """Mean of w_img, w_evt (and gain) over all, abnormal and normal segments; empty for a model without them."""
+    result: dict[str, dict[str, float | None]] = {}
+    for field in ("w_img", "w_evt", "gain"):
+        having = [(getattr(v, field), v.abnormal_segments) for v in videos if getattr(v, field) is not None]
+        if having:
+            result[field] = {
+                "overall": _mean(w for w, _ in having),
+                "abnormal": _mean(w[a] for w, a in having if a is not None),
+                "normal": _mean(w[~a] for w, a in having if a is not None),
+            }
+    return result
+
+
+def _brier(videos: Sequence[VideoScores]) -> float | None:
+    """Mean squared distance of probability and 0/1 truth over frames."""
+    frames = sum(SEGMENT * v.scores.size for v in videos)
+    if not frames:
+        return None
+    total = 0.0
+    for v in videos:
+        difference = to_frames(v.scores.astype(np.float64)) - np.asarray(v.truth)
+        total += float(difference @ difference)
+    return total / frames
+
+
+def _why_undefined(videos: Sequence[VideoScores], what: str) -> str:
+    if not videos:
+        return f"{what} are undefined: no such video has frame-level truth"
+    if not any(v.scores.size for v in videos):
+        return f"{what} are undefined: no video has a segment"
+    abnormal = any(np.asarray(v.truth).any() for v in videos)
+    return f"{what} are undefined: every frame is {'abnormal' if abnormal else 'normal'}"
+
+
+def evaluate(videos: Sequence[VideoScores], *, bootstrap: int = 0) -> dict[str, Any]:
+    """All metrics of SPEC §5 for one model, as plain JSON values.
+
+    Keys: auc, ap (all frames with truth), ano_auc (videos with a class), brier, per_class {class: {auc, ap, videos}}
+    (that class's videos alone; a video of several classes counts in each), weights {w_img, w_evt[, gain]:
+    {overall, abnormal, normal}} over segments, videos, abnormal_videos, segments, frames, abnormal_frames, notes.
+    With bootstrap > 0 also auc_ci = [low, high], 95%, resampling videos. What cannot be computed is None and
+    notes says why. Raises UserError for an empty list.
+    """
+    if not videos:
+        raise UserError("there are no test videos to evaluate; check the test list")
+    notes: list[str] = []
+    known = [v for v in videos if v.truth is not None]
+    if len(known) < len(videos):
+        notes.append(f"{len(videos) - len(known)} of {len(videos)} videos have no frame-level truth and are left out")
+
+    def rank(subset: Sequence[VideoScores], what: str) -> tuple[float | None, float | None]:
+        tp, fp = _Counts.of(subset).cumulative()
+        auc = _area(tp, fp)
+        if auc is None:
+            notes.append(_why_undefined(subset, what))
+        return auc, _precision(tp, fp)
+
+    auc, ap = rank(known, "AUC and AP")
+    anomalous = [v for v in known if v.classes]
+    ano_auc, _ = rank(anomalous, "Ano-AUC and its AP")
+    per_class: dict[str, dict[str, Any]] = {}
+    for name in sorted({c for v in videos for c in v.classes}):
+        members = [v for v in known if name in v.classes]
+        class_auc, class_ap = rank(members, f"AUC and AP of class {name}")
+        per_class[name] = {"auc": class_auc, "ap": class_ap, "videos": len(members)}
+    brier = None
+    if any(v.scores.size and (v.scores.min() < 0 or v.scores.max() > 1) for v in known):
+        notes.append("the Brier score is undefined: the scores are no probabilities (outside [0, 1])")
+    else:
+        brier = _brier(known)
+    result: dict[str, Any] = {
+        "auc": auc,
+        "ap": ap,
+        "ano_auc": ano_auc,
+        "brier": brier,
+        "per_class": per_class,
+        "weights": _weights(videos),
+        "videos": len(videos),
+        "abnormal_videos": sum(bool(v.classes) for v in videos),
+        "segments": sum(v.scores.size for v in videos),
+        "frames": sum(SEGMENT * v.scores.size for v in known),
+        "abnormal_frames": sum(int(np.asarray(v.truth).sum(dtype=np.int64)) for v in known),
+        "notes": notes,
+    }
+    if bootstrap:
+        interval = bootstrap_auc(known, resamples=bootstrap)
+        result["auc_ci"] = None if interval is None else list(interval)
+    return result
+
+
+def robustness_row(
+    masked: str, ratio: float, clean: Sequence[VideoScores], degraded: Sequence[VideoScores]
+) -> dict[str, Any]:
+    """One line of Appendix H's tables: `masked` ("none", "image" or "event"), `ratio` of dimensions masked.
+
+    clean and degraded are the same videos in the same order. Keys: masked, ratio, auc, ap, ano_auc, brier, kl,
+    w_img, w_img_abnormal, w_img_normal and the same of w_evt (absent without weights).
+    """
+    found = evaluate(degraded)
+    row: dict[str, Any] = {"masked": masked, "ratio": float(ratio)}
+    row.update({key: found[key] for key in ("auc", "ap", "ano_auc", "brier")})
+    row["kl"] = prediction_kl(clean, degraded)
+    for field, means in found["weights"].items():
+        row.update(
+            {field: means["overall"], f"{field}_abnormal": means["abnormal"], f"{field}_normal": means["normal"]}
+        )
+    return row
+
+
+def headline_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the main table from {model: evaluate(...)}."""
+    rows = []
+    for model, found in metrics.items():
+        weights = found.get("weights") or {}
+        rows.append(
+            {"model": model}
+            | {title: found.get(key) for title, key in (("AUC", "auc"), ("AP", "ap"), ("Ano-AUC", "ano_auc"))}
+            | {"Brier": found.get("brier")}
+            | {field: (weights.get(field) or {}).get("overall") for field in ("w_img", "w_evt")}
+        )
+    return rows
+
+
+def class_rows(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> list[dict[str, Any]]:
+    """Rows of the per-class table: class, videos, then one column of `key` ("auc" or "ap") per model."""
+    names = sorted({c for found in metrics.values() for c in found.get("per_class") or {}})
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        per_model = {model: (found.get("per_class") or {}).get(name, {}) for model, found in metrics.items()}
+        row: dict[str, Any] = {"class": name, "videos": max(int(m.get("videos", 0)) for m in per_model.values())}
+        rows.append(row | {model: m.get(key) for model, m in per_model.items()})
+    return rows
+
+
+def cell(value: Any) -> str:
+    """Text of one table cell: floats with 4 decimals, a dash for what is undefined."""
+    if value is None:
+        return "-"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4f}" if np.isfinite(value) else "-"
+    return str(value)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Plain-text aligned table; columns default to all keys in order of appearance, less those always undefined."""
+    if columns is None:
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        columns = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    texts = [[cell(row.get(key)) for key in columns] for row in rows]
+    numeric = [all(not isinstance(row.get(key), str) for row in rows) for key in columns]
+    widths = [max([len(key), *(len(line[i]) for line in texts)]) for i, key in enumerate(columns)]
+
+    def aligned(line: Sequence[str]) -> str:
+        padded = (t.rjust(w) if right else t.ljust(w) for t, w, right in zip(line, widths, numeric, strict=True))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([aligned(columns), aligned(["-" * w for w in widths]), *map(aligned, texts)])

@@ -1,0 +1,380 @@
+"""Figures of the report: curves, timelines, bars, each as a matplotlib Figure; nothing touches pyplot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
+
+from iefvad.metrics import class_rows, curves
+from iefvad.style import PALETTE, SERIES, token_of
+from iefvad.video_scores import SEGMENT, VideoScores
+
+WIDTH = 10.0  # inches; at 1000 px on the page a font of 9 pt reads as 12 px
+MAX_POINTS = 900  # points of one line; more than the page has pixels
+_DASHES: dict[str, Any] = {"fusion": "-", "image": (0, (5, 1.6)), "event": (0, (5, 1.4, 1.2, 1.4))}
+_TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
+
+
+def colour(token: str) -> str:
+    """Light colour of a palette entry."""
+    return PALETTE[token][0]
+
+
+def clock(seconds: float, decimals: int = 0) -> str:
+    """Time as h:mm:ss, with `decimals` digits of the second."""
+    units = 10**decimals
+    ticks = round(max(seconds, 0.0) * units)
+    whole, part = divmod(ticks, units)
+    text = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return f"{text}.{part:0{decimals}d}" if decimals else text
+
+
+def spoken(seconds: float) -> str:
+    """Duration in words of units: 42 s, 10 min 25 s, 3 h 33 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole // 60 % 60} min"
+
+
+def _figure(height: float, rows: int = 1, columns: int = 1, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor=colour("card"))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for ax in axes:
+        _dress(ax)
+    return figure, axes
+
+
+def _stack(heights: Sequence[float], gaps: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Panels over one another that share x; heights and the gap above each in inches, margins alike on every figure."""
+    left, right, bottom = 0.6, 0.36, 0.26
+    total = sum(heights) + sum(gaps) + bottom
+    figure = Figure(figsize=(WIDTH, total), facecolor=colour("card"))
+    FigureCanvasAgg(figure)
+    axes: list[Axes] = []
+    top = total
+    for height, gap in zip(heights, gaps, strict=True):
+        top -= gap + height
+        box = (left / WIDTH, top / total, (WIDTH - left - right) / WIDTH, height / total)
+        axes.append(figure.add_axes(box, sharex=axes[0] if axes else None))
+        _dress(axes[-1])
+        axes[-1].yaxis.set_label_coords(-0.045, 0.5)
+    for ax in axes[:-1]:
+        ax.tick_params(labelbottom=False)
+    return figure, axes
+
+
+def _dress(ax: Axes) -> None:
+    ax.set_facecolor(colour("card"))
+    ax.grid(True, color=colour("grid"), linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.tick_params(colors=colour("muted"), labelsize=8.5, length=0, pad=5)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(colour("grid"))
+
+
+def _label(ax: Axes, x: str = "", y: str = "", title: str = "") -> None:
+    ax.set_xlabel(x, fontsize=9, color=colour("muted"), parse_math=False)
+    ax.set_ylabel(y, fontsize=9, color=colour("muted"), parse_math=False)
+    if title:
+        ax.set_title(title, fontsize=10, color=colour("ink"), loc="left", fontweight="bold", parse_math=False)
+
+
+def _legend(ax: Axes, handles: Sequence[Any], names: Sequence[str], **where: Any) -> None:
+    # Proxy labels first: matplotlib drops labels that begin with "_" and reads "$" as mathematics.
+    legend = ax.legend(handles, ["x"] * len(handles), fontsize=8.5, frameon=False, labelcolor=colour("ink"), **where)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
+
+
+def _line_style(model: str, models: list[str]) -> dict[str, Any]:
+    return {
+        "color": colour(token_of(model, models)),
+        "linestyle": _DASHES.get(model, (0, (1.5, 1.3))),
+        "linewidth": 2.2 if model == "fusion" else 1.5,
+    }
+
+
+def _thin(x: np.ndarray, y: np.ndarray, cells: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    """Drop points of a curve in the unit square that fall in the cell of their predecessor."""
+    at = np.stack([np.round(x * cells), np.round(y * cells)])
+    keep = np.append(True, (np.diff(at) != 0).any(axis=0))
+    keep[-1:] = True
+    return x[keep], y[keep]
+
+
+def roc(models: Mapping[str, Sequence[VideoScores]]) -> Figure | None:
+    """ROC curves over frames, one line a model, half a page wide; None where no model has one."""
+    found = {model: c for model, videos in models.items() if (c := curves(videos)) is not None}
+    if not found:
+        return None
+    figure, (ax,) = _figure(4.2, width=WIDTH / 2)
+    ax.plot([0, 1], [0, 1], color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
+    for model in _fusion_last(found):
+        ax.plot(*_thin(found[model].fpr, found[model].tpr), **_line_style(model, list(models)))
+    handles = [Line2D([], [], **_line_style(m, list(models))) for m in found]
+    _legend(ax, handles, [f"{m}, AUC {c.auc:.3f}" for m, c in found.items()], loc="lower right")
+    _label(ax, "false positive rate", "true positive rate", "ROC")
+    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    return figure
+
+
+def precision_recall(models: Mapping[str, Sequence[VideoScores]]) -> Figure | None:
+    """Precision against recall over frames, one line a model, half a page wide; None where no model has one."""
+    found = {model: c for model, videos in models.items() if (c := curves(videos)) is not None}
+    if not found:
+        return None
+    figure, (ax,) = _figure(4.2, width=WIDTH / 2)
+    truth = [v.truth for v in models[next(iter(found))] if v.truth is not None]
+    share = float(np.concatenate(truth).mean())
+    ax.axhline(share, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
+    for model in _fusion_last(found):
+        line = _thin(found[model].recall, found[model].precision)
+        ax.plot(*line, drawstyle="steps-pre", **_line_style(model, list(models)))
+    handles = [Line2D([], [], **_line_style(m, list(models))) for m in found]
+    names = [f"{m}, AP {c.ap:.3f}" for m, c in found.items()]
+    _legend(ax, handles, names, loc="lower left" if share < 0.5 else "best")
+    _label(ax, "recall", "precision", f"Precision and recall (chance {share:.3f})")
+    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    return figure
+
+
+def _fusion_last(models: Iterable[str]) -> list[str]:
+    """Order of drawing: the fusion lies on top."""
+    return sorted(models, key=lambda m: m == "fusion")
+
+
+def line_points(values: np.ndarray, seconds_each: float, limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """x (seconds), y of the line through segment values (T,): steps, or minimum and maximum of each bucket.
+
+    Beyond `limit`/2 segments each of limit/2 buckets gives its two extremes, so that a peak of one segment stays.
+    """
+    total = values.size
+    if total * 2 <= limit:
+        edges = np.arange(total + 1) * seconds_each
+        return np.repeat(edges, 2)[1:-1], np.repeat(values, 2)
+    bounds = np.linspace(0, total, limit // 2 + 1).astype(int)
+    low, high = np.minimum.reduceat(values, bounds[:-1]), np.maximum.reduceat(values, bounds[:-1])
+    centres = (bounds[:-1] + bounds[1:]) * (seconds_each / 2)
+    return np.repeat(centres, 2), np.stack([low, high], axis=1).ravel()
+
+
+def truth_intervals(video: VideoScores) -> list[tuple[float, float]]:
+    """Abnormal intervals (start s, end s) of a video's frame truth; empty without truth."""
+    if video.truth is None:
+        return []
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], video.truth, [0]]).astype(np.int8)))
+    return [(a / video.fps, b / video.fps) for a, b in zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True)]
+
+
+def _shade(ax: Axes, intervals: Sequence[Sequence[float]], token: str, duration: float, height: float = 1.0) -> None:
+    least = duration / 800  # one pixel: a flagged segment of a whole day must not vanish
+    spans: list[tuple[float, float]] = []  # start, width; what less than a pixel parts is drawn as one
+    for start, end, *_ in sorted(map(tuple, intervals)):
+        if spans and start - sum(spans[-1]) < least:
+            spans[-1] = (spans[-1][0], max(end - spans[-1][0], spans[-1][1]))
+        else:
+            spans.append((start, max(end - start, least)))
+    style: dict[str, Any] = {"facecolor": colour(token), "edgecolor": "none", "zorder": 0.5 if height == 1 else 2.2}
+    ax.broken_barh(spans, (0, height), transform=ax.get_xaxis_transform(), **style)
+
+
+def timeline(
+    video: VideoScores,
+    others: Mapping[str, VideoScores] | None = None,
+    *,
+    threshold: float | None = None,
+    intervals: Sequence[tuple[float, float, float]] | None = None,
+    name: str = "fusion",
+) -> Figure:
+    """Scores of one video over time, truth and flagged intervals shaded; below, the weights and the gain if present.
+
+    others: scores of other models on the same video, drawn as thin lines. intervals: (start s, end s, peak).
+    """
+    others = dict(others or {})
+    models = [name, *others]
+    panels = ["score"] + ["weights"] * (video.w_img is not None or video.w_evt is not None)
+    panels += ["gain"] * (video.gain is not None)
+    heights = {"score": 1.5, "weights": 0.75, "gain": 0.42}
+    gaps = {"score": 0.28, "weights": 0.3, "gain": 0.12}  # room for a legend above the first two
+    figure, axes = _stack([heights[p] for p in panels], [gaps[p] for p in panels])
+    duration, each = max(video.seconds, 1e-9), SEGMENT / video.fps
+    truth = truth_intervals(video)
+    handles: list[Any] = []
+    names: list[str] = []
+
+    def draw(ax: Axes, values: np.ndarray, token: str, label: str, width: float) -> None:
+        ax.plot(*line_points(values, each), color=colour(token), linewidth=width, zorder=3 if label == name else 2.1)
+        handles.append(Line2D([], [], color=colour(token), linewidth=max(width, 1.4)))
+        names.append(label)
+
+    score = axes[0]
+    for ax in axes:
+        _shade(ax, truth, "truth", duration)
+    if truth:  # both would cover each other: what was flagged becomes a strip at the foot
+        _shade(score, intervals or [], "strip", duration, height=0.06)
+    else:
+        for ax in axes:
+            _shade(ax, intervals or [], "flag", duration)
+    dense = video.scores.size * 2 > MAX_POINTS  # then the line is a band between extremes
+    draw(score, video.scores, token_of(name, models) if others or name in SERIES else "fusion", name, 1 if dense else 2)
+    for model, other in others.items():
+        draw(score, other.scores, token_of(model, models), model, 0.9)
+    shown = [video.scores, *(v.scores for v in others.values())]
+    if all(v.size == 0 or (v.min() >= 0 and v.max() <= 1) for v in shown):
+        score.set_ylim(-0.02, 1.04)
+    if threshold is not None:
+        line: dict[str, Any] = {"color": colour("alert"), "linewidth": 1.1, "linestyle": (0, (4, 2))}
+        score.axhline(threshold, zorder=2.5, **line)
+        handles.append(Line2D([], [], **line))
+        names.append(f"threshold {threshold:.3g}")
+    for present, token, label in (
+        (intervals, "strip" if truth else "flag", "flagged"),
+        (truth, "truth", "abnormal (truth)"),
+    ):
+        if present:
+            handles.append(Patch(facecolor=colour(token), edgecolor="none"))
+            names.append(label)
+    where = {"loc": "lower left", "ncols": 7, "borderaxespad": 0.2, "handlelength": 1.6, "columnspacing": 1.4}
+    _legend(score, handles, names, bbox_to_anchor=(0, 1), **where)
+    _label(score, y="score")
+    if "weights" in panels:
+        _weight_panel(axes[1], video, each, where)
+    if "gain" in panels and video.gain is not None:
+        axes[-1].plot(*line_points(video.gain, each), color=colour("other0"), linewidth=1.2)
+        axes[-1].set_ylim(0, max(1.0, float(video.gain.max(initial=0))) * 1.04)
+        axes[-1].yaxis.set_major_locator(MaxNLocator(2))
+        _label(axes[-1], y="gain")
+    _time_axis(axes[-1], duration)
+    return figure
+
+
+def _weight_panel(ax: Axes, video: VideoScores, each: float, where: dict[str, Any]) -> None:
+    lines = [
+        (w, t, n) for w, t, n in ((video.w_img, "image", "w_img"), (video.w_evt, "event", "w_evt")) if w is not None
+    ]
+    for values, token, _ in lines:
+        ax.plot(*line_points(values, each), color=colour(token), linewidth=1.4)
+    pooled = np.concatenate([values for values, _, _ in lines])
+    if pooled.size:
+        # Weights move by hundredths around a half: zoom in, but never so far that noise looks like a decision.
+        low, high = float(pooled.min()), float(pooled.max())
+        middle, half = (low + high) / 2, max((high - low) / 2 * 1.12, 0.02)
+        ax.set_ylim(middle - half, middle + half)
+    ax.yaxis.set_major_locator(MaxNLocator(3))
+    handles = [Line2D([], [], color=colour(token), linewidth=1.4) for _, token, _ in lines]
+    _legend(ax, handles, [n for _, _, n in lines], bbox_to_anchor=(0, 1), **where)
+    _label(ax, y="weight")
+
+
+def _time_axis(ax: Axes, duration: float) -> None:
+    ax.set_xlim(0, duration)
+    step = next((s for s in _TICKS if duration / s <= 9), _TICKS[-1] * max(1, int(duration / _TICKS[-1] / 8)))
+    if duration < 4:  # whole seconds would leave an axis of one label
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: clock(x, 1)))
+        return
+    ax.xaxis.set_major_locator(MultipleLocator(step))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: clock(x)))
+
+
+def class_bars(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> Figure | None:
+    """Bars of "auc" or "ap" per anomaly class, grouped by class, one colour a model; None without a defined value."""
+    rows = class_rows(metrics, key)
+    models = [m for m in metrics if any(row.get(m) is not None for row in rows)]
+    if not models:
+        return None
+    figure, (ax,) = _figure(3.4)
+    width = 0.8 / len(models)
+    for i, model in enumerate(models):
+        values = [np.nan if row.get(model) is None else float(row[model]) for row in rows]
+        at = np.arange(len(rows)) - 0.4 + (i + 0.5) * width
+        ax.bar(at, values, width * 0.9, color=colour(token_of(model, list(metrics))), zorder=2)
+    if key == "auc":
+        ax.axhline(0.5, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)), zorder=3)
+    ax.set(ylim=(0, 1.02), xlim=(-0.6, len(rows) - 0.4))
+    ax.grid(False, axis="x")
+    labels = [f"{row['class']} ({row['videos']})" for row in rows]
+    slanted = sum(map(len, labels)) > 100
+    ax.set_xticks(range(len(rows)), labels, rotation=28 if slanted else 0, ha="right" if slanted else "center")
+    for text in ax.get_xticklabels():
+        text.set_parse_math(False)
+        text.set_color(colour("ink"))
+    handles = [Patch(facecolor=colour(token_of(m, list(metrics)))) for m in models]
+    _legend(ax, handles, models, loc="lower left", bbox_to_anchor=(0, 1), ncols=6, borderaxespad=0.2)
+    _label(ax, y=key.upper())
+    return figure
+
+
+def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Loss, its classification part and the validation figure by epoch, one line a model; None without any."""
+    keys = list(dict.fromkeys(k for row in history for k in row))
+    validation = [k for k in keys if k.startswith("val")]
+    wanted = [("loss", "total loss"), ("loss_cls", "classification loss")]
+    wanted += [(k, k.replace("val_", "validation ").replace("auc", "AUC").replace("ap", "AP")) for k in validation[:1]]
+    models = list(dict.fromkeys(str(row.get("model", "fusion")) for row in history))
+    series: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in history:
+        for key, _ in wanted:
+            value, epoch = row.get(key), row.get("epoch")
+            numeric = isinstance(value, (int, float)) and isinstance(epoch, (int, float)) and np.isfinite(value)
+            if numeric and value is not None and epoch is not None:
+                series.setdefault((key, str(row.get("model", "fusion"))), []).append((float(epoch), float(value)))
+    panels = [(key, title) for key, title in wanted if any(k == key for k, _ in series)]
+    if not panels:
+        return None
+    figure, axes = _figure(2.9, 1, len(panels))
+    for ax, (key, title) in zip(axes, panels, strict=True):
+        for model in models:
+            points = series.get((key, model), [])
+            mark = "o" if len(points) <= 40 else ""
+            ax.plot(
+                *zip(*points, strict=True), **_line_style(model, models), marker=mark, markersize=3
+            ) if points else None
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _label(ax, "epoch", "", title)
+    handles = [Line2D([], [], **_line_style(m, models)) for m in models]
+    _legend(axes[0], handles, models, loc="best")
+    return figure
+
+
+def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """AUC, Brier score, KL and mean w_img against the masked fraction of one modality (Appendix H); None if empty.
+
+    rows: as metrics.robustness_row gives them; a row of ratio 0 is the common start of both lines.
+    """
+    masked = [m for m in ("image", "event") if any(row["masked"] == m for row in rows)]
+    wanted = [("auc", "AUC"), ("brier", "Brier score"), ("kl", "KL(clean || masked), nats"), ("w_img", "mean w_img")]
+    panels = [(key, title) for key, title in wanted if any(row.get(key) is not None for row in rows)]
+    if not masked or not panels:
+        return None
+    figure, axes = _figure(2.7 * ((len(panels) + 1) // 2), (len(panels) + 1) // 2, min(2, len(panels)))
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    for ax, (key, title) in zip(axes, panels, strict=False):
+        for name in masked:
+            points = sorted(
+                (float(row["ratio"]), float(row[key]))
+                for row in rows
+                if row.get(key) is not None and (row["masked"] == name or float(row["ratio"]) == 0)
+            )
+            if points:
+                ax.plot(*zip(*points, strict=True), **_line_style(name, masked), marker="o", markersize=3.5)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
+        _label(ax, "masked feature dimensions", "", title)
+    handles = [Line2D([], [], **_line_style(m, masked), marker="o", markersize=3.5) for m in masked]
+    _legend(axes[0], handles, [f"{m} masked" for m in masked], loc="best")
+    return figure
