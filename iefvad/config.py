@@ -1,0 +1,209 @@
+"""Settings of a training run: one dataclass, the presets and methods that fill it, its YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from iefvad.errors import UserError
+from iefvad.options import add_options, from_namespace, make_parser, option
+
+Preset = Literal["synth", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
+Method = Literal["ief", "paper", "released"]
+
+
+@dataclass
+class TrainConfig:
+    """Settings of `python -m iefvad.train`.
+
+    What the preset or the method decides is None, whatever its type says, until `resolve` has filled it in.
+    """
+
+    # Data.
+    features: str | None = option(
+        None, "feature store made by `iefvad extract`, or the folder that the lists' .npy paths are relative to"
+    )
+    train_list: str | None = option(None, "CSV `path,label` of the training videos [default: train.csv of the store]")
+    test_list: str | None = option(None, "CSV `path,label` of the test videos [default: test.csv of the store]")
+    annotations: str | None = option(
+        None, "frame annotations of the test videos [default: annotations.txt of the store]"
+    )
+    gt: str | None = option(None, "gt.npy: 16 frame labels a segment, concatenated in the order of the test list")
+    event_folder: str = option("event", "folder that replaces `rgb` in a listed path to find the event features")
+    nan: Literal["error", "zero"] = option("error", "what to do with NaN or Inf in features: stop, or put zeros there")
+    cache: str | None = option(None, "where the embedded benchmark is kept [default: $IEFVAD_CACHE or ~/.cache/iefvad]")
+
+    # Method.
+    preset: Preset = option(None, "defaults of a data set [default: synth without data of one's own, else ucf-crime]")
+    method: Method = option("ief", "ief: learned process noise; paper: process noise 0; released: the published code")
+    modality: Literal["all", "fusion", "image", "event"] = option(
+        None, "streams to train on; `all` trains fusion and both single streams [default: all for synth, else fusion]"
+    )
+    compare: bool = option(
+        None, "also train the other two methods, as rows of the table [default: true for synth, else false]"
+    )
+    fused: bool = option(False, "use the fused kernels where one serves; without it the eager reference operators")
+    noise: Literal["student-t", "gaussian"] = option(None, "noise model of the fusion")
+    nu: float | Literal["learned"] = option(None, "degrees of freedom of the Student-t, or `learned`")
+    temporal: Literal["kalman", "robust-kalman", "none"] = option(None, "recursion over the segments")
+    process_noise: float | Literal["learned"] = option(None, "process noise q of the recursion, or `learned`")
+    refine_steps: int = option(None, "refinement steps N")
+    attenuation: float = option(0.5, "share of the predicted residual that a refinement step subtracts")
+    eps: float = option(1e-8, "added to variances before they are inverted")
+    layers: int = option(2, "self-attention layers a modality")
+    heads: int = option(8, "attention heads")
+    dropout: float = option(0.1, "dropout of the attention weights in training")
+    mil: Literal["topk", "segment"] = option("topk", "how segment scores make a video's score in training")
+
+    # Optimisation.
+    lr: float = option(None, "learning rate of AdamW")
+    weight_decay: float = option(0.01, "weight decay of AdamW")
+    epochs: int = option(None, "passes over the training videos")
+    milestones: list[int] = option(None, "epochs after which the learning rate is multiplied by --factor")
+    factor: float = option(None, "what the learning rate is multiplied with at a milestone")
+    batch: int = option(None, "videos a batch of each kind, normal and abnormal; in all where --mixed is set")
+    mixed: bool = option(None, "draw batches from all videos together, not half normal and half abnormal")
+    lambda_reg: float = option(None, "weight of the regularisation terms")
+    lambda_kl: float = option(None, "weight of the KL terms")
+    lambda_cos: float = option(None, "weight of the cosine term within the regularisation")
+    lambda_norm: float = option(None, "weight of the norm term within the regularisation")
+    max_segments: int = option(None, "longer training videos are averaged into this many bins; chunk length in testing")
+    precision: Literal["float32", "bfloat16"] = option("float32", "bfloat16 trains under autocast")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+
+    # Protocol.
+    seeds: list[int] = option([0], "random seeds; several train one model each and report mean and deviation")
+    validation: float = option(0.2, "share of the training videos held out to choose the epoch")
+    select: Literal["validation", "last", "test"] = option(
+        "validation", "epoch that is kept: best on held-out videos, the last, or best on the test set (as released)"
+    )
+    test_crops: Literal["5", "0", "all"] = option("5", "crop that is tested: mirrored centre, centre, mean of all")
+
+    # Run folder.
+    out: str | None = option(None, "run folder [default: runs/PRESET]")
+    resume: bool = option(False, "go on with the interrupted run in --out")
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder that the run writes to."""
+        return Path(self.out) if self.out else Path("runs") / str(self.preset)
+
+
+# SPEC §3: what each data set's published training uses. `synth` is this project's own.
+PRESETS: dict[str, dict[str, Any]] = {
+    "ucf-crime": {
+        "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
+        "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
+        "max_segments": 256,
+    },
+    "msad": {
+        "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
+        "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
+        "max_segments": 256,
+    },
+    "shanghaitech": {
+        "lr": 1e-4, "epochs": 20, "milestones": [8, 15], "factor": 0.5, "batch": 8, "mixed": False,
+        "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
+        "max_segments": 256,
+    },
+    "xd-violence": {
+        "lr": 2e-5, "epochs": 10, "milestones": [2, 6, 10], "factor": 0.1, "batch": 2, "mixed": True,
+        "lambda_reg": 0.01, "lambda_kl": 0.01, "lambda_cos": 0.5, "lambda_norm": 0.5,
+        "max_segments": 256,
+    },
+    "synth": {
+        "lr": 1e-3, "epochs": 20, "milestones": [14, 18], "factor": 0.3, "batch": 16, "mixed": False,
+        "lambda_reg": 0.01, "lambda_kl": 0.01, "lambda_cos": 0.5, "lambda_norm": 0.5,
+        "max_segments": 32,
+    },
+}  # fmt: skip
+
+# SPEC §3: the three named methods. A method also fixes how padding is treated and how weights are normalised.
+METHODS: dict[str, dict[str, Any]] = {
+    "ief": {"noise": "student-t", "nu": 8.0, "temporal": "kalman", "process_noise": "learned", "refine_steps": 10},
+    "paper": {"noise": "student-t", "nu": 8.0, "temporal": "kalman", "process_noise": 0.0, "refine_steps": 10},
+    "released": {
+        "noise": "student-t", "nu": 8.0, "temporal": "none", "process_noise": 0.0, "refine_steps": 10,
+        "lambda_cos": 1.0, "lambda_norm": 1.0,
+    },
+}  # fmt: skip
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fill every `None` from the method and the preset; what was set explicitly always wins.
+
+    Raises UserError for values that cannot work together.
+    """
+    own_data = config.features is not None or config.train_list is not None
+    preset = config.preset or ("ucf-crime" if own_data else "synth")
+    defaults = {**PRESETS[preset], **METHODS[config.method]}
+    defaults |= {"modality": "fusion" if own_data else "all", "compare": not own_data}
+    values = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    resolved = dataclasses.replace(config, preset=preset, **values)
+    _check(resolved)
+    return resolved
+
+
+def _check(config: TrainConfig) -> None:
+    positive = ("lr", "epochs", "batch", "max_segments", "layers", "heads", "eps")
+    for name in positive:
+        if getattr(config, name) <= 0:
+            raise UserError(f"--{name.replace('_', '-')} must be greater than 0, not {getattr(config, name)}.")
+    for name in ("refine_steps", "weight_decay", "lambda_reg", "lambda_kl", "lambda_cos", "lambda_norm"):
+        if getattr(config, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} must not be negative, not {getattr(config, name)}.")
+    if not isinstance(config.process_noise, str) and config.process_noise < 0:
+        raise UserError(f"--process-noise must not be negative, not {config.process_noise}.")
+    if not isinstance(config.nu, str) and config.nu <= 0:
+        raise UserError(f"--nu must be greater than 0, not {config.nu}.")
+    if not 0 <= config.validation < 1:
+        raise UserError(
+            f"--validation is a share of the training videos, at least 0 and under 1, not {config.validation}."
+        )
+    if config.validation == 0 and config.select == "validation":
+        raise UserError("--validation 0 holds no video out: add --select last, or hold some out.")
+    if not config.seeds:
+        raise UserError("--seeds needs at least one number, for example --seeds [0,1,2].")
+    if config.train_list is None and config.features is None and config.gt is not None:
+        raise UserError("--gt needs the lists it belongs to: give --train-list and --test-list, or --features.")
+
+
+def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
+    """Parse the command line of `iefvad train` and resolve presets."""
+    parser = make_parser(
+        "train",
+        "Train IEF-VAD and evaluate it. Without data of your own it renders a small surveillance benchmark and runs the"
+        " whole system on it. Writes a run folder: checkpoint, metrics.json, scores.csv, report.html.",
+    )
+    groups = {
+        "features": "data",
+        "preset": "method",
+        "lr": "optimisation (defaults come from the preset)",
+        "seeds": "protocol",
+        "out": "run folder",
+    }
+    add_options(parser, TrainConfig, groups)
+    return resolve(from_namespace(TrainConfig, parser.parse_args(argv)))
+
+
+def save_config(path: Path, config: TrainConfig) -> None:
+    """Write the settings as YAML; the file is accepted by `--config`."""
+    path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read the settings that `save_config` wrote. Raises UserError for a missing file or unknown keys."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run folder: it has no config.yaml.") from None
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if not isinstance(values, dict) or not set(values) <= known:
+        unknown = sorted(set(values) - known) if isinstance(values, dict) else "no mapping"
+        raise UserError(f"{path} is not a configuration of this version: {unknown}.")
+    return TrainConfig(**values)

@@ -1,0 +1,99 @@
+"""Training loss of IEF-VAD: multiple-instance classification and the regularisation terms (paper §3.6; SPEC §3)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iefvad.model import Output
+
+RUN = 16  # segments whose mean is one instance of `mil="segment"`; also the divisor in the top-k rule
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """λ_kl and λ_reg of the total, λ_cos and λ_norm within the regularisation."""
+
+    kl: float = 1.0
+    reg: float = 1.0
+    cos: float = 0.5
+    norm: float = 0.5
+
+
+@dataclass
+class Loss:
+    """The total and its parts, scalar tensors."""
+
+    total: Tensor
+    cls: Tensor
+    kl: Tensor
+    reg: Tensor
+
+
+def video_log_probs(logits: Tensor, lengths: Tensor, mil: Literal["topk", "segment"] = "topk") -> tuple[Tensor, Tensor]:
+    """log p and log(1 − p) of each video, where p is the mean probability of its chosen segments.
+
+    `logits` (B, T), `lengths` (B,) integers. "topk": the k = ⌊length/16⌋ + 1 highest of the valid segments;
+    "segment": the run of 16 segments with the highest mean. Both logarithms come from log-sigmoids, so that neither
+    overflows where p rounds to 0 or 1. A video of length 0 has p = 1/2. Returns two (B,) tensors.
+    """
+    lengths = lengths.to(logits.device)
+    positions = torch.arange(logits.shape[1], device=logits.device)
+    valid = positions < lengths.unsqueeze(1)
+    if mil == "topk":
+        count = torch.minimum(lengths // RUN + 1, lengths)
+        ordered, order = torch.where(valid, logits.detach(), -torch.inf).sort(dim=1, descending=True)
+        chosen_logits = torch.where(valid, logits, 0.0).gather(1, order)
+        chosen = (positions < count.unsqueeze(1)) & torch.isfinite(ordered)
+    else:
+        chosen_logits = torch.where(valid, logits, 0.0)
+        chosen = _best_run(chosen_logits.detach(), valid)
+    number = chosen.sum(1).clamp(min=1).to(logits.dtype).log()
+    log_p = torch.where(chosen, F.logsigmoid(chosen_logits), -torch.inf)
+    log_q = torch.where(chosen, F.logsigmoid(-chosen_logits), -torch.inf)
+    empty = ~chosen.any(1)
+    half = logits.new_tensor(-math.log(2.0))
+    # logsumexp of nothing but −inf has a NaN gradient, so empty videos are given a constant instead.
+    log_p = torch.where(empty.unsqueeze(1), half, log_p).logsumexp(1) - number
+    log_q = torch.where(empty.unsqueeze(1), half, log_q).logsumexp(1) - number
+    return torch.where(empty, half, log_p), torch.where(empty, half, log_q)
+
+
+def _best_run(logits: Tensor, valid: Tensor) -> Tensor:
+    """Mask (B, T) of the run of 16 segments whose mean probability is highest; the last run may be shorter."""
+    batch, segments = logits.shape
+    padded = -(-segments // RUN) * RUN
+    probabilities = F.pad(torch.where(valid, logits.sigmoid(), 0.0), (0, padded - segments)).view(batch, -1, RUN)
+    counts = F.pad(valid, (0, padded - segments)).view(batch, -1, RUN).sum(-1)
+    means = torch.where(counts > 0, probabilities.sum(-1) / counts.clamp(min=1), -torch.inf)
+    best = means.argmax(1, keepdim=True) if means.shape[1] else means.new_zeros(batch, 1, dtype=torch.long)
+    return valid & (torch.arange(segments, device=logits.device) // RUN == best)
+
+
+def mil_loss(logits: Tensor, labels: Tensor, lengths: Tensor, mil: Literal["topk", "segment"] = "topk") -> Tensor:
+    """Binary cross-entropy of the videos' probabilities with their labels (B,), 1 = abnormal. Scalar, mean over B."""
+    log_p, log_q = video_log_probs(logits, lengths, mil)
+    labels = labels.to(log_p.dtype)
+    return -(labels * log_p + (1 - labels) * log_q).mean()
+
+
+def total_loss(
+    output: Output,
+    labels: Tensor,
+    lengths: Tensor,
+    weights: LossWeights,
+    mil: Literal["topk", "segment"] = "topk",
+) -> Loss:
+    """classification + λ_kl·(KL_img + KL_evt) + λ_reg·(λ_cos·cosine + λ_norm·norm)  (paper Eq. 6)."""
+    cls = mil_loss(output.logits, labels, lengths, mil)
+    terms = output.terms
+    if terms is None:
+        raise ValueError("the output carries no loss terms")
+    kl = terms.kl_img + terms.kl_evt
+    reg = weights.cos * terms.cosine + weights.norm * terms.norm
+    return Loss(total=cls + weights.kl * kl + weights.reg * reg, cls=cls, kl=kl, reg=reg)

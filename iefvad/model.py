@@ -1,0 +1,271 @@
+"""The IEF-VAD network (SPEC §3): encoders, uncertainty-weighted fusion, recursion over time, refinement."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ief_kernels
+from ief_kernels import Fusion, Terms
+
+MODALITIES = ("image", "event")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and choices of one network. `hidden` is the refinement's inner width, `dim` where it is None.
+
+    `released=True` is the published code's variant: padding takes part in attention, and the fusion weights are
+    (nu+1)/nu·exp(-logvar) divided by their sum + eps.
+    """
+
+    dim: int = 768
+    hidden: int | None = None
+    layers: int = 2
+    heads: int = 8
+    dropout: float = 0.1
+    modality: Literal["fusion", "image", "event"] = "fusion"
+    noise: Literal["student-t", "gaussian"] = "student-t"
+    nu: float | Literal["learned"] = 8.0
+    temporal: Literal["kalman", "robust-kalman", "none"] = "kalman"
+    process_noise: float | Literal["learned"] = "learned"
+    refine_steps: int = 10
+    attenuation: float = 0.5
+    eps: float = 1e-8
+    released: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide the feature width {self.dim}")
+
+
+class State(NamedTuple):
+    """State of the recursion after a sequence's last valid segment: mean and variance, each (B, D) float."""
+
+    mean: Tensor
+    var: Tensor
+
+
+@dataclass
+class Output:
+    """What one forward pass yields; B videos, T segments, D dimensions.
+
+    `logits`, `scores` are (B, T); `fused` (B, T, D) is the refined state that is classified; the `*_mu`, `*_logvar`,
+    `w_*` and `gain` are (B, T, D), or None for a modality or step that the network does not have. `terms` holds the
+    regularisation terms of the loss (None without gradients), `state` what the next chunk of the video starts from.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    fused: Tensor
+    image_mu: Tensor | None
+    event_mu: Tensor | None
+    image_logvar: Tensor | None
+    event_logvar: Tensor | None
+    w_img: Tensor | None
+    w_evt: Tensor | None
+    gain: Tensor | None
+    terms: Terms | None
+    state: State | None
+
+
+class SelfAttention(nn.Module):
+    """x ← LayerNorm(x + MultiHeadAttention(x)) on (B, T, D), without feed-forward or positional encoding."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.in_proj = nn.Linear(dim, 3 * dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        nn.init.xavier_uniform_(self.in_proj.weight)
+        nn.init.zeros_(self.in_proj.bias)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """`mask` is (B, 1, 1, T) bool, True where a segment may be attended to; None attends to all."""
+        batch, length, dim = x.shape
+        qkv = self.in_proj(x).view(batch, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        merged = attended.transpose(1, 2).reshape(batch, length, dim)
+        return self.norm(x + self.out_proj(merged))
+
+
+class ModalityEncoder(nn.Module):
+    """Self-attention layers, a whitening LayerNorm, then one Linear each for mean and log-variance (paper §3.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            SelfAttention(config.dim, config.heads, config.dropout) for _ in range(config.layers)
+        )
+        self.whiten = nn.LayerNorm(config.dim)
+        self.mu = nn.Linear(config.dim, config.dim)
+        self.logvar = nn.Linear(config.dim, config.dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) features → mean and log-variance, (B, T, D) each."""
+        for layer in self.layers:
+            x = layer(x, mask)
+        x = self.whiten(x)
+        return self.mu(x), self.logvar(x)
+
+
+class IEFVAD(nn.Module):
+    """Scores each segment of a video from its image and event features (paper §3; SPEC §3).
+
+    `backend` goes to every operator of `ief_kernels`: "reference" is plain eager PyTorch, "auto" the fastest that
+    serves.
+    Raises ValueError for inputs whose shapes do not fit.
+    """
+
+    def __init__(self, config: ModelConfig, *, backend: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.backend = backend
+        dim = config.dim
+        modalities = MODALITIES if config.modality == "fusion" else (config.modality,)
+        self.encoders = nn.ModuleDict({name: ModalityEncoder(config) for name in modalities})
+        nu = None if config.noise == "gaussian" else config.nu
+        self.fusion = ief_kernels.PrecisionFusion(nu=nu, eps=config.eps, backend=backend)
+        self.scan: ief_kernels.KalmanScan | None = None
+        if config.temporal != "none":
+            # Variance of the fused state at the start, where log-variances are about 0: half the effective variance.
+            start = 8.0 if config.nu == "learned" else config.nu
+            scale = 1.0 if nu is None else start / (start + 1)
+            self.scan = ief_kernels.KalmanScan(
+                dim,
+                process_noise=config.process_noise,
+                nu=start if config.temporal == "robust-kalman" else None,
+                eps=config.eps,
+                unit_variance=scale / len(modalities),
+                backend=backend,
+            )
+        self.refinement = ief_kernels.Refinement(
+            dim, hidden=config.hidden, steps=config.refine_steps, attenuation=config.attenuation, backend=backend
+        )
+        self.classifier = nn.Linear(dim, 1)
+
+    def forward(
+        self, image: Tensor | None, event: Tensor | None, lengths: Tensor | None = None, *, state: State | None = None
+    ) -> Output:
+        """Score a batch of videos.
+
+        `image`, `event`: (B, T, D) floating-point features; a single-modality network ignores the other, which may be
+        None. `lengths`: (B,) integers, valid segments of each video; what lies behind them never matters. `state`:
+        from the previous chunk of the same videos.
+        """
+        inputs = {"image": image, "event": event}
+        valid, mask = self._masks(inputs, lengths)
+        mus: dict[str, Tensor] = {}
+        logvars: dict[str, Tensor] = {}
+        for name, encoder in self.encoders.items():
+            features = inputs[name]
+            assert features is not None
+            if valid is not None:
+                # NaN in the padding would survive attention as 0·NaN, so it is replaced rather than multiplied away.
+                features = features.masked_fill(~valid.unsqueeze(-1), 0)
+            mus[name], logvars[name] = encoder(features, None if self.config.released else mask)
+        counted = None if self.config.released else lengths
+        fused, terms = self._fuse(mus, logvars, counted)
+        gain, end = None, None
+        sequence = fused.mean
+        if self.scan is not None:
+            scan = self.scan(fused.mean, fused.var, lengths=lengths, initial_state=state)
+            sequence, gain, end = scan.mean, scan.gain, State(*scan.state)
+        refined = self.refinement(sequence)
+        logits = self.classifier(refined).squeeze(-1).float()
+        weighted = self.config.modality == "fusion"
+        return Output(
+            logits=logits,
+            scores=torch.sigmoid(logits),
+            fused=refined,
+            image_mu=mus.get("image"),
+            event_mu=mus.get("event"),
+            image_logvar=logvars.get("image"),
+            event_logvar=logvars.get("event"),
+            w_img=fused.w_img if weighted else None,
+            w_evt=fused.w_evt if weighted else None,
+            gain=gain,
+            terms=terms,
+            state=end,
+        )
+
+    def _masks(self, inputs: dict[str, Tensor | None], lengths: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        shapes = set()
+        for name in self.encoders:
+            features = inputs[name]
+            if features is None or features.dim() != 3 or features.shape[-1] != self.config.dim:
+                got = "nothing" if features is None else tuple(features.shape)
+                raise ValueError(f"{name} features must be (B, T, {self.config.dim}), not {got}")
+            shapes.add(tuple(features.shape))
+        if len(shapes) > 1:
+            raise ValueError(f"image and event features differ in shape: {sorted(shapes)}")
+        batch, segments, _ = shapes.pop()
+        if lengths is None:
+            return None, None
+        if lengths.shape != (batch,):
+            raise ValueError(f"lengths must be ({batch},), not {tuple(lengths.shape)}")
+        valid = torch.arange(segments, device=lengths.device) < lengths.unsqueeze(1)
+        # A video of no segments still attends to its first (zeroed) position: a softmax over nothing is NaN.
+        attended = valid | (torch.arange(segments, device=lengths.device) == 0)
+        return valid, attended[:, None, None, :]
+
+    def _fuse(
+        self, mus: dict[str, Tensor], logvars: dict[str, Tensor], lengths: Tensor | None
+    ) -> tuple[Fusion, Terms | None]:
+        if self.config.modality != "fusion":
+            return self._single(mus[self.config.modality], logvars[self.config.modality], lengths)
+        arguments = (mus["image"], logvars["image"], mus["event"], logvars["event"])
+        terms: Terms | None = None
+        # Scoring needs no loss; without it the fusion alone is less work.
+        if torch.is_grad_enabled():
+            fused, terms = self.fusion.with_terms(*arguments, lengths=lengths)
+        else:
+            fused = self.fusion(*arguments)
+        if self.config.released:
+            fused = self._released_weights(*arguments)
+        return fused, terms
+
+    def _single(self, mu: Tensor, logvar: Tensor, lengths: Tensor | None) -> tuple[Fusion, Terms]:
+        """One stream is its own fusion: its mean and effective variance; the loss keeps the KL term alone."""
+        nu = self.fusion.nu()[0 if self.config.modality == "image" else 1]
+        logvar = logvar if nu is None else logvar + _log_shrink(nu)
+        var = logvar.exp()
+        kl_elements = -0.5 * (1 + logvar - mu.square() - var)
+        if lengths is not None:
+            valid = (torch.arange(mu.shape[1], device=mu.device) < lengths.unsqueeze(1)).unsqueeze(-1)
+            kl = torch.where(valid, kl_elements, 0.0).sum() / (lengths.sum().clamp(min=1) * mu.shape[2])
+        else:
+            kl = kl_elements.mean()
+        zero = torch.zeros_like(kl)
+        kl_img, kl_evt = (kl, zero) if self.config.modality == "image" else (zero, kl)
+        ones = torch.ones_like(mu)
+        return Fusion(mu, var, ones, ones), Terms(kl_img, kl_evt, zero, zero)
+
+    def _released_weights(self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor) -> Fusion:
+        nu = self.fusion.nu()
+        w_img = torch.exp(-logvar_img if nu[0] is None else -(logvar_img + _log_shrink(nu[0])))
+        w_evt = torch.exp(-logvar_evt if nu[1] is None else -(logvar_evt + _log_shrink(nu[1])))
+        total = w_img + w_evt + self.config.eps
+        w_img, w_evt = w_img / total, w_evt / total
+        return Fusion(w_img * mu_img + w_evt * mu_evt, 1 / total, w_img, w_evt)
+
+
+def _log_shrink(nu: float | Tensor) -> Tensor:
+    """log(ν/(ν+1)), the Laplace correction of a Student-t's scale (paper Eq. 3)."""
+    nu = torch.as_tensor(nu)
+    return torch.log(nu / (nu + 1))
+
+
+def config_to_dict(config: ModelConfig) -> dict[str, object]:
+    """Plain values for YAML or JSON."""
+    return dataclasses.asdict(config)

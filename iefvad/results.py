@@ -1,0 +1,154 @@
+"""From scored test videos to what a run leaves: tables on the screen, metrics.json, scores.csv, report.html."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from iefvad.data.datasets import Benchmark
+from iefvad.files import write_with
+from iefvad.metrics import class_rows, evaluate, headline_rows, table
+from iefvad.report import write_report
+from iefvad.run import Run
+from iefvad.video_scores import VideoScores, write_scores_csv
+
+RANKED = ("auc", "ap", "ano_auc")
+
+
+@dataclass
+class Results:
+    """Scores of the test videos by model name and seed, in the order in which they were added."""
+
+    scores: dict[str, dict[int, list[VideoScores]]] = field(default_factory=dict)
+
+    def add(self, name: str, seed: int, videos: list[VideoScores]) -> None:
+        """Put in the scores of one model."""
+        self.scores.setdefault(name, {})[seed] = videos
+
+    def first(self) -> dict[str, list[VideoScores]]:
+        """Scores of each model's first seed: those of the checkpoints that the run folder is about."""
+        return {name: next(iter(seeds.values())) for name, seeds in self.scores.items()}
+
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Metrics of each model: the first seed's, and under "seeds" the ranking metrics of all seeds."""
+        result = {}
+        for name, seeds in self.scores.items():
+            each = {seed: evaluate(videos) for seed, videos in seeds.items()}
+            found = next(iter(each.values()))
+            if len(each) > 1:
+                found["seeds"] = _over_seeds(each)
+            result[name] = found
+        return result
+
+
+def _over_seeds(each: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"list": list(each)}
+    for key in RANKED:
+        values = [metrics[key] for metrics in each.values()]
+        if all(value is not None for value in values):
+            summary[key] = {"values": values, "mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+    return summary
+
+
+def finish(
+    run: Run,
+    benchmark: Benchmark,
+    results: Results,
+    *,
+    seconds: float | None = None,
+    robustness: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Print the tables and write metrics.json, scores.csv and report.html. Returns what metrics.json holds."""
+    metrics = results.metrics()
+    notes = _notes(run, benchmark)
+    print("\n" + table(_headline(metrics)))
+    classes = class_rows(metrics)
+    if classes:
+        print("\nAUC on each class's videos\n" + table(classes))
+    first = results.first()
+    primary = first[run.variants[0].name]
+    write_with(run.path / "scores.csv", lambda path: write_scores_csv(path, primary))
+    document: dict[str, Any] = dict(metrics)
+    document["run"] = {
+        "benchmark": benchmark.name,
+        "preset": run.config.preset,
+        "method": run.config.method,
+        "select": run.config.select,
+        "test_crops": run.config.test_crops,
+        "seeds": run.config.seeds,
+        "fused": run.config.fused,
+        "train_videos": len(benchmark.train),
+        "test_videos": len(benchmark.test),
+        "notes": notes,
+    }
+    if robustness is not None:
+        document["robustness"] = robustness
+    run.write_metrics(document)
+    write_with(
+        run.path / "report.html",
+        lambda path: write_report(
+            path,
+            title=f"IEF-VAD on {benchmark.name}",
+            metrics=metrics,
+            videos=first,
+            config=dataclasses.asdict(run.config),
+            notes=notes,
+            history=run.history,
+            robustness=robustness,
+            command=f"python -m iefvad.train --config {run.path / 'config.yaml'}",
+        ),
+    )
+    _tensorboard(run, metrics)
+    took = "" if seconds is None else f" ({seconds:.0f} s)"
+    print(f"\nreport: {run.path / 'report.html'}{took}")
+    sys.stdout.flush()
+    return document
+
+
+def _headline(metrics: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The main table; with several seeds the ranking metrics are mean ± deviation over them."""
+    rows = headline_rows(metrics)
+    for row in rows:
+        seeds = metrics[row["model"]].get("seeds")
+        for title, key in (("AUC", "auc"), ("AP", "ap"), ("Ano-AUC", "ano_auc")):
+            if seeds and key in seeds:
+                row[title] = f"{seeds[key]['mean']:.4f} ± {seeds[key]['std']:.4f}"
+    return rows
+
+
+def _notes(run: Run, benchmark: Benchmark) -> list[str]:
+    notes = list(benchmark.notes)
+    if run.config.select == "test":
+        notes.append(
+            "The epoch was selected on the test set (--select test, as the released code does): figures are optimistic."
+        )
+    if len(run.config.seeds) > 1:
+        seeds = ", ".join(map(str, run.config.seeds))
+        notes.append(
+            f"AUC, AP and Ano-AUC are mean ± standard deviation over the seeds {seeds};"
+            f" all else is seed {run.config.seeds[0]}."
+        )
+    return notes
+
+
+def _tensorboard(run: Run, metrics: dict[str, dict[str, Any]]) -> None:
+    """Mirror log.jsonl as TensorBoard events where that package is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return
+    for stale in run.path.glob("tensorboard/*/events.*"):
+        stale.unlink()
+    for name in dict.fromkeys(row["model"] for row in run.history):
+        with SummaryWriter(str(run.path / "tensorboard" / name)) as writer:
+            for row in run.history:
+                if row["model"] == name and row["seed"] == run.config.seeds[0]:
+                    for key, value in row.items():
+                        if isinstance(value, float):
+                            writer.add_scalar(key, value, row["epoch"])
+            if name in metrics and metrics[name]["auc"] is not None:
+                writer.add_scalar("test_auc", metrics[name]["auc"], run.history[-1]["epoch"])

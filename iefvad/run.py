@@ -1,0 +1,158 @@
+"""The run folder: what a training run leaves behind, and how the other commands read it (SPEC §6)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from iefvad.config import METHODS, TrainConfig, load_config, save_config
+from iefvad.errors import UserError
+from iefvad.files import write_json, write_text, write_with
+from iefvad.model import IEFVAD, ModelConfig
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model among those of a run: its name in tables, its modality and its method."""
+
+    name: str
+    modality: str
+    method: str
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of file names."""
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+
+    def apply(self, config: TrainConfig) -> TrainConfig:
+        """The settings of this model; a method other than the run's brings its own."""
+        if self.method == config.method:
+            return config
+        return dataclasses.replace(config, **{"method": self.method, **METHODS[self.method]})
+
+
+@dataclass
+class Run:
+    """One run folder. `history` is the content of log.jsonl, one row an epoch and model."""
+
+    path: Path
+    config: TrainConfig
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def create(cls, config: TrainConfig) -> Run:
+        """Make the folder and write config.yaml; with `resume`, check that the settings are the interrupted run's.
+
+        Raises UserError where they differ, naming them.
+        """
+        run = cls(config.run_dir, config)
+        path = run.path / "config.yaml"
+        if config.resume and path.exists():
+            old, new = dataclasses.asdict(load_config(path)), dataclasses.asdict(config)
+            free = {"resume", "out", "device", "cache"}
+            differing = [key for key in new if key not in free and old[key] != new[key]]
+            if differing:
+                changes = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in differing)
+                raise UserError(f"--resume continues the run in {run.path} with its own settings, but {changes}.")
+        else:
+            shutil.rmtree(run.path / "trainer_state", ignore_errors=True)
+        write_with(path, lambda temporary: save_config(temporary, dataclasses.replace(config, resume=False)))
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open an existing run folder. Raises UserError where it is none."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise UserError(f"there is no run folder {folder}: train one with `python -m iefvad.train --out {folder}`.")
+        run = cls(folder, load_config(folder / "config.yaml"))
+        log = folder / "log.jsonl"
+        if log.exists():
+            run.history = [json.loads(line) for line in log.read_text().splitlines()]
+        return run
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The models that the run trains, the one it is about first."""
+        config = self.config
+        modalities = ["fusion", "image", "event"] if config.modality == "all" else [str(config.modality)]
+        result = [Variant(name, name, config.method) for name in modalities]
+        if config.compare:
+            others = [method for method in METHODS if method != config.method]
+            result += [Variant(f"{modalities[0]} ({method})", modalities[0], method) for method in others]
+        return result
+
+    def checkpoint(self, variant: Variant, seed: int | None = None) -> Path:
+        """Path of a model: the run's own is `checkpoint.safetensors`; others carry their name and seed."""
+        parts = ["checkpoint"]
+        if variant != self.variants[0]:
+            parts.append(variant.slug)
+        if seed is not None and seed != self.config.seeds[0]:
+            parts.append(f"seed{seed}")
+        return self.path / ("_".join(parts) + ".safetensors")
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row to log.jsonl; a row of the same model, seed and epoch is replaced."""
+        key = ("model", "seed", "epoch")
+        self.history = [old for old in self.history if any(old.get(name) != row.get(name) for name in key)] + [row]
+        write_text(self.path / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write metrics.json."""
+        write_json(self.path / "metrics.json", metrics)
+
+    def metrics(self) -> dict[str, Any]:
+        """Read metrics.json. Raises UserError where the run did not finish."""
+        path = self.path / "metrics.json"
+        if not path.exists():
+            raise UserError(
+                f"the run in {self.path} is not finished (no metrics.json): continue it with"
+                f" `python -m iefvad.train --config {self.path / 'config.yaml'} --resume`."
+            )
+        result: dict[str, Any] = json.loads(path.read_text())
+        return result
+
+
+def save_model(path: Path, model: IEFVAD, extra: dict[str, Any] | None = None) -> None:
+    """Write weights as safetensors with the model's configuration (and `extra`, JSON values) in the header."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {"config": json.dumps(dataclasses.asdict(model.config)), "extra": json.dumps(extra or {})}
+    write_with(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def load_model(
+    path: Path, *, backend: str = "auto", device: str | torch.device = "cpu"
+) -> tuple[IEFVAD, dict[str, Any]]:
+    """Read a model that `save_model` wrote, in evaluation mode, and its `extra`.
+
+    Raises UserError for a missing, damaged or foreign file.
+    """
+    tensors, metadata = read_tensors(path)
+    if "config" not in metadata:
+        raise UserError(
+            f"{path} holds no IEF-VAD model of this package: convert a published one with `iefvad convert`."
+        )
+    model = IEFVAD(ModelConfig(**json.loads(metadata["config"])), backend=backend)
+    model.load_state_dict(tensors)
+    return model.to(device).eval(), json.loads(metadata["extra"])
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the header's metadata of a safetensors file. Raises UserError where it cannot be read."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}.") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or not a safetensors file ({error}).") from None

@@ -1,0 +1,245 @@
+"""Train one network: the loop, the choice of the epoch, and a state from which it resumes bitwise on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from tqdm import tqdm
+
+from iefvad.config import TrainConfig
+from iefvad.data.batches import Batch, Clips, epoch_batches
+from iefvad.data.datasets import Video
+from iefvad.errors import UserError
+from iefvad.files import write_with
+from iefvad.losses import LossWeights, total_loss
+from iefvad.metrics import evaluate
+from iefvad.model import IEFVAD, ModelConfig
+from iefvad.run import Run, Variant, read_tensors
+from iefvad.scoring import score_videos
+from iefvad.video_scores import VideoScores
+
+RUN = 16  # top-k rule of the loss, used on held-out videos too
+
+
+@dataclass
+class Fitted:
+    """A trained network, the epoch it was taken from, and the score that 1% of held-out normal segments exceed."""
+
+    model: IEFVAD
+    epoch: int
+    threshold: float
+
+
+def model_config(config: TrainConfig, dim: int, modality: str) -> ModelConfig:
+    """The network's configuration for features of width `dim` and one modality: fusion, image or event."""
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
+    if dim % config.heads:
+        raise UserError(
+            f"the features are {dim} wide, which --heads {config.heads} does not divide: choose another number."
+        )
+    return ModelConfig(**values | {"dim": dim, "modality": modality, "released": config.method == "released"})
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where it is available. Raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is not a device: use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device cuda: PyTorch finds no GPU here. Use --device cpu, or install a CUDA build of PyTorch."
+        )
+    return device
+
+
+class Trainer:
+    """One network's training, one seed. `fit` runs it, resuming where asked."""
+
+    def __init__(self, run: Run, variant: Variant, seed: int, *, dim: int) -> None:
+        config = variant.apply(run.config)
+        self.config, self.run, self.variant, self.seed = config, run, variant, seed
+        self.device = choose_device(config.device)
+        torch.manual_seed(_mix(seed, variant.modality, "initial"))
+        self.model = IEFVAD(
+            model_config(config, dim, variant.modality), backend="auto" if config.fused else "reference"
+        )
+        self.model.to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+        self.epoch = 0
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch = 0
+        self.best_rank: tuple[float, float] = (-math.inf, -math.inf)
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state after each epoch is kept."""
+        return self.run.path / "trainer_state" / f"{self.variant.slug}_seed{self.seed}.safetensors"
+
+    def fit(self, clips: Clips, held_out: Sequence[Video], test: Sequence[Video], *, progress: bool = True) -> Fitted:
+        """Train to the last epoch and return the chosen one."""
+        if self.config.resume and self.state_path.exists():
+            self._load_state()
+        bar = tqdm(
+            total=self.config.epochs,
+            initial=self.epoch,
+            desc=f"train {self.variant.name} (seed {self.seed})",
+            unit="epoch",
+            disable=not progress,
+            dynamic_ncols=True,
+        )
+        with bar:
+            while self.epoch < self.config.epochs:
+                row = self._train_epoch(clips)
+                row |= self._choose(held_out, test)
+                self.epoch += 1
+                self.history.append(row)
+                self.run.log(row)
+                self._save_state()
+                bar.update()
+                bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "val_auc") if row.get(name) is not None})
+        self.model.load_state_dict(self.best)
+        return Fitted(self.model.eval(), self.best_epoch, self._threshold(held_out))
+
+    def _train_epoch(self, clips: Clips) -> dict[str, Any]:
+        config = self.config
+        rate = config.lr * config.factor ** sum(self.epoch >= milestone for milestone in config.milestones)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Seeding each epoch from its number makes a resumed run draw what the uninterrupted one drew.
+        torch.manual_seed(_mix(self.seed, self.variant.modality, f"dropout {self.epoch}"))
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.variant.modality, f"order {self.epoch}"))
+        pad_to = config.max_segments if config.method == "released" else None
+        self.model.train()
+        begin, sums, steps = time.perf_counter(), torch.zeros(4), 0
+        for positions in epoch_batches(clips.labels, config.batch, mixed=bool(config.mixed), generator=generator):
+            sums += self._step(clips.batch(positions, pad_to=pad_to).to(self.device))
+            steps += 1
+        means = (sums / steps).tolist()
+        return {
+            "model": self.variant.name,
+            "seed": self.seed,
+            "epoch": self.epoch + 1,
+            **dict(zip(("loss", "loss_cls", "loss_kl", "loss_reg"), means, strict=True)),
+            "lr": rate,
+            "seconds": round(time.perf_counter() - begin, 3),
+        }
+
+    def _step(self, batch: Batch) -> Tensor:
+        config = self.config
+        weights = LossWeights(config.lambda_kl, config.lambda_reg, config.lambda_cos, config.lambda_norm)
+        autocast = (
+            torch.autocast(self.device.type, dtype=torch.bfloat16)
+            if config.precision == "bfloat16"
+            else contextlib.nullcontext()
+        )
+        with autocast:
+            output = self.model(batch.image, batch.event, batch.lengths)
+            loss = total_loss(output, batch.labels, batch.lengths, weights, config.mil)
+        parts = torch.stack([loss.total, loss.cls, loss.kl, loss.reg]).detach().float().cpu()
+        if not torch.isfinite(parts).all():
+            raise UserError(
+                f"the loss became {parts[0].item()} in epoch {self.epoch + 1} of the {self.variant.name} model:"
+                f" lower --lr (now {config.lr}); the run goes on from the last epoch with --resume."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        self.optimizer.step()
+        return parts
+
+    def _choose(self, held_out: Sequence[Video], test: Sequence[Video]) -> dict[str, Any]:
+        """Measure this epoch by what `--select` names, and keep it if it is the best so far."""
+        row: dict[str, Any] = {}
+        if held_out:
+            row["val_auc"], row["val_loss"] = self._held_out(held_out)
+        if self.config.select == "last":
+            rank = (float(self.epoch), 0.0)
+        elif self.config.select == "test":
+            metrics = evaluate(self._score(test))
+            row["test_auc"] = metrics["auc"]
+            rank = (metrics["auc"] or 0.0, 0.0)
+        else:
+            rank = (row["val_auc"] or 0.0, -row["val_loss"])
+        if rank > self.best_rank:
+            self.best_rank, self.best_epoch = rank, self.epoch + 1
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        return row
+
+    def _held_out(self, videos: Sequence[Video]) -> tuple[float | None, float]:
+        """AUC and cross-entropy of the videos' scores by their labels; no frame truth is used."""
+        labels = np.array([bool(video.classes) for video in videos])
+        probabilities = []
+        for scored in self._score(videos):
+            scores = np.sort(scored.scores)[::-1]
+            probabilities.append(scores[: len(scores) // RUN + 1].mean())
+        clipped = np.clip(np.array(probabilities, np.float64), 1e-7, 1 - 1e-7)
+        loss = -np.where(labels, np.log(clipped), np.log(1 - clipped)).mean()
+        auc = float(roc_auc_score(labels, clipped)) if 0 < labels.sum() < len(labels) else None
+        return auc, float(loss)
+
+    def _score(self, videos: Sequence[Video]) -> list[VideoScores]:
+        return score_videos(self.model, videos, crops=self.config.test_crops, chunk=self.config.max_segments)
+
+    def _threshold(self, held_out: Sequence[Video]) -> float:
+        normal = [scored.scores for scored in self._score([video for video in held_out if not video.classes])]
+        return float(np.quantile(np.concatenate(normal), 0.99)) if normal else 0.5
+
+    def _save_state(self) -> None:
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        status = {
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_rank": self.best_rank,
+            "history": self.history,
+        }
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+        write_with(self.state_path, lambda path: save_file(tensors, path, {"status": json.dumps(status)}))
+
+    def _load_state(self) -> None:
+        tensors, metadata = read_tensors(self.state_path)
+        status = json.loads(metadata["status"])
+        self.epoch, self.best_epoch = status["epoch"], status["best_epoch"]
+        self.best_rank = tuple(status["best_rank"])
+        self.history = status["history"]
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = value.to(self.device)
+        self.model.load_state_dict(groups["model"])
+        self.best = groups["best"]
+        state = self.optimizer.state_dict()
+        for name, value in groups["optimizer"].items():
+            index, _, rest = name.partition(".")
+            state["state"].setdefault(int(index), {})[rest] = value
+        self.optimizer.load_state_dict(state)
+        for row in self.history:
+            self.run.log(row)
+
+
+def _mix(seed: int, *parts: str) -> int:
+    """A seed of 63 bits that differs for every purpose."""
+    digest = hashlib.sha256(f"{seed} {' '.join(parts)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

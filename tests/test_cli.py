@@ -1,0 +1,56 @@
+"""Every command explains itself, and refuses what it does not know."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from iefvad.cli import COMMANDS, main
+
+
+def test_overview_names_every_command(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMMANDS)
+
+
+def test_unknown_command(capsys):
+    assert main(["fly"]) == 2
+    assert "no command 'fly'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: iefvad {name}")
+    assert "Literal[" not in printed and "Union" not in printed and "null" not in printed
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_unknown_flag_of_each_command(name, capsys):
+    arguments = {"detect": ["run", "video.mp4"], "evaluate": ["run"], "extract": ["v.mp4", "--out", "s"]}
+    arguments["convert"] = ["a.pt", "b.safetensors"]
+    with pytest.raises(SystemExit) as stop:
+        main([name, *arguments.get(name, []), "--colour", "blue"])
+    assert stop.value.code == 2
+    assert "colour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["ief_kernels", "iefvad"])
+def test_import_needs_no_gpu_and_compiles_nothing(package):
+    """A fresh interpreter imports the package quickly and touches neither CUDA nor a compiler."""
+    code = (
+        f"import sys, {package}; import torch;"
+        "assert not torch.cuda.is_initialized(); assert 'torch.utils.cpp_extension' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_kernels_never_import_the_application():
+    code = "import sys, ief_kernels; assert not any(name.split('.')[0] == 'iefvad' for name in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

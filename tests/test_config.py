@@ -1,0 +1,76 @@
+"""Presets, methods, the command line and the YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from iefvad.config import METHODS, PRESETS, TrainConfig, load_config, parse_train, resolve, save_config
+from iefvad.errors import UserError
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_preset_and_method_leaves_nothing_open(preset, method):
+    config = resolve(TrainConfig(preset=preset, method=method))
+    data = {"features", "train_list", "test_list", "annotations", "gt", "cache", "out"}
+    assert [name for name, value in dataclasses.asdict(config).items() if value is None and name not in data] == []
+
+
+def test_published_figures_of_the_presets():
+    ucf = resolve(TrainConfig(preset="ucf-crime"))
+    assert (ucf.lr, ucf.epochs, ucf.milestones, ucf.factor, ucf.batch) == (2e-5, 10, [4, 8], 0.1, 64)
+    shanghai = resolve(TrainConfig(preset="shanghaitech"))
+    assert (shanghai.lr, shanghai.epochs, shanghai.milestones, shanghai.factor) == (1e-4, 20, [8, 15], 0.5)
+    xd = resolve(TrainConfig(preset="xd-violence"))
+    assert (xd.batch, xd.mixed, xd.lambda_kl, xd.milestones) == (2, True, 0.01, [2, 6, 10])
+    assert resolve(TrainConfig(preset="msad", method="released")).lambda_cos == 1.0
+
+
+def test_a_flag_always_wins_over_preset_and_method():
+    config = parse_train(
+        ["--preset", "ucf-crime", "--method", "paper", "--lr", "0.5", "--process-noise", "0.25", "--nu", "learned"]
+    )
+    assert (config.lr, config.process_noise, config.nu, config.epochs) == (0.5, 0.25, "learned", 10)
+
+
+def test_yaml_round_trip_and_override(tmp_path):
+    config = resolve(TrainConfig(seeds=[3, 4], lr=0.125))
+    save_config(tmp_path / "config.yaml", config)
+    assert load_config(tmp_path / "config.yaml") == config
+    again = parse_train(["--config", str(tmp_path / "config.yaml"), "--epochs", "3", "--seeds", "7", "8"])
+    assert again == dataclasses.replace(config, epochs=3, seeds=[7, 8])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": -1.0}, "--lr must be greater than 0"),
+        ({"epochs": 0}, "--epochs must be greater than 0"),
+        ({"process_noise": -0.5}, "--process-noise must not be negative"),
+        ({"nu": 0.0}, "--nu must be greater than 0"),
+        ({"validation": 1.0}, "--validation is a share"),
+        ({"validation": 0.0}, "add --select last"),
+        ({"seeds": []}, "--seeds needs at least one"),
+        ({"gt": "gt.npy"}, "--train-list and --test-list"),
+    ],
+)
+def test_impossible_settings_are_explained(settings, message):
+    with pytest.raises(UserError, match=message):
+        resolve(TrainConfig(**settings))
+
+
+def test_a_folder_that_is_no_run_and_a_foreign_file_are_explained(tmp_path):
+    with pytest.raises(UserError, match="not a run folder"):
+        load_config(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("colour: blue\n")
+    with pytest.raises(UserError, match="colour"):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_unknown_flag_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_train(["--colour", "blue"])
+    assert stop.value.code == 2
+    assert "--colour" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""Multiple-instance loss against a plain loop, at the extremes, and with padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from iefvad.losses import mil_loss, video_log_probs
+
+
+def plain_probability(logits: torch.Tensor, length: int, mil: str) -> torch.Tensor:
+    """The rule of SPEC §3 for one video, written as a loop over segments."""
+    p = torch.sigmoid(logits[:length])
+    if mil == "topk":
+        return p.sort(descending=True).values[: length // 16 + 1].mean()
+    return torch.stack([p[start : start + 16].mean() for start in range(0, length, 16)]).max()
+
+
+@pytest.mark.parametrize("mil", ["topk", "segment"])
+@pytest.mark.parametrize("segments", [1, 15, 16, 17, 33, 70])
+def test_equals_plain_loop_and_ignores_padding(mil, segments):
+    torch.manual_seed(segments)
+    lengths = torch.tensor([segments, max(1, segments // 2), 1])
+    logits = torch.randn(3, segments, dtype=torch.float64)
+    labels = torch.tensor([1.0, 0.0, 1.0])
+    p = torch.stack([plain_probability(row, int(n), mil) for row, n in zip(logits, lengths, strict=True)])
+    expected = torch.nn.functional.binary_cross_entropy(p, labels.double())
+    padded = logits.clone()
+    for row, n in zip(padded, lengths, strict=True):
+        row[n:] = torch.nan
+    padded.requires_grad_()
+    loss = mil_loss(padded, labels, lengths, mil)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    loss.backward()
+    for row, n in zip(padded.grad, lengths, strict=True):
+        assert torch.isfinite(row).all()
+        assert (row[n:] == 0).all()
+
+
+@pytest.mark.parametrize("mil", ["topk", "segment"])
+def test_stays_finite_where_probabilities_round_to_zero_and_one(mil):
+    logits = torch.tensor([[200.0] * 20, [-200.0] * 20], requires_grad=True)
+    lengths = torch.tensor([20, 20])
+    loss = mil_loss(logits, torch.tensor([0.0, 1.0]), lengths, mil)
+    assert loss.item() == pytest.approx(200.0, rel=1e-6)
+    loss.backward()
+    # Fully wrong predictions keep their full gradient: 1 a video, halved by the mean over two videos.
+    assert logits.grad[0].sum().item() == pytest.approx(0.5, rel=1e-5)
+    assert logits.grad[1].sum().item() == pytest.approx(-0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("mil", ["topk", "segment"])
+def test_gradcheck(mil):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 35, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([35, 20])
+    labels = torch.tensor([1.0, 0.0])
+    assert torch.autograd.gradcheck(lambda x: mil_loss(x, labels, lengths, mil), (logits,))
+
+
+def test_video_without_segments_is_undecided():
+    logits = torch.randn(2, 5, requires_grad=True)
+    log_p, log_q = video_log_probs(logits, torch.tensor([0, 5]))
+    assert log_p[0].exp().item() == pytest.approx(0.5)
+    (log_p + log_q).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[0] == 0).all()

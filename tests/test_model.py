@@ -1,0 +1,121 @@
+"""The network: padding never matters, chunks continue each other, kernels and reference agree."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from iefvad.losses import LossWeights, total_loss
+from iefvad.model import IEFVAD, ModelConfig
+
+SMALL = ModelConfig(dim=24, heads=4, refine_steps=3)
+VARIANTS = {
+    "ief": SMALL,
+    "paper": dataclasses.replace(SMALL, process_noise=0.0),
+    "robust": dataclasses.replace(SMALL, temporal="robust-kalman"),
+    "no scan": dataclasses.replace(SMALL, temporal="none"),
+    "gaussian": dataclasses.replace(SMALL, noise="gaussian"),
+    "learned nu": dataclasses.replace(SMALL, nu="learned"),
+    "image": dataclasses.replace(SMALL, modality="image"),
+    "event": dataclasses.replace(SMALL, modality="event"),
+    "no refinement": dataclasses.replace(SMALL, refine_steps=0),
+}
+
+
+def build(config: ModelConfig, backend: str = "auto", seed: int = 0) -> IEFVAD:
+    torch.manual_seed(seed)
+    return IEFVAD(config, backend=backend)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_padding_influences_neither_outputs_nor_loss_nor_gradients(name):
+    config = VARIANTS[name]
+    image, event = torch.randn(2, 3, 9, 24)
+    lengths, labels = torch.tensor([9, 4, 1]), torch.tensor([1.0, 0.0, 1.0])
+    found = []
+    for filler in (0.0, torch.nan):
+        model = build(config).eval()
+        inputs = [features.clone() for features in (image, event)]
+        for features in inputs:
+            for row, length in zip(features, lengths, strict=True):
+                row[length:] = filler
+        out = model(*inputs, lengths)
+        loss = total_loss(out, labels, lengths, LossWeights()).total
+        loss.backward()
+        valid = torch.arange(9) < lengths[:, None]
+        grads = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+        found.append((out.scores[valid], loss, grads))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    assert all(torch.isfinite(grad).all() for grad in found[1][2].values())
+    assert found[1][2], "nothing received a gradient"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_batch_neighbours_do_not_matter(name):
+    model = build(VARIANTS[name]).eval()
+    image, event = torch.randn(2, 2, 11, 24)
+    lengths = torch.tensor([11, 6])
+    together = model(image, event, lengths).scores
+    alone = model(image[1:, :6], event[1:, :6], torch.tensor([6])).scores
+    # float32 sums of the attention run over another number of (masked) terms.
+    torch.testing.assert_close(together[1:, :6], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_fused_and_reference_backends_agree(name):
+    image, event = torch.randn(2, 3, 17, 24)
+    lengths, labels = torch.tensor([17, 16, 2]), torch.tensor([1.0, 0.0, 1.0])
+    results = []
+    for backend in ("auto", "reference"):
+        model = build(VARIANTS[name], backend).eval()
+        out = model(image, event, lengths)
+        total_loss(out, labels, lengths, LossWeights()).total.backward()
+        valid = torch.arange(17) < lengths[:, None]
+        grads = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+        results.append((out.logits[valid], grads))
+    # Same formulas, another order of float32 operations over a few layers.
+    torch.testing.assert_close(results[0], results[1], rtol=2e-4, atol=2e-5)
+
+
+def test_state_carries_the_recursion_across_chunks():
+    config = dataclasses.replace(SMALL, layers=0, dropout=0.0)  # without attention a chunk sees what the whole sees
+    model = build(config).eval()
+    image, event = torch.randn(2, 2, 13, 24)
+    whole = model(image, event, torch.tensor([13, 13]))
+    first = model(image[:, :5], event[:, :5], torch.tensor([5, 5]))
+    second = model(image[:, 5:], event[:, 5:], torch.tensor([8, 8]), state=first.state)
+    chunks = torch.cat([first.logits, second.logits], 1)
+    torch.testing.assert_close(chunks, whole.logits, rtol=1e-5, atol=1e-5)
+    fresh = model(image[:, 5:], event[:, 5:], torch.tensor([8, 8]))
+    assert not torch.allclose(fresh.logits, second.logits, atol=1e-4), "the state was ignored"
+
+
+def test_learned_process_noise_starts_at_the_gain_of_the_specification():
+    """SPEC §3: q starts so that the steady gain on equal variances is about 0.6."""
+    model = build(ModelConfig(dim=8, heads=2))
+    for encoder in model.encoders.values():
+        torch.nn.init.zeros_(encoder.logvar.weight)
+        torch.nn.init.zeros_(encoder.logvar.bias)
+    out = model.eval()(*torch.randn(2, 1, 60, 8))
+    assert out.gain is not None
+    assert out.gain[0, -1].mean().item() == pytest.approx(0.6, abs=0.01)
+
+
+def test_fusion_weights_sum_to_one():
+    out = build(SMALL).eval()(*torch.randn(2, 2, 5, 24))
+    assert out.w_img is not None and out.w_evt is not None
+    torch.testing.assert_close(out.w_img + out.w_evt, torch.ones_like(out.w_img))
+
+
+def test_wrong_shapes_are_refused():
+    model = build(SMALL)
+    with pytest.raises(ValueError, match=r"image features must be \(B, T, 24\)"):
+        model(torch.randn(2, 5, 23), torch.randn(2, 5, 24))
+    with pytest.raises(ValueError, match="differ in shape"):
+        model(torch.randn(2, 5, 24), torch.randn(2, 6, 24))
+    with pytest.raises(ValueError, match=r"lengths must be \(2,\)"):
+        model(*torch.randn(2, 2, 5, 24), torch.tensor([1, 2, 3]))
+    with pytest.raises(ValueError, match="does not divide"):
+        ModelConfig(dim=10, heads=4)
