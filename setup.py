@@ -1,8 +1,11 @@
-"""Builds the C++ extension ``ief_kernels._C`` from ``csrc/``; everything else about the package is in pyproject.toml.
+"""Builds the C++ extension ``ief_kernels._C`` and, where nvcc is, the CUDA extension ``ief_kernels._cuda``.
+
+Everything else about the package is in pyproject.toml.
 
 Every ``csrc/cpu/<op>.cpp`` is compiled once per instruction set (see ``csrc/common/isa.h``), every
 ``csrc/cpu/<op>_bind.cpp``, ``csrc/common/*.cpp`` and ``csrc/bindings.cpp`` once. Objects stay in ``build/`` and are
-compiled again only if their source, a header they include, or their command changed.
+compiled again only if their source, a header they include, or their command changed. ``csrc/cuda/`` becomes an
+extension of its own, with CUDA's runtime inside, so that it loads on machines without a GPU, a driver or CUDA.
 
 Environment variables read here:
 
@@ -34,6 +37,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+CUDA_NAME = "ief_kernels._cuda"
 BASE_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # No result depends on errno or on floating-point traps, and loops with comparisons become vectors without them.
 BASE_FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
@@ -45,9 +49,12 @@ QUIET_FLOATS = ["-fno-trapping-math", "-fno-math-errno"]
 # Event maps of float frames equal the reference bit for bit: no fused products and sums there.
 OP_FLAGS = {
     "event_synthesis": ["-ffp-contract=off"],
+    "event_resize": ["-ffp-contract=off"],
     "precision_fusion": QUIET_FLOATS,
     "kalman_scan": QUIET_FLOATS,
 }
+NVCC_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{CSRC}", "--threads=0"]
+GPUS = ("sm_80", "sm_90", "sm_100")  # compiled for those that nvcc knows, and as PTX for what comes after
 MEMORY_PER_JOB = 1 << 30
 
 
@@ -165,6 +172,10 @@ class NativeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         check_cuda()
         compiler = find_compiler()
+        if ext.name == CUDA_NAME:
+            if compiler and os.name != "nt":
+                build_or_leave_out_cuda(compiler, Path(self.get_ext_fullpath(ext.name)))
+            return
         if compiler is None or os.name == "nt":
             why = "Windows is not supported" if os.name == "nt" else "no C++ compiler was found"
             say(f"{why}; installing without the native backend (the others still work)")
@@ -174,53 +185,122 @@ class NativeBuild(build_ext):
         build(compiler, target)
 
 
-def build(compiler: list[str], target: Path) -> None:
+def python_flags() -> list[str]:
     import pybind11
 
+    return [f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}"]
+
+
+def objects_folder() -> Path:
+    return ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+
+
+def make_job(compiler: list[str], source: Path, flags: list[str], tag: str = "") -> Job:
+    obj = objects_folder() / source.relative_to(CSRC).parent / f"{source.stem}{tag}.o"
+    depends = ["-MMD", "-MF", str(obj.with_suffix(".d"))]
+    return Job(source, obj, (*compiler, *flags, *depends, "-c", str(source), "-o", str(obj)))
+
+
+def link(command: list[str], plan: list[Job], flags: list[str], target: Path) -> None:
+    # Link to a new file and rename: a process that has the old one mapped keeps it intact.
+    partial = target.with_name(target.name + f".{os.getpid()}.tmp")
+    execute([*command, *(str(item.obj) for item in plan), *flags, "-o", str(partial)])
+    partial.replace(target)
+
+
+def compile_stale(plan: list[Job], compiler: str, purpose: str) -> None:
+    stale = [item for item in plan if not item.current()]
+    say(f"{compiler}: {len(stale)} of {len(plan)} files to compile, for {purpose}")
+    with ThreadPoolExecutor(max_workers=jobs()) as pool:
+        for _ in pool.map(Job.run, stale):
+            pass
+
+
+def build(compiler: list[str], target: Path) -> None:
     isas = instruction_sets(compiler)
     omp_compile, omp_link = openmp_flags(compiler)
     bindings = sorted((CSRC / "cpu").glob("*_bind.cpp"))
     ops = " ".join(f"OP({path.stem.removesuffix('_bind')})" for path in bindings)
     common = [*BASE_FLAGS, *omp_compile, f"-I{CSRC}", *(f"-DIEF_HAVE_{isa.upper()}" for isa in isas)]
     common += shlex.split(os.environ.get("CXXFLAGS", ""))
-    python = [f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}", f"-DIEF_OPS(OP)={ops}"]
-    folder = ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 
     def job(source: Path, flags: list[str], tag: str = "") -> Job:
-        obj = folder / source.relative_to(CSRC).parent / f"{source.stem}{tag}.o"
-        command = (
-            *compiler,
-            *common,
-            *flags,
-            "-MMD",
-            "-MF",
-            str(obj.with_suffix(".d")),
-            "-c",
-            str(source),
-            "-o",
-            str(obj),
-        )
-        return Job(source, obj, command)
+        return make_job(compiler, source, [*common, *flags], tag)
 
+    python = [*python_flags(), f"-DIEF_OPS(OP)={ops}"]
     plan = [job(path, python) for path in (CSRC / "bindings.cpp", *bindings)]
     plan += [job(path, []) for path in sorted((CSRC / "common").glob("*.cpp"))]
     for path in sorted(set((CSRC / "cpu").glob("*.cpp")) - set(bindings)):
         for isa in isas:
             plan.append(job(path, [*ISA_FLAGS[isa], f"-DIEF_ISA={isa}", *OP_FLAGS.get(path.stem, [])], f".{isa}"))
+    compile_stale(plan, " ".join(compiler), ", ".join(isas))
+    shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
+    link([*compiler, *shared], plan, [*shlex.split(os.environ.get("LDFLAGS", "")), *omp_link], target)
 
-    stale = [item for item in plan if not item.current()]
-    say(f"{' '.join(compiler)}: {len(stale)} of {len(plan)} files to compile, for {', '.join(isas)}")
-    with ThreadPoolExecutor(max_workers=jobs()) as pool:
-        for _ in pool.map(Job.run, stale):
-            pass
-    link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
-    objects = [str(item.obj) for item in plan]
-    extra = shlex.split(os.environ.get("LDFLAGS", ""))
-    # Link to a new file and rename: a process that has the old one mapped keeps it intact.
-    partial = target.with_name(target.name + f".{os.getpid()}.tmp")
-    execute([*compiler, *link, *objects, *extra, *omp_link, "-o", str(partial)])
-    partial.replace(target)
+
+def known_gpus(nvcc: str) -> list[str]:
+    """Those of GPUS that this nvcc can compile for."""
+    result = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True)
+    return [gpu for gpu in GPUS if gpu in result.stdout.split()]
+
+
+def gpu_flags(gpus: list[str]) -> list[str]:
+    """Flags to compile for these processors, and as PTX for later ones."""
+    flags = []
+    for gpu in gpus:
+        virtual = gpu.replace("sm", "compute")
+        flags.append(
+            f"-gencode=arch={virtual},code=[{gpu},{virtual}]"
+            if gpu == gpus[-1]
+            else f"-gencode=arch={virtual},code={gpu}"
+        )
+    return flags
+
+
+def build_or_leave_out_cuda(compiler: list[str], target: Path) -> None:
+    """Builds the CUDA kernels where nvcc is; where they cannot be had, says so in one line, or stops if they must."""
+    if not any((CSRC / "cuda").glob("*.cu")):
+        return
+    nvcc, reason = find_nvcc(), ""
+    if switched_on("IEF_KERNELS_SKIP_CUDA"):
+        reason = "IEF_KERNELS_SKIP_CUDA is set"
+    elif nvcc is None:
+        reason = "nvcc was not found on PATH or in CUDA_HOME"
+    elif not (gpus := known_gpus(nvcc)):
+        reason = f"{nvcc} knows none of {', '.join(GPUS)}"
+    else:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return build_cuda(compiler, nvcc, gpus, target)
+        except SystemExit as error:
+            if switched_on("IEF_KERNELS_FORCE_CUDA"):
+                raise
+            lines = str(error).splitlines()
+            reason = "nvcc failed: " + next((line for line in lines if "error" in line.lower()), lines[-1]).strip()
+    if switched_on("IEF_KERNELS_FORCE_CUDA"):
+        raise SystemExit(f"IEF_KERNELS_FORCE_CUDA is set but {reason}")
+    for stale in (target, ROOT / "ief_kernels" / target.name):
+        stale.unlink(missing_ok=True)  # it may not fit the Python beside it
+    say(f"installing without the CUDA C++ kernels ({reason})")
+
+
+def build_cuda(compiler: list[str], nvcc: str, gpus: list[str], target: Path) -> None:
+    # nvcc takes its own default compiler, or the one that CXX names if that is one word.
+    wanted = shlex.split(os.environ.get("CXX", ""))
+    device = [nvcc, *(["-ccbin", wanted[0]] if len(wanted) == 1 else [])]
+    named = f'-DIEF_CUDA_ARCHITECTURES="{" ".join(gpus)}"'
+    host = [*BASE_FLAGS, f"-I{CSRC}", *python_flags(), named, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    plan = [make_job(compiler, CSRC / "cuda" / "bindings.cpp", host)]
+    plan += [
+        make_job(device, path, [*NVCC_FLAGS, *gpu_flags(gpus)], ".cuda")
+        for path in sorted((CSRC / "cuda").glob("*.cu"))
+    ]
+    compile_stale(plan, nvcc, ", ".join(gpus))
+    # The runtime inside stays invisible, so that it and torch's own cannot be taken for one another.
+    hidden = ["-Xlinker=--exclude-libs=ALL", "-Xlinker=-Bsymbolic"]
+    link([*device, "-shared", "-cudart=static", *gpu_flags(gpus)], plan, hidden, target)
 
 
 if __name__ == "__main__":
-    setup(ext_modules=[Extension("ief_kernels._C", sources=[], optional=True)], cmdclass={"build_ext": NativeBuild})
+    modules = [Extension(name, sources=[], optional=True) for name in ("ief_kernels._C", CUDA_NAME)]
+    setup(ext_modules=modules, cmdclass={"build_ext": NativeBuild})

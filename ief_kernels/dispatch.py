@@ -29,10 +29,13 @@ class Choice(NamedTuple):
     reason: str
 
 
+Describe = Callable[[Facts], str]
+
 _checks: dict[str, dict[str, Check]] = {}
+_details: dict[tuple[str, str], Describe] = {}
 
 
-def register_backend(op: str, name: str, check: Check) -> None:
+def register_backend(op: str, name: str, check: Check, describe: Describe | None = None) -> None:
     """Makes backend ``name`` known for operator ``op``.
 
     Args:
@@ -40,10 +43,13 @@ def register_backend(op: str, name: str, check: Check) -> None:
         name: one of ``BACKENDS``; ``"reference"`` serves everything unless a check is registered for it too.
         check: ``check(device, dtype, facts)`` returns None if the backend serves, else the reason as a sentence part.
             It is traced by ``torch.compile``, so it must be plain Python on its arguments.
+        describe: ``describe(facts)`` says for ``explain`` how the backend would serve, such as on which path.
     """
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; backends are {', '.join(BACKENDS)}")
     _checks.setdefault(op, {})[name] = check
+    if describe is not None:
+        _details[op, name] = describe
 
 
 def native_check(op_dtypes: tuple[torch.dtype, ...]) -> Check:
@@ -106,7 +112,7 @@ def explain(op: str | None = None, *about: torch.Tensor | torch.device | torch.d
         op: name of a public function; None explains all of them.
         about: tensors, a device, a dtype, in any order, such as a call's arguments; the first of each kind counts.
             Device and dtype default to the CPU and float32.
-        facts: whatever else the operator's checks ask for.
+        facts: whatever else the operator's checks ask for; ``shape`` is the first tensor's unless given.
 
     Returns:
         A text of one line for the choice and one for each backend, e.g. of ``print(explain("kalman_scan", x))``.
@@ -114,11 +120,17 @@ def explain(op: str | None = None, *about: torch.Tensor | torch.device | torch.d
     if op is None:
         return "\n".join(explain(name, *about, **facts) for name in sorted(_checks))
     device, dtype = _device_and_dtype(about)
+    facts = {"shape": next((tuple(item.shape) for item in about if isinstance(item, torch.Tensor)), None)} | facts
     choice = choose(op, "auto", device, dtype, **facts)
     lines = [f"{op} on {device}, {dtype}: auto takes {choice.backend}"]
     for name in BACKENDS:
         reason = _why_not(op, name, device, dtype, facts)
-        detail = {"native": _native.describe(), "reference": "eager PyTorch"}.get(name, "kernel")
+        detail = {
+            "native": _native.describe() if device.type == "cpu" else "CUDA C++",
+            "reference": "eager PyTorch",
+        }.get(name, "kernel")
+        if reason is None and (op, name) in _details:
+            detail = _details[op, name](facts)
         lines.append(f"  {name:<10} {'yes' if reason is None else 'no':<4} {detail if reason is None else reason}")
     return "\n".join(lines)
 

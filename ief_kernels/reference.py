@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from .event_synthesis.reference import event_synthesis
+from .event_synthesis.resize import resize
 from .kalman_scan.reference import kalman_scan
 from .precision_fusion.reference import fusion_and_terms, fusion_terms, precision_fusion
 from .refinement.reference import refine
 
-__all__ = ["event_synthesis", "fusion_and_terms", "fusion_terms", "kalman_scan", "precision_fusion", "refine"]
+__all__ = [
+    "event_synthesis",
+    "fusion_and_terms",
+    "fusion_terms",
+    "kalman_scan",
+    "precision_fusion",
+    "refine",
+    "resize",
+]

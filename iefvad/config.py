@@ -36,6 +36,7 @@ class TrainConfig:
     gt: str | None = option(None, "gt.npy: 16 frame labels a segment, concatenated in the order of the test list")
     event_folder: str = option("event", "folder that replaces `rgb` in a listed path to find the event features")
     nan: Literal["error", "zero"] = option("error", "what to do with NaN or Inf in features: stop, or put zeros there")
+    synth_seed: int = option(0, "seed that the embedded benchmark is rendered from")
     cache: str | None = option(None, "where the embedded benchmark is kept [default: $IEFVAD_CACHE or ~/.cache/iefvad]")
 
     # Method.
@@ -58,6 +59,11 @@ class TrainConfig:
     layers: int = option(2, "self-attention layers a modality")
     heads: int = option(8, "attention heads")
     dropout: float = option(0.1, "dropout of the attention weights in training")
+    window: int = option(None, "self-attention stays within windows of so many segments; 0: no windows")
+    standardize: bool = option(None, "centre and scale each feature by its mean and deviation over the training videos")
+    identity_start: bool = option(
+        None, "attention layers start as the identity, so that training begins with each segment"
+    )
     mil: Literal["topk", "segment"] = option("topk", "how segment scores make a video's score in training")
 
     # Optimisation.
@@ -99,27 +105,27 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ucf-crime": {
         "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
         "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
-        "max_segments": 256,
+        "max_segments": 256, "window": 0, "standardize": False, "identity_start": False,
     },
     "msad": {
         "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
         "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
-        "max_segments": 256,
+        "max_segments": 256, "window": 0, "standardize": False, "identity_start": False,
     },
     "shanghaitech": {
         "lr": 1e-4, "epochs": 20, "milestones": [8, 15], "factor": 0.5, "batch": 8, "mixed": False,
         "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
-        "max_segments": 256,
+        "max_segments": 256, "window": 0, "standardize": False, "identity_start": False,
     },
     "xd-violence": {
         "lr": 2e-5, "epochs": 10, "milestones": [2, 6, 10], "factor": 0.1, "batch": 2, "mixed": True,
         "lambda_reg": 0.01, "lambda_kl": 0.01, "lambda_cos": 0.5, "lambda_norm": 0.5,
-        "max_segments": 256,
+        "max_segments": 256, "window": 0, "standardize": False, "identity_start": False,
     },
     "synth": {
-        "lr": 1e-3, "epochs": 20, "milestones": [14, 18], "factor": 0.3, "batch": 16, "mixed": False,
-        "lambda_reg": 0.01, "lambda_kl": 0.01, "lambda_cos": 0.5, "lambda_norm": 0.5,
-        "max_segments": 32,
+        "lr": 3e-4, "epochs": 25, "milestones": [16, 21], "factor": 0.3, "batch": 16, "mixed": False,
+        "lambda_reg": 0.1, "lambda_kl": 0.1, "lambda_cos": 0.5, "lambda_norm": 0.5,
+        "max_segments": 32, "window": 2, "standardize": True, "identity_start": True,
     },
 }  # fmt: skip
 
@@ -154,7 +160,7 @@ def _check(config: TrainConfig) -> None:
     for name in positive:
         if getattr(config, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} must be greater than 0, not {getattr(config, name)}.")
-    for name in ("refine_steps", "weight_decay", "lambda_reg", "lambda_kl", "lambda_cos", "lambda_norm"):
+    for name in ("refine_steps", "window", "weight_decay", "lambda_reg", "lambda_kl", "lambda_cos", "lambda_norm"):
         if getattr(config, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must not be negative, not {getattr(config, name)}.")
     if not isinstance(config.process_noise, str) and config.process_noise < 0:

@@ -14,9 +14,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `iefvad convert`; returns the exit status."""
     parser = make_parser(
         "convert",
-        "Convert a published checkpoint (.pt, .pth, .bin) of an image or event encoder, or of the published IEF-VAD, into"
-        " a safetensors file. This is the only command that opens such files; it reads tensors alone and runs no code"
-        " from them.",
+        "Convert a published checkpoint (.pt, .pth, .bin) of an image or event encoder, or of the published IEF-VAD,"
+        " into a safetensors file. This is the only command that opens such files; it reads tensors alone and runs no"
+        " code from them.",
         usage="SOURCE DESTINATION",
     )
     parser.add_argument("source", type=str, help="checkpoint file to read", metavar="SOURCE")

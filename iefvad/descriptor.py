@@ -17,22 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VERSION = 1
-DIM = 256
+VERSION = 2
+DIM = 128
 
 # (centre, scale) of each group.
 IMAGE_SCALES: dict[str, tuple[float, float]] = {
-    "luma ranks": (0.45, 0.29),
     "deviation ranks": (0.11, 0.11),
     "colour ranks": (0.04, 0.13),
-    "chroma ranks": (0.13, 0.14),
     "edge ranks": (0.08, 0.08),
     "direction ranks": (0.05, 0.46),
     "contrast": (0.11, 0.07),
-    "luma histogram": (0.21, 0.14),
-    "placed luma": (0.44, 0.20),
     "placed deviation": (0.08, 0.05),
-    "placed chroma": (0.10, 0.10),
 }
 EVENT_SCALES: dict[str, tuple[float, float]] = {
     "density ranks 0": (0.33, 0.33),
@@ -42,17 +37,11 @@ EVENT_SCALES: dict[str, tuple[float, float]] = {
     "levels": (0.13, 0.14),
     "repeats": (0.18, 0.24),
     "level ranks": (0.29, 0.33),
-    "repeats beside the strongest": (0.21, 0.29),
     "edges": (0.22, 0.15),
     "spread": (0.12, 0.10),
     "mass": (0.24, 0.30),
     "peak across": (0.26, 0.24),
     "peak down": (0.28, 0.22),
-    "ranked columns": (0.25, 0.26),
-    "ranked rows": (0.26, 0.29),
-    "placed columns": (0.25, 0.26),
-    "placed rows": (0.26, 0.29),
-    "placed density": (0.09, 0.17),
 }
 
 _IMAGE_RANKS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
@@ -91,7 +80,6 @@ def describe_events(maps: Tensor) -> Tensor:
 def _image_groups(red: Tensor, green: Tensor, blue: Tensor) -> dict[str, Tensor]:
     """Feature groups of frames given as three planes (n, h, w) in [0, 1]."""
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    saturation = torch.maximum(torch.maximum(red, green), blue) - torch.minimum(torch.minimum(red, green), blue)
     dx = luma[:, :-1, 1:] - luma[:, :-1, :-1]
     dy = luma[:, 1:, :-1] - luma[:, :-1, :-1]
 
@@ -99,30 +87,24 @@ def _image_groups(red: Tensor, green: Tensor, blue: Tensor) -> dict[str, Tensor]
         return _pool(plane, 14)
 
     red_mean, green_mean, blue_mean, mean = cells(red), cells(green), cells(blue), cells(luma)
-    square, chroma = cells(luma * luma), cells(saturation)
+    square = cells(luma * luma)
     across, down, diagonal = (cells(F.pad(plane, (0, 1, 0, 1))) for plane in (dx.abs(), dy.abs(), dx * dy))
     red_green, yellow_blue = red_mean - green_mean, 0.5 * (red_mean + green_mean) - blue_mean
     deviation = (square - mean * mean).clamp_min(0).sqrt()
     edges = across + down
     slant = diagonal / (edges * edges + 1e-3)
     upright = (across - down) / (edges + 1e-2)
-    maps = torch.stack((mean, deviation, red_green, yellow_blue, chroma, edges, upright, slant), dim=1)
+    maps = torch.stack((mean, deviation, red_green, yellow_blue, edges, upright, slant), dim=1)
     surround = F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)
-    contrast = (maps - surround).abs()[:, [0, 1, 2, 3, 5]]
-    coarse = F.adaptive_avg_pool2d(maps[:, [0, 1, 4]], 7)
-    ranked = _ranks(maps.flatten(2), _IMAGE_RANKS)
+    contrast = (maps - surround).abs()[:, :5]
+    ranked = _ranks(maps[:, 1:].flatten(2), _IMAGE_RANKS)
     return {
-        "luma ranks": ranked[:, 0],
-        "deviation ranks": ranked[:, 1],
-        "colour ranks": ranked[:, 2:4].flatten(1),
-        "chroma ranks": ranked[:, 4],
-        "edge ranks": ranked[:, 5],
-        "direction ranks": ranked[:, 6:8].flatten(1),
+        "deviation ranks": ranked[:, 0],
+        "colour ranks": ranked[:, 1:3].flatten(1),
+        "edge ranks": ranked[:, 3],
+        "direction ranks": ranked[:, 4:6].flatten(1),
         "contrast": _ranks(contrast.flatten(2), (1.0, 0.99, 0.97, 0.9)).flatten(1),
-        "luma histogram": _histogram(mean.flatten(1), 16).sqrt(),
-        "placed luma": coarse[:, 0].flatten(1),
-        "placed deviation": coarse[:, 1].flatten(1),
-        "placed chroma": coarse[:, 2].flatten(1),
+        "placed deviation": F.adaptive_avg_pool2d(deviation, 7).flatten(1),
     }
 
 
@@ -136,14 +118,10 @@ def _event_groups(maps: Tensor) -> dict[str, Tensor]:
     area = _pool(at_least, 7)  # (n, 10, 7, 7): share of a cell's pixels with k events or more
     total = area.mean((2, 3))
     cells = area.flatten(2)
-    strongest = cells[:, 0].topk(3, dim=1).indices
-    beside = cells.gather(2, strongest[:, None].expand(-1, 10, -1))  # (n, 10, 3)
-    repeats = beside[:, 1:] / (beside[:, :1] + 1e-2)
     across = _pool(F.pad((sparse[:, :, 1:] - sparse[:, :, :-1]).abs(), (0, 1)), 14).flatten(1)
     down = _pool(F.pad((sparse[:, 1:] - sparse[:, :-1]).abs(), (0, 0, 0, 1)), 14).flatten(1)
     spread = (_pool(sparse * sparse, 14) - _pool(sparse, 14) ** 2).clamp_min(0).flatten(1)
     window = _around_peak(fine, 4)
-    columns, rows = middle.amax(1), middle.amax(2)
     return {
         **{
             f"density ranks {i}": torch.cat((_ranks(s.flatten(1), _EVENT_RANKS), s.flatten(1).mean(1, True)), 1).sqrt()
@@ -152,17 +130,11 @@ def _event_groups(maps: Tensor) -> dict[str, Tensor]:
         "levels": total.sqrt(),
         "repeats": total[:, 1:] / (total[:, :1] + 1e-3),
         "level ranks": _ranks(cells[:, [0, 2, 5, 9]], _FEW_RANKS).flatten(1).sqrt(),
-        "repeats beside the strongest": repeats.flatten(1),
         "edges": torch.cat((_ranks(across, _FEW_RANKS), _ranks(down, _FEW_RANKS)), 1).sqrt(),
         "spread": _ranks(spread, _FEW_RANKS).sqrt(),
         "mass": _moments(fine),
         "peak across": window.mean(1).sqrt(),
         "peak down": window.mean(2).sqrt(),
-        "ranked columns": columns.sort(dim=1).values.sqrt(),
-        "ranked rows": rows.sort(dim=1).values.sqrt(),
-        "placed columns": columns.sqrt(),
-        "placed rows": rows.sqrt(),
-        "placed density": coarse.flatten(1).sqrt(),
     }
 
 
@@ -184,12 +156,6 @@ def _ranks(values: Tensor, ranks: tuple[float, ...]) -> Tensor:
     last = values.shape[-1] - 1
     index = torch.tensor([round(rank * last) for rank in ranks], device=values.device)
     return values.sort(dim=-1).values.index_select(-1, index)
-
-
-def _histogram(values: Tensor, bins: int) -> Tensor:
-    """Histogram (n, bins) of values (n, k) in [0, 1] whose bins overlap linearly, so that it changes smoothly."""
-    centres = torch.linspace(0, 1, bins, device=values.device)
-    return (1 - (values[:, None] - centres[:, None]).abs() * (bins - 1)).clamp_min(0).mean(2)
 
 
 def _moments(density: Tensor) -> Tensor:

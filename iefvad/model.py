@@ -20,6 +20,8 @@ MODALITIES = ("image", "event")
 class ModelConfig:
     """Sizes and choices of one network. `hidden` is the refinement's inner width, `dim` where it is None.
 
+    `window`: self-attention stays within consecutive windows of so many segments; None lets it see all it is given.
+    `standardize`: features are centred and scaled per dimension by buffers that `set_statistics` fills.
     `released=True` is the published code's variant: padding takes part in attention, and the fusion weights are
     (nu+1)/nu·exp(-logvar) divided by their sum + eps.
     """
@@ -29,6 +31,8 @@ class ModelConfig:
     layers: int = 2
     heads: int = 8
     dropout: float = 0.1
+    window: int | None = None
+    standardize: bool = False
     modality: Literal["fusion", "image", "event"] = "fusion"
     noise: Literal["student-t", "gaussian"] = "student-t"
     nu: float | Literal["learned"] = 8.0
@@ -42,6 +46,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise ValueError(f"heads = {self.heads} does not divide the feature width {self.dim}")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window must be at least 1, not {self.window}")
 
 
 class State(NamedTuple):
@@ -74,6 +80,26 @@ class Output:
     state: State | None
 
 
+class _Standardize(nn.Module):
+    """(x − centre) / scale per dimension, both taken from training data."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+
+    def fit(self, features: Tensor) -> None:
+        """`features` (N, D). A constant dimension is centred and hardly scaled."""
+        self.centre.copy_(features.mean(0))
+        self.scale.copy_(features.std(0, correction=0) + 0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.centre) / self.scale
+
+
 class SelfAttention(nn.Module):
     """x ← LayerNorm(x + MultiHeadAttention(x)) on (B, T, D), without feed-forward or positional encoding."""
 
@@ -89,7 +115,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`mask` is (B, 1, 1, T) bool, True where a segment may be attended to; None attends to all."""
+        """`mask` broadcasts to (B, 1, T, T) bool, True where a row may attend to a column; None attends to all."""
         batch, length, dim = x.shape
         qkv = self.in_proj(x).view(batch, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -134,6 +160,7 @@ class IEFVAD(nn.Module):
         dim = config.dim
         modalities = MODALITIES if config.modality == "fusion" else (config.modality,)
         self.encoders = nn.ModuleDict({name: ModalityEncoder(config) for name in modalities})
+        self.statistics = nn.ModuleDict({name: _Standardize(dim) for name in modalities} if config.standardize else {})
         nu = None if config.noise == "gaussian" else config.nu
         self.fusion = ief_kernels.PrecisionFusion(nu=nu, eps=config.eps, backend=backend)
         self.scan: ief_kernels.KalmanScan | None = None
@@ -170,10 +197,12 @@ class IEFVAD(nn.Module):
         for name, encoder in self.encoders.items():
             features = inputs[name]
             assert features is not None
+            if name in self.statistics:
+                features = self.statistics[name](features)
             if valid is not None:
                 # NaN in the padding would survive attention as 0·NaN, so it is replaced rather than multiplied away.
                 features = features.masked_fill(~valid.unsqueeze(-1), 0)
-            mus[name], logvars[name] = encoder(features, None if self.config.released else mask)
+            mus[name], logvars[name] = encoder(features, mask)
         counted = None if self.config.released else lengths
         fused, terms = self._fuse(mus, logvars, counted)
         gain, end = None, None
@@ -199,6 +228,18 @@ class IEFVAD(nn.Module):
             state=end,
         )
 
+    def set_statistics(self, modality: str, features: Tensor) -> None:
+        """Take the centre and scale of a modality from training features (N, D); for `standardize` networks."""
+        statistics = self.statistics[modality]
+        assert isinstance(statistics, _Standardize)
+        statistics.fit(features)
+
+    def start_as_identity(self) -> None:
+        """Zero the attention layers' output projections, so that each starts as x ← LayerNorm(x)."""
+        for module in self.modules():
+            if isinstance(module, SelfAttention):
+                nn.init.zeros_(module.out_proj.weight)
+
     def _masks(self, inputs: dict[str, Tensor | None], lengths: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         shapes = set()
         for name in self.encoders:
@@ -210,14 +251,23 @@ class IEFVAD(nn.Module):
         if len(shapes) > 1:
             raise ValueError(f"image and event features differ in shape: {sorted(shapes)}")
         batch, segments, _ = shapes.pop()
-        if lengths is None:
-            return None, None
-        if lengths.shape != (batch,):
-            raise ValueError(f"lengths must be ({batch},), not {tuple(lengths.shape)}")
-        valid = torch.arange(segments, device=lengths.device) < lengths.unsqueeze(1)
-        # A video of no segments still attends to its first (zeroed) position: a softmax over nothing is NaN.
-        attended = valid | (torch.arange(segments, device=lengths.device) == 0)
-        return valid, attended[:, None, None, :]
+        device = next(self.parameters()).device
+        position = torch.arange(segments, device=device)
+        valid: Tensor | None = None
+        mask: Tensor | None = None
+        if lengths is not None:
+            if lengths.shape != (batch,):
+                raise ValueError(f"lengths must be ({batch},), not {tuple(lengths.shape)}")
+            valid = position < lengths.unsqueeze(1)
+            if not self.config.released:
+                mask = valid[:, None, None, :]
+        if self.config.window is not None:
+            near = position // self.config.window == (position // self.config.window).unsqueeze(1)
+            mask = near if mask is None else mask & near
+        if mask is not None:
+            # Padding attends to itself (it is zeroed): a softmax over nothing would be NaN.
+            mask = mask | (position == position.unsqueeze(1))
+        return valid, mask
 
     def _fuse(
         self, mus: dict[str, Tensor], logvars: dict[str, Tensor], lengths: Tensor | None

@@ -126,7 +126,8 @@ class Run:
 def save_model(path: Path, model: IEFVAD, extra: dict[str, Any] | None = None) -> None:
     """Write weights as safetensors with the model's configuration (and `extra`, JSON values) in the header."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = {"config": json.dumps(dataclasses.asdict(model.config)), "extra": json.dumps(extra or {})}
+    # One entry alone: safetensors writes several in an order that changes from process to process.
+    metadata = {"iefvad": json.dumps({"config": dataclasses.asdict(model.config), "extra": extra or {}})}
     write_with(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
@@ -138,13 +139,14 @@ def load_model(
     Raises UserError for a missing, damaged or foreign file.
     """
     tensors, metadata = read_tensors(path)
-    if "config" not in metadata:
+    if "iefvad" not in metadata:
         raise UserError(
             f"{path} holds no IEF-VAD model of this package: convert a published one with `iefvad convert`."
         )
-    model = IEFVAD(ModelConfig(**json.loads(metadata["config"])), backend=backend)
+    header = json.loads(metadata["iefvad"])
+    model = IEFVAD(ModelConfig(**header["config"]), backend=backend)
     model.load_state_dict(tensors)
-    return model.to(device).eval(), json.loads(metadata["extra"])
+    return model.to(device).eval(), header["extra"]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

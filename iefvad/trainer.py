@@ -52,7 +52,10 @@ def model_config(config: TrainConfig, dim: int, modality: str) -> ModelConfig:
         raise UserError(
             f"the features are {dim} wide, which --heads {config.heads} does not divide: choose another number."
         )
-    return ModelConfig(**values | {"dim": dim, "modality": modality, "released": config.method == "released"})
+    return ModelConfig(
+        **values
+        | {"dim": dim, "modality": modality, "window": config.window or None, "released": config.method == "released"}
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -81,6 +84,8 @@ class Trainer:
         self.model = IEFVAD(
             model_config(config, dim, variant.modality), backend="auto" if config.fused else "reference"
         )
+        if config.identity_start:
+            self.model.start_as_identity()
         self.model.to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
@@ -98,6 +103,8 @@ class Trainer:
 
     def fit(self, clips: Clips, held_out: Sequence[Video], test: Sequence[Video], *, progress: bool = True) -> Fitted:
         """Train to the last epoch and return the chosen one."""
+        for name in self.model.statistics:
+            self.model.set_statistics(name, clips.features(name).to(self.device))
         if self.config.resume and self.state_path.exists():
             self._load_state()
         bar = tqdm(
@@ -158,10 +165,7 @@ class Trainer:
             loss = total_loss(output, batch.labels, batch.lengths, weights, config.mil)
         parts = torch.stack([loss.total, loss.cls, loss.kl, loss.reg]).detach().float().cpu()
         if not torch.isfinite(parts).all():
-            raise UserError(
-                f"the loss became {parts[0].item()} in epoch {self.epoch + 1} of the {self.variant.name} model:"
-                f" lower --lr (now {config.lr}); the run goes on from the last epoch with --resume."
-            )
+            raise self._diverged(f"its loss became {parts[0].item()}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         self.optimizer.step()
@@ -198,7 +202,18 @@ class Trainer:
         return auc, float(loss)
 
     def _score(self, videos: Sequence[Video]) -> list[VideoScores]:
-        return score_videos(self.model, videos, crops=self.config.test_crops, chunk=self.config.max_segments)
+        try:
+            return score_videos(self.model, videos, crops=self.config.test_crops, chunk=self.config.max_segments)
+        except UserError as error:
+            if all(torch.isfinite(features).all() for video in videos for features in video.features(video.crops[0])):
+                raise self._diverged("its scores became not finite") from error
+            raise
+
+    def _diverged(self, what: str) -> UserError:
+        return UserError(
+            f"epoch {self.epoch + 1} of the {self.variant.name} model diverged ({what}): lower --lr (now"
+            f" {self.config.lr}) and start again."
+        )
 
     def _threshold(self, held_out: Sequence[Video]) -> float:
         normal = [scored.scores for scored in self._score([video for video in held_out if not video.classes])]

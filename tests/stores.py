@@ -31,7 +31,7 @@ def features(random: np.random.Generator, segments: int, shift: slice, dimension
     return values.astype(np.float16)
 
 
-def write_store(root: Path, *, train: int = 16, test: int = 8, seed: int = 0) -> Path:
+def write_store(root: Path, *, train: int = 32, test: int = 8, seed: int = 0) -> Path:
     """A store with lists and annotations; class Run shows in events alone, class Smoke in images alone."""
     random = np.random.default_rng(seed)
     store = FeatureStore(root, settings=SETTINGS, create=True)
@@ -70,5 +70,5 @@ def write_store(root: Path, *, train: int = 16, test: int = 8, seed: int = 0) ->
 
 def training_flags(store: Path, out: Path, *more: str) -> list[str]:
     """Command line of a run of seconds on such a store."""
-    fast = ["--epochs", "4", "--batch", "8", "--lr", "1e-2", "--heads", "2", "--refine-steps", "2", "--device", "cpu"]
+    fast = ["--epochs", "4", "--batch", "8", "--lr", "5e-3", "--heads", "2", "--refine-steps", "2", "--device", "cpu"]
     return ["--features", str(store), "--preset", "synth", "--out", str(out), *fast, *more]

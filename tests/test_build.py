@@ -117,6 +117,70 @@ def test_cuda_switches(project: Path) -> None:
     assert build(project, IEF_KERNELS_SKIP_CUDA="1", IEF_KERNELS_FORCE_CUDA="0", **bare).returncode == 0
 
 
+FAKE_NVCC = """#!/bin/sh
+case "$*" in
+    *--list-gpu-code*) printf 'sm_75\\nsm_80\\nsm_90\\n' ;;
+    *-shared*) for word; do test "$previous" = -o && : > "$word"; previous="$word"; done ;;
+    *broken*) echo 'broken.cu(1): error: expected a declaration' >&2; exit 1 ;;
+    *) for word; do
+           case "$previous" in -o | -MF) echo 'x.o: setup.py' > "$word" ;; esac; previous="$word"
+       done; echo "$*" > nvcc-command ;;
+esac
+"""
+
+
+@pytest.fixture
+def cuda_project(project: Path) -> Path:
+    """A project with a CUDA kernel, and an nvcc that does as if."""
+    (project / "csrc" / "cuda").mkdir()
+    (project / "csrc" / "cuda" / "bindings.cpp").write_text("const char* gpus = IEF_CUDA_ARCHITECTURES;\n")
+    (project / "csrc" / "cuda" / "tiny.cu").write_text("")
+    shutil.rmtree(project / "csrc" / "cpu")  # nothing that takes long to compile
+    (project / "csrc" / "bindings.cpp").write_text("")
+    tools = project / "toolkit" / "bin"
+    tools.mkdir(parents=True)
+    (tools / "nvcc").write_text(FAKE_NVCC)
+    (tools / "nvcc").chmod(0o755)
+    return project
+
+
+def said_about_cuda(result: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in result.stdout.splitlines() if line.startswith("ief_kernels:") and "c++" not in line[:40]]
+
+
+@needs_compiler
+def test_builds_cuda_kernels_where_nvcc_is(cuda_project: Path) -> None:
+    home = str(cuda_project / "toolkit")
+    result = build(cuda_project, CUDA_HOME=home, IEF_KERNELS_FORCE_CUDA="1")
+    assert result.returncode == 0, result.stderr
+    assert said_about_cuda(result)[-1] == f"ief_kernels: {home}/bin/nvcc: 2 of 2 files to compile, for sm_80, sm_90"
+    command = (cuda_project / "nvcc-command").read_text()
+    assert "-gencode=arch=compute_80,code=sm_80" in command
+    assert "-gencode=arch=compute_90,code=[sm_90,compute_90]" in command  # PTX of the newest for what comes after
+    assert list(cuda_project.glob("ief_kernels/_cuda*"))
+
+    skipped = build(cuda_project, CUDA_HOME=home, IEF_KERNELS_SKIP_CUDA="1")
+    assert skipped.returncode == 0, skipped.stderr
+    line = "ief_kernels: installing without the CUDA C++ kernels (IEF_KERNELS_SKIP_CUDA is set)"
+    assert said_about_cuda(skipped)[-1] == line
+    assert not list(cuda_project.glob("ief_kernels/_cuda*"))  # one of an earlier build may not fit
+
+
+@needs_compiler
+def test_installs_without_cuda_kernels_where_they_cannot_be_built(cuda_project: Path) -> None:
+    home = str(cuda_project / "toolkit")
+    (cuda_project / "csrc" / "cuda" / "tiny.cu").rename(cuda_project / "csrc" / "cuda" / "broken.cu")
+    result = build(cuda_project, CUDA_HOME=home)
+    assert result.returncode == 0, result.stderr
+    assert said_about_cuda(result)[-1].endswith(
+        "without the CUDA C++ kernels (nvcc failed: broken.cu(1): error: expected a declaration)"
+    )
+    assert not list(cuda_project.glob("ief_kernels/_cuda*"))
+    forced = build(cuda_project, CUDA_HOME=home, IEF_KERNELS_FORCE_CUDA="1")
+    assert forced.returncode != 0
+    assert "expected a declaration" in forced.stderr
+
+
 @needs_compiler
 def test_does_without_openmp(project: Path) -> None:
     compiler = next(path for name in ("c++", "g++", "clang++") if (path := shutil.which(name)))

@@ -9,6 +9,8 @@ import re
 import numpy as np
 import pytest
 import yaml
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from stores import training_flags, write_store
 
 from iefvad import train as train_module
@@ -27,7 +29,7 @@ def store(tmp_path_factory):
 def finished(store, tmp_path_factory):
     """A run folder of all three modalities and the other methods."""
     out = tmp_path_factory.mktemp("run") / "all"
-    flags = ["--modality", "all", "--compare", "true", "--fused", "--epochs", "12"]
+    flags = ["--modality", "all", "--compare", "true", "--fused", "--epochs", "40"]
     assert main(training_flags(store, out, *flags)) == 0
     return out
 
@@ -43,7 +45,7 @@ def test_run_folder_holds_what_the_specification_names(finished):
     assert len({row["video"] for row in rows}) == 8
     assert all(float(row["w_img"]) + float(row["w_evt"]) == pytest.approx(1, abs=1e-4) for row in rows)
     log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
-    assert len(log) == 5 * 12
+    assert len(log) == 5 * 40
     assert {"model", "seed", "epoch", "loss", "loss_cls", "loss_kl", "loss_reg", "lr", "val_auc"} <= log[0].keys()
     assert yaml.safe_load((finished / "config.yaml").read_text())["method"] == "ief"
     report = (finished / "report.html").read_text()
@@ -102,7 +104,7 @@ def test_resume_continues_to_the_same_bits(store, tmp_path, monkeypatch, capsys,
 def test_resume_with_other_settings_is_refused(store, tmp_path, capsys):
     assert main(training_flags(store, tmp_path)) == 0
     assert main([*training_flags(store, tmp_path, "--resume"), "--lr", "0.5"]) == 2
-    assert "lr was 0.01, now 0.5" in capsys.readouterr().err
+    assert "lr was 0.005, now 0.5" in capsys.readouterr().err
 
 
 def test_fused_and_reference_training_agree(store, tmp_path):
@@ -143,17 +145,18 @@ def test_checkpoint_is_a_safetensors_file_with_its_configuration(finished):
     assert model.config.dim == 16 and model.config.process_noise == "learned"
     assert 0 < extra["threshold"] < 1
     _, metadata = read_tensors(finished / "checkpoint.safetensors")
-    assert json.loads(metadata["config"])["refine_steps"] == 2
+    assert json.loads(metadata["iefvad"])["config"]["refine_steps"] == 2
 
 
 def test_features_that_are_not_finite_are_named_and_repaired_only_on_request(tmp_path, capsys):
     root = write_store(tmp_path / "store")
     store = FeatureStore(root)
-    image, event, sidecar = store.read("train001")
+    image, event, _ = store.read("train001")
     image[0, 2, 3] = np.nan
-    from safetensors.numpy import save_file
-
-    save_file({"image": image, "event": event}, root / "train001.safetensors")
+    path = root / "train001.safetensors"
+    with safe_open(path, "np") as file:
+        metadata = file.metadata()
+    save_file({"image": image, "event": event}, path, metadata)
     assert main(training_flags(root, tmp_path / "run")) == 2
     assert "train001" in capsys.readouterr().err
     assert main(training_flags(root, tmp_path / "run", "--nan", "zero")) == 0

@@ -1,7 +1,7 @@
 // The inner loops of csrc/cpu/event_synthesis.cpp: the luma of one frame's pixels, compared with the frame before.
 //
 // RGB bytes are spread to 16-bit pairs by byte shuffles, and multiply-add of pairs gives the luma:
-// (R, G) . (2989, 5870) + (B, 0) . (1140, 0). Included once for each instruction set.
+// (R, G) . (2989, 5870) + (B, 0) . (1140, 0). Included once for each kernel and instruction set.
 #pragma once
 
 #include <stdint.h>
@@ -207,6 +207,27 @@ template <bool FIRST, bool SPLIT, class Pixel>
 void step(const Pixel* pixels, int n, int channels, Pixel* luma, Counts& counts, int32_t threshold) {
     (channels == 1 ? step_float<1, FIRST, SPLIT, Pixel> : step_float<3, FIRST, SPLIT, Pixel>)(
         pixels, n, luma, counts.up, counts.down, Pixel(threshold));
+}
+
+// ------------------------------------------------------------------------------------------------- counts to a map
+
+template <class Map>
+inline int32_t store(const uint8_t* counts, int n, int32_t clamp, Map divisor, Map* map) {
+    uint8_t peak = 0;
+    const uint8_t limit = uint8_t(clamp);
+    for (int i = 0; i < n; ++i) {
+        const uint8_t count = counts[i] < limit ? counts[i] : limit;
+        peak = count > peak ? count : peak;
+        map[i] = Map(count) / divisor;
+    }
+    return peak;
+}
+
+// A maximum does not depend on the order, so this keeps the result the same from run to run.
+inline void raise_peak(int32_t* peak, int32_t value) {
+    int32_t seen = __atomic_load_n(peak, __ATOMIC_RELAXED);
+    while (seen < value && !__atomic_compare_exchange_n(peak, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
 }
 
 }  // namespace

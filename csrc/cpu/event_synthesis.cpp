@@ -91,18 +91,6 @@ void count_tile(const EventFrames& f, const Tile& tile, int32_t threshold, typen
     }
 }
 
-template <class Map>
-inline int32_t store(const uint8_t* counts, int n, int32_t clamp, Map divisor, Map* map) {
-    uint8_t peak = 0;
-    const uint8_t limit = uint8_t(clamp);
-    for (int i = 0; i < n; ++i) {
-        const uint8_t count = counts[i] < limit ? counts[i] : limit;
-        peak = count > peak ? count : peak;
-        map[i] = Map(count) / divisor;
-    }
-    return peak;
-}
-
 template <bool SPLIT, class Pixel, class Map>
 void forward(const EventFrames& f, const EventRule& rule, Map divisor, Map* maps, int32_t* peaks, int threads) {
     const Tiling tiling(f);
@@ -121,11 +109,7 @@ void forward(const EventFrames& f, const EventRule& rule, Map divisor, Map* maps
             const int32_t other = store(counts.down, tile.pixels, rule.clamp, divisor, map + area);
             peak = other > peak ? other : peak;
         }
-        // A maximum does not depend on the order, so this keeps the result the same from run to run.
-        int32_t seen = __atomic_load_n(peaks + tile.segment, __ATOMIC_RELAXED);
-        while (seen < peak && !__atomic_compare_exchange_n(peaks + tile.segment, &seen, peak, true, __ATOMIC_RELAXED,
-                                                           __ATOMIC_RELAXED)) {
-        }
+        raise_peak(peaks + tile.segment, peak);
     }
 }
 

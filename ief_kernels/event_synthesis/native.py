@@ -1,4 +1,4 @@
-"""The C++ kernels of event_synthesis on CPU tensors (csrc/cpu/event_synthesis.cpp)."""
+"""The C++ kernels of event_synthesis on CPU tensors (csrc/cpu/event_synthesis.cpp), and the door to the CUDA one."""
 
 from __future__ import annotations
 
@@ -6,33 +6,29 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from ..dispatch import native_check, register_backend
+from ..dispatch import Facts, native_check, register_backend
+from . import cuda
 from .arguments import DTYPES, map_dtype, map_shape
+from .layout import normalise, packed_rows
 
-register_backend("event_synthesis", "native", native_check(DTYPES))
+_check_cpu = native_check(DTYPES)
+
+
+def _check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
+    return cuda.check(dtype, facts) if device.type == "cuda" else _check_cpu(device, dtype, facts)
+
+
+register_backend("event_synthesis", "native", _check)
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _rows(tensor: Tensor, prefix: int, rgb: bool) -> Tensor:
-    """The tensor as (segments, [frames,] H, W, channels), each row without gaps; a copy only if need be."""
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        tensor = tensor.float()
-    if not rgb:
-        tensor = tensor.unsqueeze(-1)
-    width, channels = tensor.shape[-2:]
-    packed = (channels == 1 or tensor.stride(-1) == 1) and (width == 1 or tensor.stride(-2) == channels)
-    if not packed:
-        tensor = tensor.contiguous()
-    return tensor.flatten(0, prefix - 1) if prefix else tensor.unsqueeze(0)
-
-
 def _layout(frames: Tensor, carry: Tensor | None, rgb: bool) -> tuple[Tensor, Tensor | None, dict[str, object]]:
     prefix = frames.dim() - (4 if rgb else 3)
-    pixels = _rows(frames, prefix, rgb)
-    last = None if carry is None else _rows(carry, prefix, rgb)
+    pixels = packed_rows(frames, prefix, rgb)
+    last = None if carry is None else packed_rows(carry, prefix, rgb)
     keywords = {
         "dtype": str(pixels.dtype).removeprefix("torch."),
         "frames": pixels.data_ptr(),
@@ -49,8 +45,9 @@ def forward(
     frames: Tensor, carry: Tensor | None, rgb: bool, threshold: int, clamp: int, normalize: str, split: bool
 ) -> tuple[Tensor, Tensor]:
     """The maps, and what their counts were divided by: one number a segment, or one for all."""
+    if frames.is_cuda:
+        return cuda.forward(frames, carry, rgb, threshold, clamp, normalize, split)
     dtype = map_dtype(frames.dtype, normalize)
-    scale_dtype = torch.float32 if dtype == torch.uint8 else dtype
     maps = torch.empty(map_shape(frames, rgb, split), dtype=dtype)
     pixels, last, keywords = _layout(frames, carry, rgb)  # `pixels` and `last` keep copies alive during the call
     peaks = torch.zeros(pixels.shape[0], dtype=torch.int32)
@@ -67,16 +64,7 @@ def forward(
             **keywords,
         )
     del pixels, last
-    if normalize == "segment":
-        scale = peaks.clamp(min=1).to(scale_dtype)
-        batch = maps.shape[: -3 if split else -2]
-        maps.div_(scale.view([*batch, *([1] * (maps.dim() - len(batch)))]))
-    elif normalize == "batch":
-        scale = (peaks.amax(0, keepdim=True) if len(peaks) else peaks.new_ones(1)).clamp(min=1).to(scale_dtype)
-        maps.div_(scale)
-    else:
-        scale = torch.full((1,), divisor, dtype=scale_dtype)
-    return maps, scale
+    return maps, normalise(maps, peaks, clamp, normalize, split)
 
 
 def backward(

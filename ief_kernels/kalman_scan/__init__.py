@@ -73,7 +73,8 @@ def kalman_scan(
             for the plain update.
         eps: added to both variances.
         initial_state: (s, p), (B, D) each, such as the `state` of an earlier call.
-        backend: "auto", "native" or "reference".
+        backend: "auto", "triton", "native" or "reference". Triton runs a loop over time, or for long sequences of few
+            lanes chunks of time side by side; `explain("kalman_scan", x, shape=x.shape, nu=nu)` says which.
 
     Returns:
         `Scan(mean, var, gain, state)`: (B, T, D) each in the inputs' (promoted) dtype, zero at t ≥ length; `state` =
@@ -93,15 +94,18 @@ def kalman_scan(
         )
     dtype = torch.promote_types(x.dtype, var.dtype)
     arithmetic = compute_dtype(dtype)
+    tensors = [x, var, process_noise, nu, *(initial_state or ())]
+    keep_states = torch.is_grad_enabled() and any(isinstance(item, Tensor) and item.requires_grad for item in tensors)
     if isinstance(process_noise, Tensor):
         q = process_noise.to(x.device, arithmetic).reshape(-1)
     else:
         q = torch.full((1,), process_noise, dtype=arithmetic, device=x.device)
-    weight = influence(nu, x.to(arithmetic))
+    weight = influence(nu, x)
     s0, p0 = (None, None) if initial_state is None else (part.to(arithmetic) for part in initial_state)
+    inside = dtype if choice.backend == "triton" else arithmetic
     mean, variance, gain, s, p = KalmanScanFunction.apply(
-        x.to(arithmetic),
-        var.to(arithmetic),
+        x.to(inside),
+        var.to(inside),
         lengths,
         q,
         None if weight is None else weight.reshape(1),
@@ -109,5 +113,6 @@ def kalman_scan(
         s0,
         p0,
         choice.backend,
+        keep_states,
     )
     return Scan(mean.to(dtype), variance.to(dtype), gain.to(dtype), (s, p))

@@ -1,7 +1,8 @@
 """The scan as a pair of registered operators, and the autograd Function on top of them.
 
-Saved for the backward pass: the inputs and the states (mean, var), from which the gain is computed again. Everything is
-float32 or float64 here; half precision is cast outside, as its rounded states would not do.
+Saved for the backward pass: the inputs and the states (mean, var), from which the gain is computed again. The C++
+kernels take float32 and float64, the Triton kernels float16, bfloat16 and float32; as rounded states would not do for
+the backward pass, they write states of half precision a second time in float32.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import refuse_double_backward
+from .._tensors import compute_dtype, refuse_double_backward
+from .._triton import triton_check
+from ..dispatch import register_backend
 from . import native
+from .paths import describe
 
-_KERNELS = {"native": native}
+register_backend("kalman_scan", "triton", triton_check(), describe)
+
 _INPUTS = "Tensor x, Tensor var, Tensor? lengths, Tensor q, Tensor? influence, float eps, Tensor? s0, Tensor? p0"
 
 torch.library.define(
     "ief_kernels::kalman_scan_forward",
-    f"({_INPUTS}, str backend) -> (Tensor mean, Tensor variance, Tensor gain, Tensor s, Tensor p)",
+    f"({_INPUTS}, str backend, bool keep_states=False)"
+    " -> (Tensor mean, Tensor variance, Tensor gain, Tensor s, Tensor p, Tensor states)",
 )
 torch.library.define(
     "ief_kernels::kalman_scan_backward",
@@ -40,8 +46,14 @@ def _forward(
     s0: Tensor | None,
     p0: Tensor | None,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _KERNELS[backend].forward(x, var, lengths, q, influence, eps, s0, p0)
+    keep_states: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    arguments = (x, var, lengths, q, influence, eps, s0, p0)
+    if backend == "triton":
+        from . import triton  # not before it is needed: it imports triton
+
+        return triton.forward(*arguments, keep_states)
+    return (*native.forward(*arguments), x.new_empty(0))
 
 
 @torch.library.register_fake("ief_kernels::kalman_scan_forward")
@@ -55,10 +67,13 @@ def _forward_fake(
     s0: Tensor | None,
     p0: Tensor | None,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    keep_states: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     mean, variance, gain = (x.new_empty(x.shape) for _ in range(3))
-    s, p = (x.new_empty((x.shape[0], x.shape[2])) for _ in range(2))
-    return mean, variance, gain, s, p
+    dtype = compute_dtype(x.dtype)
+    s, p = (x.new_empty((x.shape[0], x.shape[2]), dtype=dtype) for _ in range(2))
+    states = x.new_empty((2, *x.shape) if keep_states and x.dtype != dtype else (0,), dtype=dtype)
+    return mean, variance, gain, s, p, states
 
 
 @torch.library.impl("ief_kernels::kalman_scan_backward", "default")
@@ -81,7 +96,12 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     grads = (g_mean, g_var, g_gain, g_s, g_p)
-    return _KERNELS[backend].backward(grads, mean, variance, x, var, lengths, q, influence, eps, s0, p0)
+    arguments = (grads, mean, variance, x, var, lengths, q, influence, eps, s0, p0)
+    if backend == "triton":
+        from . import triton
+
+        return triton.backward(*arguments)
+    return native.backward(*arguments)
 
 
 @torch.library.register_fake("ief_kernels::kalman_scan_backward")
@@ -107,10 +127,10 @@ def _backward_fake(
     return (
         x.new_empty(x.shape),
         x.new_empty(x.shape),
-        x.new_empty(q.shape),
-        x.new_empty((0 if influence is None else 1,)),
-        x.new_empty(state),
-        x.new_empty(state),
+        q.new_empty(q.shape),
+        q.new_empty((0 if influence is None else 1,)),
+        q.new_empty(state),
+        q.new_empty(state),
     )
 
 
@@ -127,7 +147,7 @@ class _Gradient(torch.autograd.Function):
 
 
 class KalmanScanFunction(torch.autograd.Function):
-    """(mean, var, gain, s, p) of float32 or float64 tensors."""
+    """(mean, var, gain, s, p); `keep_states` says that a backward pass may come."""
 
     @staticmethod
     def forward(
@@ -141,21 +161,27 @@ class KalmanScanFunction(torch.autograd.Function):
         s0: Tensor | None,
         p0: Tensor | None,
         backend: str,
+        keep_states: bool,
     ) -> Any:
-        outputs = torch.ops.ief_kernels.kalman_scan_forward(x, var, lengths, q, influence, eps, s0, p0, backend)
-        ctx.save_for_backward(outputs[0], outputs[1], x, var, lengths, q, influence, s0, p0)
+        *outputs, states = torch.ops.ief_kernels.kalman_scan_forward(
+            x, var, lengths, q, influence, eps, s0, p0, backend, keep_states
+        )
+        mean, variance = outputs[:2]
+        if keep_states and x.dtype != compute_dtype(x.dtype):
+            mean, variance = states.unbind()
+        ctx.save_for_backward(mean, variance, x, var, lengths, q, influence, s0, p0)
         ctx.set_materialize_grads(False)
         ctx.eps, ctx.backend = eps, backend
-        return outputs
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         if all(grad is None for grad in grads):
-            return (None,) * 9
+            return (None,) * 10
         *saved, s0, p0 = ctx.saved_tensors
         gradients = _Gradient.apply(*grads, *saved, ctx.eps, s0, p0, ctx.backend)
         to_x, to_var, to_q, to_influence, to_s, to_p = gradients
-        by_position = (to_x, to_var, None, to_q, to_influence, None, to_s, to_p, None)
+        by_position = (to_x, to_var, None, to_q, to_influence, None, to_s, to_p, None, None)
         return tuple(
             gradient if want else None for gradient, want in zip(by_position, ctx.needs_input_grad, strict=True)
         )

@@ -91,7 +91,7 @@ def precision_fusion(
         nu: degrees of freedom > 0, one value for both modalities or a pair (image, event); each None (Gaussian),
             a float, or a tensor with a gradient that broadcasts with the inputs.
         eps: added to each effective variance.
-        backend: "auto", "native" or "reference".
+        backend: "auto", "triton", "native" or "reference".
 
     Returns:
         `Fusion(mean, var, w_img, w_evt)`, each of the inputs' shape and (promoted) dtype; w_img + w_evt = 1.
@@ -124,7 +124,7 @@ def fusion_terms(
         mu_img, logvar_img, mu_evt, logvar_evt: (..., D), of one shape; (B, T, D) with `lengths`.
         nu: as in `precision_fusion`.
         lengths: (B,) integers; positions t ≥ length influence neither the terms nor a gradient. None: all are valid.
-        backend: "auto", "native" or "reference".
+        backend: "auto", "triton", "native" or "reference".
 
     Returns:
         `Terms(kl_img, kl_evt, cosine, norm)`, scalars, float32 (float64 for float64 inputs). A zero vector has

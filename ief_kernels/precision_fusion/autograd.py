@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .._tensors import compute_dtype, refuse_double_backward
-from . import native
+from . import native, triton
 
-_KERNELS = {"native": native}
+_KERNELS: dict[str, Any] = {"triton": triton, "native": native}
 
 torch.library.define(
     "ief_kernels::precision_fusion_forward",

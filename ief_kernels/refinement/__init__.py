@@ -63,7 +63,7 @@ def refine(
         attenuation: how much of each block's output is subtracted.
         steps: N; None takes the leading dimension.
         checkpoint_every: training keeps z of every k-th step and recomputes the rest (`reference` ignores it).
-        backend: "auto", "native" or "reference".
+        backend: "auto", "triton", "native" or "reference".
 
     Returns:
         z_N, of z's shape. N = 0 gives z. Under `torch.autocast` the matrix products run in its dtype, and z keeps

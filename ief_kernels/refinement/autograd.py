@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .._tensors import compute_dtype, refuse_double_backward
 from ..dispatch import register_backend
-from . import native
+from . import native, triton
 from .native import kept_steps
 
-_KERNELS = {"native": native}
+_KERNELS: dict[str, Any] = {"triton": triton, "native": native}
 _INPUTS = "Tensor w1, Tensor b1, Tensor w2, Tensor b2, float attenuation, int steps, int every, ScalarType dtype"
 
 # torch's own matrix products serve every device, so there is nothing to be missing.
@@ -63,7 +63,9 @@ def _forward_fake(
     rows = 1
     for size in z.shape[:-1]:
         rows = rows * size
-    saved = z.new_empty((len(kept_steps(steps, every)), rows, z.shape[-1]), dtype=compute_dtype(z.dtype))
+    # What the kernels multiply is all they keep, unless states between the kept ones follow from them.
+    kept_dtype = dtype if backend == "triton" and every == 1 else compute_dtype(z.dtype)
+    saved = z.new_empty((len(kept_steps(steps, every)), rows, z.shape[-1]), dtype=kept_dtype)
     return z.new_empty(z.shape), saved
 
 

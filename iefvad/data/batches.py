@@ -10,6 +10,7 @@ from torch import Tensor
 
 from iefvad.data.datasets import Video, pad_batch, resample
 from iefvad.errors import UserError
+from iefvad.model import MODALITIES
 
 
 @dataclass
@@ -61,6 +62,10 @@ class Clips:
             # What is kept is rounded to float16, so the first epoch must see the same numbers as the later ones.
             image, event = image.half().float(), event.half().float()
         return image, event
+
+    def features(self, modality: str) -> Tensor:
+        """All segments of all clips of one modality, (N, D) float32."""
+        return torch.cat([self[position][MODALITIES.index(modality)] for position in range(len(self))])
 
     def batch(self, positions: Sequence[int], *, pad_to: int | None = None) -> Batch:
         """Collate clips; `pad_to` segments instead of the longest clip's."""

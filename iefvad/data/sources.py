@@ -12,14 +12,19 @@ from iefvad.data.datasets import Benchmark, load_lists, load_store
 from iefvad.errors import UserError
 from iefvad.extract import ExtractConfig, extract
 
+ENCODER_NOTE = (
+    "Features come from a fixed descriptor (statistics of colour, edges and event density), not from a pretrained"
+    " encoder: no weights are needed, and the figures say nothing about CLIP features."
+)
 LISTS = ("train.csv", "test.csv", "annotations.txt")
 
 
 def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
     """The data that a resolved configuration names, checked. Raises UserError for what is missing or wrong in them."""
     if config.features is None and config.train_list is None:
-        benchmark = load_store(embedded_store(config.cache, progress=progress), nan=config.nan)
+        benchmark = load_store(embedded_store(config.cache, seed=config.synth_seed, progress=progress), nan=config.nan)
         benchmark.name = "synth (embedded benchmark)"
+        benchmark.notes.append(ENCODER_NOTE)
         return benchmark
     if config.features is not None and (Path(config.features) / "store.json").exists():
         return load_store(
@@ -56,10 +61,10 @@ def cache_folder(cache: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iefvad"
 
 
-def embedded_store(cache: str | None = None, *, progress: bool = True) -> Path:
+def embedded_store(cache: str | None = None, *, seed: int = 0, progress: bool = True) -> Path:
     """Render the embedded benchmark and extract its features, or find both in the cache. Returns the store's folder."""
-    folder = cache_folder(cache) / "synth"
-    synth.generate(folder / "dataset", workers=os.cpu_count() or 1, progress=progress)
+    folder = cache_folder(cache) / f"synth-{synth.settings_of(seed)['hash']}"
+    synth.generate(folder / "dataset", seed=seed, workers=os.cpu_count() or 1, progress=progress)
     store = folder / "features"
     report = extract([folder / "dataset" / "videos"], store, ExtractConfig(crops=1, quiet=not progress))
     if report.failed:

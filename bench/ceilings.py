@@ -1,0 +1,56 @@
+"""What the machine can do: a large copy and a large matrix product, measured in the same run as the operators."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.timing import Stopwatch, quartiles
+
+GEMM_DTYPES = {"cpu": (torch.float32,), "cuda": (torch.bfloat16, torch.float32)}
+
+
+def copy_rate(device: torch.device, *, megabytes: int, repeats: int = 9) -> float:
+    """Bytes per second of a copy between two buffers of `megabytes` each, reads and writes counted.
+
+    On the CPU torch copies with all its threads; the pages of both buffers are there before the clock starts.
+    """
+    source = torch.rand(megabytes * (1 << 18), device=device)
+    target = torch.ones_like(source)
+    watch = Stopwatch(device)
+    samples = []
+    for _ in range(repeats):
+        watch.start()
+        target.copy_(source)
+        watch.mark()
+        samples += watch.seconds()
+    return 2 * source.numel() * source.element_size() / quartiles(samples[1:])[1]
+
+
+def gemm_rate(device: torch.device, dtype: torch.dtype, *, size: int, repeats: int = 9) -> float:
+    """Operations per second of a size³ matrix product on random data, two for each multiply-add."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    watch = Stopwatch(device)
+    samples = []
+    for _ in range(repeats):
+        watch.start()
+        torch.mm(a, b, out=out)
+        watch.mark()
+        samples += watch.seconds()
+    return 2 * size**3 / quartiles(samples[1:])[1]
+
+
+def measure(device: torch.device, *, quick: bool = False) -> dict[str, float]:
+    """`copy` in bytes/s, and `gemm_<dtype>` in operations/s for the dtypes the device is measured in."""
+    cuda = device.type == "cuda"
+    repeats = 5 if quick else 11
+    found = {"copy": copy_rate(device, megabytes=2048 if cuda else 256, repeats=repeats)}
+    for dtype in GEMM_DTYPES[device.type]:
+        size = 8192 if cuda else 1024 if quick else 2048
+        found[f"gemm_{dtype_name(dtype)}"] = gemm_rate(device, dtype, size=size, repeats=repeats)
+    return found
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Such as ``float32``."""
+    return str(dtype).removeprefix("torch.")

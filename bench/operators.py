@@ -1,0 +1,268 @@
+"""What is measured: the cases of each operator, their random inputs, and the work they cannot avoid.
+
+The work of a pass is a lower bound: every input read once, every output written once, and the arithmetic of the
+formula without anything computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import ief_kernels
+
+SIZES = ("training", "inference", "long", "odd")
+FRAME = (16, 256, 340, 3)
+STEPS = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator on one shape and dtype.
+
+    Attributes:
+        op: name in `OPERATORS`.
+        size: which of `SIZES`, or a variant such as "robust".
+        shape: of the first input: (B, T, D), or (N, S, H, W, 3) frames, or (n, H, W, 3) of one video.
+        dtype: of the floating-point inputs.
+        trains: gradients are wanted, so backward is timed too.
+        latency: a call's time on an idle device is what counts, launches included.
+        nu: degrees of freedom of the robust scan, else None.
+    """
+
+    op: str
+    size: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    trains: bool = True
+    latency: bool = False
+    nu: float | None = None
+
+
+class Work(NamedTuple):
+    """Bytes moved and floating-point (or integer) operations done, at least."""
+
+    bytes: int
+    operations: int
+
+    def __add__(self, other: object) -> Work:
+        if not isinstance(other, Work):
+            return NotImplemented
+        return Work(self.bytes + other.bytes, self.operations + other.operations)
+
+
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What the benchmark needs to know of an operator.
+
+    Attributes:
+        inputs: random arguments for a case; those that carry gradients require them if the case trains.
+        work: (forward, backward) of a case.
+        graded: the outputs that get a gradient in training.
+        ceiling: "copy" where moving bytes bounds it, "gemm" where the matrix products do.
+    """
+
+    inputs: Callable[[Case, torch.device], Inputs]
+    work: Callable[[Case], tuple[Work, Work]]
+    graded: Callable[[Any], Sequence[Tensor]]
+    ceiling: str = "copy"
+
+
+def tensors_of(result: Any) -> list[Tensor]:
+    """All tensors of a nested tuple, in order; the scan's `state` is left out, as plain code has none."""
+    if isinstance(result, Tensor):
+        return [result]
+    parts = result[:3] if isinstance(result, ief_kernels.Scan) else result
+    return [tensor for part in parts for tensor in tensors_of(part)]
+
+
+def _bytes(dtype: torch.dtype) -> int:
+    return torch.empty(0, dtype=dtype).element_size()
+
+
+# ---------------------------------------------------------------- events
+
+
+def _video(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Frames whose pixels wander by up to 12 grey levels around a still picture: about a third of them fire."""
+    still = torch.randint(20, 230, (*shape[:-4], 1, *shape[-3:]), dtype=torch.uint8, device=device)
+    return still + torch.randint(0, 25, shape, dtype=torch.uint8, device=device)
+
+
+def _frames(case: Case, device: torch.device) -> Inputs:
+    frames = _video(case.shape, device)
+    return {"frames": frames.to(case.dtype).requires_grad_(case.trains) if case.trains else frames}
+
+
+def _event_work(case: Case) -> tuple[Work, Work]:
+    pixels = prod(case.shape[:-1])
+    size = _bytes(case.dtype) if case.trains else 1
+    maps = 4 * pixels // case.shape[-4]
+    # five operations for Y, then difference, absolute value, comparison and count
+    forward = Work(3 * size * pixels + maps, 9 * pixels)
+    # backward writes three gradients a pixel; a sigmoid's slope is about eight operations
+    return forward, Work(6 * size * pixels + maps, 20 * pixels)
+
+
+def _crop_work(case: Case) -> tuple[Work, Work]:
+    frames, height, width, _ = case.shape
+    resized = frames * 256 * 340
+    # bilinear: three channels, two directions, two products and a sum each
+    return Work(3 * frames * height * width + frames // 16 * 10 * 4 * 224 * 224, (9 + 18) * resized), Work(0, 0)
+
+
+# ---------------------------------------------------------------- fusion
+
+
+def _beliefs(case: Case, device: torch.device) -> Inputs:
+    names = ("mu_img", "logvar_img", "mu_evt", "logvar_evt")
+    return {name: torch.randn(case.shape, device=device).to(case.dtype).requires_grad_(case.trains) for name in names}
+
+
+def _ragged_beliefs(case: Case, device: torch.device) -> Inputs:
+    batch, steps, _ = case.shape
+    lengths = torch.randint(steps // 2, steps + 1, (batch,), device=device)
+    lengths[0] = steps
+    return {**_beliefs(case, device), "lengths": lengths}
+
+
+def _fusion_work(case: Case) -> tuple[Work, Work]:
+    elements, size = prod(case.shape), _bytes(case.dtype)
+    # forward: 4 in, 4 out; backward: 4 in and the gradients of mean and var, 4 out. An exponential counts as one.
+    return Work(8 * size * elements, 16 * elements), Work(10 * size * elements, 34 * elements)
+
+
+def _fusion_terms_work(case: Case) -> tuple[Work, Work]:
+    forward, backward = _fusion_work(case)
+    elements = prod(case.shape)
+    return forward + Work(0, 14 * elements), backward + Work(0, 14 * elements)
+
+
+# ---------------------------------------------------------------- scan
+
+
+def _scan_inputs(case: Case, device: torch.device) -> Inputs:
+    x = torch.randn(case.shape, device=device).to(case.dtype)
+    var = (torch.rand(case.shape, device=device) + 0.1).to(case.dtype)
+    noise = (torch.rand(case.shape[-1], device=device) * 0.5 + 0.1).requires_grad_(case.trains)
+    extra: Inputs = {} if case.nu is None else {"nu": case.nu}
+    return {"x": x.requires_grad_(case.trains), "var": var.requires_grad_(case.trains), "process_noise": noise, **extra}
+
+
+def _scan_work(case: Case) -> tuple[Work, Work]:
+    elements, size = prod(case.shape), _bytes(case.dtype)
+    # forward: x, var in; mean, var, gain out. backward: x, var, both states and one gradient in, two out.
+    return Work(5 * size * elements, 8 * elements), Work(7 * size * elements, 24 * elements)
+
+
+# ---------------------------------------------------------------- refinement
+
+
+def _refine_inputs(case: Case, device: torch.device) -> Inputs:
+    dim = case.shape[-1]
+    bound = dim**-0.5
+
+    def uniform(*shape: int) -> Tensor:
+        weight = torch.empty(shape, device=device).uniform_(-bound, bound).to(case.dtype)
+        return weight.requires_grad_(case.trains)
+
+    return {
+        "z": torch.randn(case.shape, device=device).to(case.dtype).requires_grad_(case.trains),
+        "w1": uniform(STEPS, dim, dim),
+        "b1": uniform(STEPS, dim),
+        "w2": uniform(STEPS, dim, dim),
+        "b2": uniform(STEPS, dim),
+    }
+
+
+def _refine_work(case: Case) -> tuple[Work, Work]:
+    dim, size = case.shape[-1], _bytes(case.dtype)
+    elements, weights = prod(case.shape), STEPS * 2 * dim * dim
+    products = 2 * weights * (elements // dim)
+    return Work(size * (2 * elements + weights), products), Work(size * (3 * elements + 2 * weights), 2 * products)
+
+
+# ---------------------------------------------------------------- tables
+
+OPERATORS: dict[str, Operator] = {
+    "event_synthesis": Operator(_frames, _event_work, tensors_of),
+    "ten_crop_events": Operator(_frames, _crop_work, tensors_of),
+    "precision_fusion": Operator(_beliefs, _fusion_work, lambda fusion: fusion[:2]),
+    "fusion_and_terms": Operator(
+        _ragged_beliefs, _fusion_terms_work, lambda result: [*result[0][:2], *tensors_of(result[1])]
+    ),
+    "kalman_scan": Operator(_scan_inputs, _scan_work, lambda scan: scan[:1]),
+    "refine": Operator(_refine_inputs, _refine_work, tensors_of, ceiling="gemm"),
+}
+
+
+def cases(device: torch.device, *, quick: bool = False) -> list[Case]:
+    """All cases for a kind of device; with `quick`, those that a minute on two cores suffices for."""
+    if device.type == "cuda":
+        return _cuda_cases(quick)
+    return _cpu_cases(quick)
+
+
+def _cpu_cases(quick: bool) -> list[Case]:
+    training, inference, long, odd = (16, 256, 768), (1, 256, 768), (1, 8192, 768), (3, 63, 500)
+    segments = 2 if quick else 8
+    found = [
+        Case("event_synthesis", "training", (segments, *FRAME), torch.uint8, trains=False),
+        Case("event_synthesis", "odd", (2, 7, 131, 173, 3), torch.uint8, trains=False),
+        Case("ten_crop_events", "training", (16 if quick else 64, 240, 320, 3), torch.uint8, trains=False),
+    ]
+    for op in ("precision_fusion", "fusion_and_terms", "kalman_scan"):
+        found.append(Case(op, "training", training))
+        found.append(Case(op, "odd", odd))
+    if quick:
+        return [*found, Case("refine", "odd", odd)]
+    found += [
+        Case("event_synthesis", "inference", (1, *FRAME), torch.uint8, trains=False, latency=True),
+        Case("event_synthesis", "long", (48, *FRAME), torch.uint8, trains=False),
+        Case("event_synthesis", "surrogate", (2, *FRAME), torch.float32),
+        Case("kalman_scan", "robust", training, nu=8.0),
+        Case("refine", "training", training),
+        Case("refine", "training", training, torch.bfloat16),
+        Case("refine", "inference", inference, trains=False, latency=True),
+        Case("refine", "odd", odd),
+    ]
+    for op in ("precision_fusion", "fusion_and_terms", "kalman_scan"):
+        found.append(Case(op, "inference", inference, trains=False, latency=True))
+        found.append(Case(op, "long", long))
+        found += [Case(op, "training", training, dtype) for dtype in (torch.bfloat16, torch.float64)]
+    return sorted(found, key=lambda case: list(OPERATORS).index(case.op))
+
+
+def _cuda_cases(quick: bool) -> list[Case]:
+    training, inference, odd = (128, 256, 768), (1, 256, 768), (3, 63, 500)
+    long = (1, 131072, 768)
+    found = [
+        Case("event_synthesis", "training", (16 if quick else 128, *FRAME), torch.uint8, trains=False),
+        Case("event_synthesis", "odd", (2, 7, 131, 173, 3), torch.uint8, trains=False),
+    ]
+    dtypes = (torch.bfloat16,) if quick else (torch.float32, torch.bfloat16)
+    for op in ("precision_fusion", "fusion_and_terms", "kalman_scan", "refine"):
+        found += [Case(op, "training", training, dtype) for dtype in dtypes]
+        found.append(Case(op, "odd", odd))
+    if quick:
+        return found
+    found += [
+        Case("event_synthesis", "inference", (1, *FRAME), torch.uint8, trains=False, latency=True),
+        Case("event_synthesis", "surrogate", (16, *FRAME), torch.float32),
+        Case("kalman_scan", "long", long),
+        Case("kalman_scan", "robust", training, nu=8.0),
+        Case("precision_fusion", "training", training, torch.float16),
+        Case("refine", "inference", inference, torch.bfloat16, latency=True),
+        Case("refine", "inference", inference, torch.float32, trains=False, latency=True),
+    ]
+    for op in ("precision_fusion", "fusion_and_terms", "kalman_scan"):
+        found.append(Case(op, "inference", inference, trains=False, latency=True))
+    return sorted(found, key=lambda case: list(OPERATORS).index(case.op))

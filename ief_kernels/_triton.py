@@ -1,0 +1,212 @@
+"""What the Triton kernels share: availability, launch options, and the choice among a few configurations.
+
+Nothing here imports triton before a kernel runs. Environment variables, read when this module is imported:
+
+    TRITON_INTERPRET=1       kernels run in triton's interpreter and take CPU tensors (for tests; triton's own variable)
+    IEF_KERNELS_CACHE=DIR    where measured choices are kept; default ief_kernels/ in $XDG_CACHE_HOME or ~/.cache
+    IEF_KERNELS_TUNE=0       measures nothing: every kernel runs in its first configuration
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .dispatch import Check, Facts
+
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+TUNE = os.environ.get("IEF_KERNELS_TUNE") != "0"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+# Fused multiply-add, always said aloud: triton's default for it changes between versions.
+FP_FUSION = True
+ROUNDS, WARM_UPS = 5, 2
+_FOUND = importlib.util.find_spec("triton") is not None
+
+
+def triton_check(dtypes: tuple[torch.dtype, ...] = FLOATS) -> Check:
+    """The usual check of a Triton kernel: triton installed, tensors on a CUDA device of sm_80 or later, dtype known.
+
+    In the interpreter CPU tensors serve instead, but for bfloat16, which it gets wrong.
+    """
+
+    def check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
+        if not _FOUND:
+            return "triton is not installed"
+        if dtype not in dtypes:
+            return f"its kernel does not take {dtype}"
+        if INTERPRET:
+            if dtype == torch.bfloat16:
+                return "triton's interpreter (TRITON_INTERPRET=1) gets bfloat16 wrong"
+            return None if device.type == "cpu" else "TRITON_INTERPRET=1 is set, which is for CPU tensors"
+        if device.type != "cuda":
+            return f"its kernel runs on a CUDA device, and the tensors are on {device.type}"
+        # a constant to torch.compile, unlike get_device_capability
+        if torch.version.hip is None and torch.cuda.get_device_properties(device).major < 8:
+            return "its kernel needs a GPU of compute capability 8.0 or later"
+        return None
+
+    return check
+
+
+class Config(NamedTuple):
+    """One way to compile a kernel: its tl.constexpr arguments and triton's launch options."""
+
+    meta: Mapping[str, int]
+    num_warps: int = 4
+    num_stages: int = 1
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of ``kernel[grid](...)``, ``meta`` included."""
+        return {
+            **self.meta,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": FP_FUSION,
+        }
+
+
+def device_guard(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Makes the tensor's GPU the current one, so that a kernel launches on it and not on the first."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def cache_folder() -> Path:
+    """Where measured choices are kept, one JSON file per kind of GPU."""
+    named = os.environ.get("IEF_KERNELS_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ief_kernels"
+
+
+_forced: int | None = None
+
+
+@contextmanager
+def forced(index: int) -> Iterator[None]:
+    """Every `Tuner` with more than ``index`` configurations takes that one; the others take their last (for tests)."""
+    global _forced
+    before, _forced = _forced, index
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+class Tuner:
+    """Chooses among a kernel's configurations by measuring each once per kind of GPU and key.
+
+    Args:
+        name: of the kernel; part of the key.
+        configs: the first serves calls too small to measure, CUDA-graph capture before any measurement, and the
+            interpreter.
+    """
+
+    def __init__(self, name: str, configs: Sequence[Config]) -> None:
+        self.name = name
+        self.configs = tuple(configs)
+        described = json.dumps([[sorted(c.meta.items()), c.num_warps, c.num_stages] for c in self.configs])
+        self._version = hashlib.sha256(described.encode()).hexdigest()[:12]
+        self._chosen: dict[tuple[int, Hashable], int] = {}
+
+    def launch(
+        self, tensor: Tensor, key: tuple[Hashable, ...], run: Callable[[Config], None], worth: bool = True
+    ) -> Config:
+        """Runs the kernel on the tensor's device in the best configuration, and says which that was.
+
+        Args:
+            tensor: any of the kernel's tensors; decides the device.
+            key: what the choice may depend on, such as dtypes and D; never B or T.
+            run: launches the kernel once; called repeatedly while measuring, so it may only overwrite its outputs.
+            worth: False for a call too small to tell configurations apart; it always takes the first, so that what a
+                call computes does not depend on the calls before it.
+        """
+        with device_guard(tensor):
+            config = self.configs[self._index(tensor, key, run, worth)]
+            run(config)
+        return config
+
+    def _index(self, tensor: Tensor, key: tuple[Hashable, ...], run: Callable[[Config], None], worth: bool) -> int:
+        if _forced is not None:
+            return min(_forced, len(self.configs) - 1)
+        if not worth or not TUNE or INTERPRET or not tensor.is_cuda or len(self.configs) == 1:
+            return 0
+        at = (tensor.device.index, key)
+        if at not in self._chosen:
+            device = _device_name(tensor.device)
+            entry = f"{self.name} {self._version} {key!r}"
+            known = _read(device).get(entry)
+            if isinstance(known, int) and 0 <= known < len(self.configs):
+                self._chosen[at] = known
+            elif torch.cuda.is_current_stream_capturing():
+                return 0
+            else:
+                self._chosen[at] = _fastest(self.configs, run)
+                _write(device, entry, self._chosen[at])
+        return self._chosen[at]
+
+
+def _fastest(configs: tuple[Config, ...], run: Callable[[Config], None]) -> int:
+    """Index of the configuration with the smallest median time; one the GPU has no room for does not take part."""
+    from triton.runtime.errors import OutOfResources
+
+    serving = []
+    for index, config in enumerate(configs):
+        try:
+            for _ in range(WARM_UPS):
+                run(config)
+        except OutOfResources:
+            continue
+        serving.append(index)
+    if not serving:
+        raise RuntimeError("no configuration of this kernel fits the GPU")
+    times: dict[int, list[float]] = {index: [] for index in serving}
+    for _ in range(ROUNDS):  # interleaved, so that a change of clocks meets all of them
+        for index in serving:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            run(configs[index])
+            end.record()
+            end.synchronize()
+            times[index].append(start.elapsed_time(end))
+    return min(serving, key=lambda index: statistics.median(times[index]))
+
+
+def _device_name(device: torch.device) -> str:
+    major, minor = torch.cuda.get_device_capability(device)
+    name = "".join(c if c.isalnum() else "-" for c in torch.cuda.get_device_name(device))
+    return f"{name}-{major}.{minor}"
+
+
+def _read(device: str) -> dict[str, Any]:
+    try:
+        found = json.loads((cache_folder() / f"{device}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # not there yet, or damaged: it is measured again
+    return found if isinstance(found, dict) else {}
+
+
+def _write(device: str, entry: str, index: int) -> None:
+    """Adds one choice to the file; where the folder cannot be written, the choice lasts as long as the process."""
+    temporary = None
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({**_read(device), entry: index}, indent=1, sort_keys=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            temporary = file.name
+            file.write(text)
+        os.replace(temporary, folder / f"{device}.json")
+    except OSError:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,79 @@
+"""Which of the two Triton paths a scan takes: one loop over time for each lane (b, d), or chunks of time side by side.
+
+The loop is bound by the latency of a step when lanes are few; chunks read the inputs twice instead, in three launches.
+Nothing here imports triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+# Estimated for an H100 from 80 ns a step of the loop, 3 TB/s, and about 12 µs for two launches more: the loop moves
+# 20 bytes a lane and step, chunks 28, so that chunks win below (80 ns − 12 µs/T)·3 TB/s/28 lanes.
+FEW_LANES = 8192
+LONG = 512
+SHORTEST_CHUNK, LONGEST_CHUNK = 32, 256
+SMALLEST_EPS = 1e-30  # what a chunk knows of the past, up to 1/(2·eps), is a float32 number
+
+
+class Path(NamedTuple):
+    """`name` is "sequential" or "chunks"; `chunk` is the steps of one chunk (all T when sequential)."""
+
+    name: str
+    chunk: int
+    reason: str
+
+
+_forced: tuple[str, int | None] | None = None
+
+
+@contextmanager
+def forced_path(name: str, chunk: int | None = None) -> Iterator[None]:
+    """Every scan in this process takes this path, where it can, and chunks of so many steps (for tests and timing)."""
+    global _forced
+    if name not in ("sequential", "chunks"):
+        raise ValueError(f"unknown path {name!r}; paths are 'sequential' and 'chunks'")
+    before, _forced = _forced, (name, chunk)
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def chunk_length(steps: int) -> int:
+    """The largest power of two up to √T, within bounds: as many steps in a chunk as chunks, roughly."""
+    chunk = SHORTEST_CHUNK
+    while chunk < LONGEST_CHUNK and 4 * chunk * chunk <= steps:
+        chunk *= 2
+    return chunk
+
+
+def choose_path(batch: int, steps: int, dim: int, *, robust: bool, eps: float) -> Path:
+    """The path of a scan over (B, T, D); it depends on these facts alone."""
+    lanes = batch * dim
+    name, chunk = _forced or (None, None)
+    if robust:
+        return Path("sequential", steps, "a robust update is not associative")
+    if not eps >= SMALLEST_EPS:
+        return Path("sequential", steps, f"chunks need eps of at least {SMALLEST_EPS}")
+    if name == "sequential":
+        return Path(name, steps, "forced")
+    if name == "chunks":
+        return Path(name, chunk or chunk_length(steps), "forced")
+    if steps < LONG:
+        return Path("sequential", steps, f"T = {steps} is below {LONG}")
+    if lanes > FEW_LANES:
+        return Path("sequential", steps, f"{lanes} lanes are more than {FEW_LANES}")
+    return Path("chunks", chunk_length(steps), f"{lanes} lanes are at most {FEW_LANES} and T = {steps} at least {LONG}")
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The path of a call with these facts (`shape`, `nu`, `eps`), for `explain`."""
+    shape = facts.get("shape")
+    if shape is None or len(shape) != 3:
+        return f"kernel; sequential, or in chunks for T ≥ {LONG} and at most {FEW_LANES} lanes"
+    path = choose_path(*shape, robust=facts.get("nu") is not None, eps=facts.get("eps", 1e-8))
+    size = f" of {path.chunk} steps" if path.name == "chunks" else ""
+    return f"kernel, {path.name}{size}: {path.reason}"

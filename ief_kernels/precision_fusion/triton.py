@@ -1,0 +1,292 @@
+"""Launches the Triton kernels of fusion and loss terms (triton_kernels.py).
+
+Inputs whose leading dimensions have one common stride and whose last is contiguous are read in place, others from a
+contiguous copy; incoming gradients are made contiguous. `lengths` belong on the tensors' device (elsewhere they are
+copied there, which CUDA-graph capture does not allow).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._triton import Config, Tuner, device_guard, triton_check
+from ..dispatch import register_backend
+from .reference import SMALLEST_EPS
+
+for _op in ("precision_fusion", "fusion_terms", "fusion_and_terms"):
+    register_backend(_op, "triton", triton_check())
+
+FLAT_COLUMNS = 1024
+LONGEST_ROW = 2048  # columns whose row sums the backward pass takes from registers; longer rows spill
+WORTH_TUNING = 1 << 22  # elements; a smaller call takes about as long in every configuration
+FINISH_BLOCK = 1024
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _config(elements: int, columns: int, per_thread: int) -> Config:
+    """A tile of so many elements (at least one row), with warps for `per_thread` elements a thread."""
+    rows = max(elements // columns, 1)
+    warps = max(rows * columns // (32 * per_thread), 1)
+    return Config({"ROWS": rows, "COLUMNS": columns}, warps)
+
+
+def _unique(configs: list[Config]) -> list[Config]:
+    return [config for i, config in enumerate(configs) if config not in configs[:i]]
+
+
+# How many elements a thread has: a 16-byte load of half precision brings 8, one of float32 brings 4.
+@functools.cache
+def _forward_tuner(dim: int, flat: bool, itemsize: int) -> Tuner:
+    """Rows are walked through in tiles, so narrow tiles of several rows compete with wide ones of one."""
+    each = 16 // itemsize
+    if flat:
+        return Tuner("fusion_forward", [_config(n, FLAT_COLUMNS, each) for n in (1024, 2048)])
+    wide, narrow = (min(_power_of_two(dim), limit) for limit in (1024, 256))
+    return Tuner(
+        "fusion_forward",
+        _unique([_config(n, columns, each) for n, columns in ((1024, narrow), (1024, wide), (2048, narrow))]),
+    )
+
+
+@functools.cache
+def _backward_tuner(columns: int, itemsize: int) -> Tuner:
+    return Tuner("fusion_backward", _unique([_config(n, columns, 16 // itemsize) for n in (1024, 2048, 512)]))
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+class _Call:
+    """What the kernels take: inputs as (rows, dim), c as (1,) or (dim,) float32, and how the tensors are cut."""
+
+    def __init__(
+        self, tensors: tuple[Tensor, ...], c: tuple[Tensor, Tensor], lengths: Tensor | None, eps: float, terms: bool
+    ):
+        first = tensors[0]
+        self.device, self.dtype = first.device, first.dtype
+        self.dim, self.size = first.shape[-1], first.numel()
+        self.rows = self.size // self.dim if self.dim else 0
+        self.steps = first.shape[1] if lengths is not None else 1
+        self.batch = first.shape[0] if lengths is not None else 1
+        self.eps = max(eps, SMALLEST_EPS)
+        self.per_dim = any(scale.numel() != 1 for scale in c)
+        self.c = [scale.float().expand(self.dim if self.per_dim else 1).contiguous() for scale in c]
+        self.lengths = None if lengths is None else lengths.to(self.device).contiguous()
+        self.flat = (
+            not terms and lengths is None and not self.per_dim and all(tensor.is_contiguous() for tensor in tensors)
+        )
+        if self.flat:
+            self.inputs = list(tensors)
+            self.rows, self.dim = -(-self.size // FLAT_COLUMNS), FLAT_COLUMNS
+        elif self.size:
+            lines = [tensor.reshape(self.rows, self.dim) for tensor in tensors]
+            self.inputs = [line if line.stride(1) == 1 else line.contiguous() for line in lines]
+        self.worth = self.size >= WORTH_TUNING
+
+    def strides(self) -> list[int]:
+        return [FLAT_COLUMNS] * 4 if self.flat else [line.stride(0) for line in self.inputs]
+
+    def cut(self, config: Config) -> tuple[int, dict[str, Any]]:
+        """Number of tiles, and the keyword arguments of a launch."""
+        tiles = -(-self.rows // config.meta["ROWS"])
+        shape = {"WIDE": self.rows + config.meta["ROWS"] >= 1 << 31, "EVEN": self.dim % config.meta["COLUMNS"] == 0}
+        return tiles, {"PER_DIM": self.per_dim, "FLAT": self.flat, **shape, **config.options()}
+
+    def floats(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
+
+
+def forward(
+    tensors: tuple[Tensor, ...],
+    c: tuple[Tensor, Tensor],
+    lengths: Tensor | None,
+    eps: float,
+    fuse: bool,
+    with_terms: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance and both weights (empty without `fuse`), and the four terms (empty without `with_terms`)."""
+    from . import triton_kernels as kernels
+
+    call = _Call(tensors, c, lengths, eps, with_terms)
+    shape = tensors[0].shape if fuse else (0,)
+    mean, var, w_img, w_evt = (torch.empty(shape, dtype=call.dtype, device=call.device) for _ in range(4))
+    terms = call.floats(4 if with_terms else 0)
+    if not call.size:
+        return mean, var, w_img, w_evt, terms.zero_()
+    fields = (mean, var, w_img, w_evt) if fuse else (None,) * 4
+    tuner = _forward_tuner(call.dim, call.flat, call.dtype.itemsize)
+    fewest = min(config.meta["ROWS"] for config in tuner.configs)
+    room = call.floats(4 * -(-call.rows // fewest)) if with_terms else None
+    sizes = (call.rows, call.dim, call.size, call.steps, *call.strides(), call.eps, 1 / call.rows, 1 / call.dim)
+
+    def run(config: Config) -> None:
+        tiles, keywords = call.cut(config)
+        kernels.fusion_forward[(tiles,)](*call.inputs, *call.c, call.lengths, *fields, room, *sizes, **keywords)
+
+    key = (call.dtype, call.dim, call.per_dim, call.flat, fuse, with_terms, lengths is None)
+    config = tuner.launch(mean, key, run, call.worth)
+    if room is not None:
+        counts = (call.cut(config)[0], call.batch, call.rows, call.steps, call.dim)
+        with device_guard(terms):
+            kernels.fusion_terms_finish[(1,)](
+                room, call.lengths, *call.c, terms, *counts, call.per_dim, FINISH_BLOCK, **_small()
+            )
+    return mean, var, w_img, w_evt, terms
+
+
+def _small() -> dict[str, Any]:
+    return Config({}, num_warps=8).options()
+
+
+def backward(
+    grads: tuple[Tensor | None, ...],
+    tensors: tuple[Tensor, ...],
+    c: tuple[Tensor, Tensor],
+    lengths: Tensor | None,
+    eps: float,
+    with_c: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the four tensors and of c (empty without `with_c`); `grads`: mean, var, w_img, w_evt, terms."""
+    from . import triton_kernels as kernels
+
+    call = _Call(tensors, c, lengths, eps, grads[4] is not None)
+    outgoing = [torch.empty(tensors[0].shape, dtype=call.dtype, device=call.device) for _ in range(4)]
+    if not call.size:
+        scales = [call.floats(scale.numel() if with_c else 0).zero_() for scale in c]
+        return (*outgoing, *scales)  # type: ignore[return-value]
+    incoming = [None if grad is None else grad.contiguous() for grad in grads]
+    slopes = _slopes(call, incoming[4])
+    chunked = slopes is None or call.dim > LONGEST_ROW
+    columns = min(_power_of_two(call.dim), 1024) if chunked else _power_of_two(call.dim)
+    chunks = -(-call.dim // columns)
+    sums = _row_sums(call) if slopes is not None and chunks > 1 else None
+    tuner = _backward_tuner(columns, call.dtype.itemsize)
+
+    def programs(config: Config) -> int:
+        tiles = call.cut(config)[0]
+        # with a partial sum a column, a fixed few programs take many tiles each
+        return min(tiles, 4 * _multiprocessors(call.device)) if with_c and call.per_dim else tiles
+
+    most = max(programs(config) for config in tuner.configs)
+    width = call.dim if call.per_dim else chunks
+    room = call.floats(2 * most * width) if with_c else None
+    sizes = (call.rows, call.dim, call.size, call.steps)
+
+    def run(config: Config) -> None:
+        tiles, keywords = call.cut(config)
+        kernels.fusion_backward[(programs(config), chunks)](
+            *incoming[:4], slopes, sums, *call.inputs, *call.c, call.lengths, *outgoing, room,
+            *sizes, tiles, *call.strides(), call.eps, **keywords,
+        )  # fmt: skip
+
+    given = tuple(grad is None for grad in grads)
+    key = (call.dtype, call.dim, call.per_dim, call.flat, with_c, lengths is None, given)
+    config = tuner.launch(outgoing[0], key, run, call.worth)
+    scales = (
+        [call.floats(0), call.floats(0)] if room is None else _scale_gradients(call, room, c, programs(config), width)
+    )
+    return (*outgoing, *scales)  # type: ignore[return-value]
+
+
+def _slopes(call: _Call, g_terms: Tensor | None) -> Tensor | None:
+    if g_terms is None:
+        return None
+    from . import triton_kernels as kernels
+
+    slopes = call.floats(4)
+    counts = (call.batch, call.rows, call.steps, call.dim)
+    with device_guard(slopes):
+        kernels.fusion_term_slopes[(1,)](g_terms.float(), call.lengths, slopes, *counts, FINISH_BLOCK, **_small())
+    return slopes
+
+
+def _row_sums(call: _Call) -> Tensor:
+    from . import triton_kernels as kernels
+
+    sums = call.floats(call.rows, 3)
+    config = _config(1024, 1024, 16 // call.dtype.itemsize)
+    keywords = call.cut(config)[1]
+    strides = (call.inputs[0].stride(0), call.inputs[2].stride(0))
+    del keywords["PER_DIM"], keywords["FLAT"], keywords["EVEN"]
+    with device_guard(sums):
+        kernels.fusion_row_sums[(call.rows,)](
+            call.inputs[0], call.inputs[2], call.lengths, sums, call.rows, call.dim, call.steps, *strides, **keywords
+        )
+    return sums
+
+
+def _scale_gradients(call: _Call, room: Tensor, c: tuple[Tensor, Tensor], programs: int, width: int) -> list[Tensor]:
+    """The last sum of fixed order, and the division by c."""
+    partial = room[: 2 * programs * width]
+    if not call.per_dim:
+        sums = partial.view(2, -1).sum(1)
+        return [sums[k : k + 1] / call.c[k] for k in range(2)]
+    sums = partial.view(2, programs, width).sum(1)
+    totals = [sums[k] / call.c[k] for k in range(2)]
+    return [total.sum(0, keepdim=True) if scale.numel() == 1 else total for total, scale in zip(totals, c, strict=True)]
+
+
+def static_cases() -> list[dict[str, Any]]:
+    """Every kernel in every configuration, for ahead-of-time compilation (bench/static.py): D = 768, and what changes
+    with a longer row or a scale per dimension."""
+    from . import triton_kernels as kernels
+
+    tensors = ("mu_img", "logvar_img", "mu_evt", "logvar_evt")
+    fields, outgoing = ("mean", "var", "w_img", "w_evt"), tuple(f"to_{name}" for name in tensors)
+    upstream = tuple(f"g_{name}" for name in fields)
+    scalars = {"rows": "i32", "dim": "i32", "size": "i32", "steps": "i32", "tiles": "i32", "eps": "fp32"}
+    scalars |= {"stride_mi": "i32", "stride_li": "i32", "stride_me": "i32", "stride_le": "i32"}
+    scalars |= {"inv_rows": "fp32", "inv_dim": "fp32", "programs": "i32", "batch": "i32", "lengths": "*i64"}
+    floats = ("c_img", "c_evt", "partial", "slopes", "sums", "terms", "g_terms")
+    cases: list[dict[str, Any]] = []
+
+    def add(op: str, kernel: Any, kind: str, config: Config, absent: tuple[str, ...], **constexprs: bool) -> None:
+        types = (
+            dict.fromkeys((*tensors, *fields, *outgoing, *upstream), kind) | dict.fromkeys(floats, "*fp32") | scalars
+        )
+        values = {**constexprs, **config.meta, **dict.fromkeys(absent)}
+        cases.append(
+            {
+                "op": op,
+                "kernel": kernel,
+                "signature": {name: types[name] for name in kernel.arg_names if name not in values},
+                "constexprs": {name: values[name] for name in kernel.arg_names if name in values},
+                "num_warps": config.num_warps,
+                "num_stages": config.num_stages,
+                "wants": {"vector_loads": kernel.__name__ in ("fusion_forward", "fusion_backward", "fusion_row_sums")},
+                "divisible": ("dim", "size", "stride_mi", "stride_li", "stride_me", "stride_le"),
+            }
+        )
+
+    for kind, size in (("*fp32", 4), ("*bf16", 2)):
+        flat = {"PER_DIM": False, "FLAT": True, "EVEN": True, "WIDE": False}
+        for config in _forward_tuner(FLAT_COLUMNS, True, size).configs:
+            add("precision_fusion", kernels.fusion_forward, kind, config, ("lengths", "partial"), **flat)
+        for config in _backward_tuner(FLAT_COLUMNS, size).configs:
+            add("precision_fusion", kernels.fusion_backward, kind, config, ("lengths", "slopes", "sums"), **flat)
+        for per_dim in (False, True):
+            lines = {"PER_DIM": per_dim, "FLAT": False, "WIDE": False}
+            for config in _forward_tuner(768, False, size).configs:
+                even = 768 % config.meta["COLUMNS"] == 0
+                add("fusion_and_terms", kernels.fusion_forward, kind, config, (), EVEN=even, **lines)
+            for columns in (1024,) if per_dim else (1024, LONGEST_ROW):
+                for config in _backward_tuner(columns, size).configs:
+                    add("fusion_and_terms", kernels.fusion_backward, kind, config, ("sums",), EVEN=False, **lines)
+        for config in _backward_tuner(1024, size).configs:
+            add("long rows", kernels.fusion_backward, kind, config, (), EVEN=False, **lines)
+        add("long rows", kernels.fusion_row_sums, kind, _config(1024, 1024, 16 // size), (), WIDE=False)
+        config = _forward_tuner(768, False, size).configs[0]
+        add("fusion_terms", kernels.fusion_forward, kind, config, fields, EVEN=True, **lines)
+    small = Config({"BLOCK": FINISH_BLOCK}, num_warps=8)
+    add("fusion_terms", kernels.fusion_terms_finish, "*fp32", small, (), PER_DIM=True)
+    add("fusion_terms", kernels.fusion_term_slopes, "*fp32", small, ())
+    return cases

@@ -1,0 +1,369 @@
+"""Triton kernels of fusion and its loss terms; formulas and saturation as in `reference.py`, arithmetic in float32.
+
+With u = c·exp(logvar), a = u + eps, s = a_i + a_e:  w_i = a_e/s, w_e = a_i/s, mean = w_i·mu_i + w_e·mu_e,
+var = a_i·a_e/s. Weights come from both variances divided by exp(shift), var and KL from logvar cut at 80, so that
+nothing overflows.
+
+Gradient: with G = g_mean·(mu_i − mu_e) + g_wi − g_we and h = 1/s
+  d mean/d mu_m = w_m
+  logvar_i: −G·w_i·u_i·h + g_var·w_i²·u_i        logvar_e: +G·w_e·u_e·h + g_var·w_e²·u_e
+KL over n valid rows: d/d mu = mu/(n·dim), d/d logvar = −(1 − u)/(2·n·dim); c like logvar, divided by c.
+cosine, with unit vectors e_m = mu_m/N_m: d cos/d mu_i = (e_e − cos·e_i)/N_i;  norm: d |N_i − N_e|/d mu_i = ±e_i.
+
+A tile is ROWS rows of COLUMNS columns. Padding is never read. Sums over rows go through one partial a program and
+a last sum of fixed order. FLAT takes the tensors as one row cut into lines of COLUMNS: element-wise work, any D.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LIMIT = tl.constexpr(80.0)  # where exp(logvar) stops growing, as reference.LOGVAR_LIMIT
+HALF_MAX = tl.constexpr(65504.0)
+LOG2_E = tl.constexpr(1.4426950216293335)  # as a float32, and what that leaves out
+LOG2_E_REST = tl.constexpr(1.9259629911266175e-8)
+
+
+@triton.jit
+def _exp(x, PRECISE: tl.constexpr):
+    """exp(x); without PRECISE the rounding of x·log2(e) costs up to 4 bits at |x| = 80, which half precision hides."""
+    if PRECISE:
+        # Below −150 the result is 0 anyway, and the remainder would be inf − inf for a huge x; NaN stays NaN.
+        x = tl.where(x < -150.0, -150.0, x)
+        high = x * LOG2_E
+        low = tl.fma(x, LOG2_E, -high) + x * LOG2_E_REST
+        power = tl.exp2(high)
+        return tl.fma(power, low * 0.6931471805599453, power)
+    else:
+        return tl.exp2(x * LOG2_E)
+
+
+@triton.jit
+def _weigh(lv_i, lv_e, c_i, c_e, eps, PRECISE: tl.constexpr):
+    """Weights, variance, and what their gradients need: slopes of the weights, slopes of var, variances without eps."""
+    cut_i = tl.where(lv_i > LIMIT, LIMIT, lv_i)
+    cut_e = tl.where(lv_e > LIMIT, LIMIT, lv_e)
+    u_i = c_i * _exp(cut_i, PRECISE)
+    u_e = c_e * _exp(cut_e, PRECISE)
+    a_i = u_i + eps
+    a_e = u_e + eps
+    h = 1.0 / (a_i + a_e)
+    v_i = a_e * h
+    v_e = a_i * h
+    first = a_i < a_e
+    var = tl.where(first, a_i, a_e) * tl.where(first, v_i, v_e)
+    # The weights: both variances divided by exp(shift), shift = what the larger logvar has above the limit. That
+    # leaves the larger one cut at the limit, and the smaller one times exp of what they were cut by unequally.
+    lead = (lv_i - cut_i) - (lv_e - cut_e)
+    fall = tl.exp2(tl.abs(lead) * -LOG2_E)
+    p_i = tl.where(lead < 0, u_i * fall, u_i)
+    p_e = tl.where(lead > 0, u_e * fall, u_e)
+    h = 1.0 / ((p_i + eps) + (p_e + eps))
+    w_i = (p_e + eps) * h
+    w_e = (p_i + eps) * h
+    return w_i, w_e, var, w_i * (p_i * h), w_e * (p_e * h), (u_i * v_i) * v_i, (u_e * v_e) * v_e, u_i, u_e
+
+
+@triton.jit
+def _valid_rows(row, rows, steps, lengths):
+    valid = row < rows
+    if lengths is not None:
+        length = tl.load(lengths + row // steps, mask=valid, other=0)
+        valid = valid & (row % steps < length)
+    return valid
+
+
+@triton.jit
+def _masks(row, column, valid, rows, dim, size, FLAT: tl.constexpr, EVEN: tl.constexpr):
+    """Which elements of a tile there are, and which are not padding. EVEN: no tile reaches beyond the last column."""
+    if FLAT:
+        inside = column[None, :] < (size - row.to(tl.int64) * dim)[:, None]
+        return inside, inside
+    elif EVEN:
+        shape: tl.constexpr = (row.shape[0], column.shape[0])
+        return tl.broadcast_to((row < rows)[:, None], shape), tl.broadcast_to(valid[:, None], shape)
+    else:
+        there = (column < dim)[None, :]
+        return (row < rows)[:, None] & there, valid[:, None] & there
+
+
+@triton.jit
+def _count_valid(lengths, batch, rows, steps, BLOCK: tl.constexpr):
+    """Number of valid rows, as a float32."""
+    if lengths is None:
+        return rows * 1.0
+    else:
+        total = tl.zeros((BLOCK,), tl.int64)
+        for start in range(0, batch, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            length = tl.load(lengths + at, mask=at < batch, other=0).to(tl.int64)
+            length = tl.where(length < 0, 0, length)
+            total += tl.where(length > steps, steps, length)
+        return tl.sum(total, axis=0).to(tl.float32)
+
+
+@triton.jit
+def _row_total(value, valid, inv_rows):
+    return tl.sum(tl.where(valid, value * inv_rows, 0), axis=0)
+
+
+@triton.jit
+def fusion_forward(
+    mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths,
+    mean, var, w_img, w_evt, partial,
+    rows, dim, size, steps, stride_mi, stride_li, stride_me, stride_le, eps, inv_rows, inv_dim,
+    PER_DIM: tl.constexpr, FLAT: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """mean, var, w_img, w_evt (if not None) and the tile's share of the four sums, partial (4, programs) (if not None).
+
+    One pass: every element of the four tensors is read once. partial: Σ(logvar − mu² − u)/dim for both modalities,
+    Σ(1 − cos), Σ|N_i − N_e|, all divided by `rows` so that they cannot overflow.
+    """
+    PRECISE: tl.constexpr = mu_img.dtype.element_ty == tl.float32
+    pid = tl.program_id(0)
+    tile = pid.to(tl.int64) if WIDE else pid
+    row = tile * ROWS + tl.arange(0, ROWS)
+    valid = _valid_rows(row, rows, steps, lengths)
+    wide_row = row.to(tl.int64)
+    if partial is not None:
+        kl_i = tl.zeros((ROWS, COLUMNS), tl.float32)
+        kl_e = tl.zeros((ROWS, COLUMNS), tl.float32)
+        square_i = tl.zeros((ROWS, COLUMNS), tl.float32)
+        square_e = tl.zeros((ROWS, COLUMNS), tl.float32)
+        dot = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, dim, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside, read = _masks(row, column, valid, rows, dim, size, FLAT, EVEN)
+        m_i = tl.load(mu_img + (wide_row * stride_mi)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
+        l_i = tl.load(logvar_img + (wide_row * stride_li)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
+        m_e = tl.load(mu_evt + (wide_row * stride_me)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
+        l_e = tl.load(logvar_evt + (wide_row * stride_le)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
+        if PER_DIM:
+            c_i = tl.load(c_img + column, mask=column < dim, other=1)[None, :]
+            c_e = tl.load(c_evt + column, mask=column < dim, other=1)[None, :]
+        else:
+            c_i = tl.load(c_img)
+            c_e = tl.load(c_evt)
+        w_i, w_e, fused, _s_i, _s_e, _v_i, _v_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, PRECISE)
+        if mean is not None:
+            at = (wide_row * dim)[:, None] + column[None, :]
+            if var.dtype.element_ty == tl.float16:
+                fused = tl.where(fused > HALF_MAX, HALF_MAX, fused)
+            if lengths is not None:
+                fused = tl.where(read, fused, 0)
+                w_i = tl.where(read, w_i, 0)
+                w_e = tl.where(read, w_e, 0)
+            tl.store(mean + at, w_i * m_i + w_e * m_e, mask=inside)
+            tl.store(var + at, fused, mask=inside)
+            tl.store(w_img + at, w_i, mask=inside)
+            tl.store(w_evt + at, w_e, mask=inside)
+        if partial is not None:
+            if not EVEN:  # beyond the last column mu and logvar are 0, but u is not
+                u_i = tl.where(read, u_i, 0)
+                u_e = tl.where(read, u_e, 0)
+            kl_i += ((l_i - u_i) - m_i * m_i) * inv_dim
+            kl_e += ((l_e - u_e) - m_e * m_e) * inv_dim
+            square_i += m_i * m_i
+            square_e += m_e * m_e
+            dot += m_i * m_e
+    if partial is not None:
+        norm_i = tl.sqrt_rn(tl.sum(square_i, axis=1))
+        norm_e = tl.sqrt_rn(tl.sum(square_e, axis=1))
+        product = tl.sum(dot, axis=1)
+        alive = (norm_i != 0) & (norm_e != 0)  # NaN is alive: it has to come out
+        cosine = tl.where(alive, product / tl.where(alive, norm_i, 1) / tl.where(alive, norm_e, 1), 0)
+        programs = tl.num_programs(0)
+        gap = tl.abs(norm_i - norm_e)
+        tl.store(partial + pid, _row_total(tl.sum(kl_i, axis=1), valid, inv_rows))
+        tl.store(partial + programs + pid, _row_total(tl.sum(kl_e, axis=1), valid, inv_rows))
+        tl.store(partial + 2 * programs + pid, _row_total(1 - cosine, valid, inv_rows))
+        tl.store(partial + 3 * programs + pid, _row_total(gap, valid, inv_rows))
+
+
+@triton.jit
+def fusion_terms_finish(
+    partial, lengths, c_img, c_evt, terms, programs, batch, rows, steps, dim, PER_DIM: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The four terms from `fusion_forward`'s partials, in one program: means over valid rows, zero if there is none."""
+    total = tl.zeros((4, BLOCK), tl.float32)
+    term = tl.arange(0, 4)
+    for start in range(0, programs, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        total += tl.load(partial + term[:, None] * programs + at[None, :], mask=(at < programs)[None, :], other=0)
+    count = _count_valid(lengths, batch, rows, steps, BLOCK)
+    some = count > 0
+    # rows/count first: a partial may be near the largest float32 only where both are alike
+    result = tl.sum(total, axis=1) * tl.where(some, rows / tl.where(some, count, 1.0), 0.0)
+    if PER_DIM:
+        log_i = tl.zeros((BLOCK,), tl.float32)
+        log_e = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, dim, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            log_i += tl.log(tl.load(c_img + at, mask=at < dim, other=1))
+            log_e += tl.log(tl.load(c_evt + at, mask=at < dim, other=1))
+        mean_i = tl.sum(log_i, axis=0) / dim
+        mean_e = tl.sum(log_e, axis=0) / dim
+    else:
+        mean_i = tl.log(tl.load(c_img))
+        mean_e = tl.log(tl.load(c_evt))
+    kl = -0.5 * (1.0 + tl.where(term == 0, mean_i, mean_e) + result)
+    tl.store(terms + term, tl.where(some, tl.where(term < 2, kl, result), 0.0))
+
+
+@triton.jit
+def fusion_term_slopes(g_terms, lengths, slopes, batch, rows, steps, dim, BLOCK: tl.constexpr):
+    """What a unit of each term's sum weighs in the gradient: (4,), g/(n·dim) for KL, g/n for cosine and norm."""
+    count = _count_valid(lengths, batch, rows, steps, BLOCK)
+    term = tl.arange(0, 4)
+    share = tl.where(count > 0, 1.0 / tl.where(count > 0, count, 1.0), 0.0)
+    tl.store(slopes + term, tl.load(g_terms + term) * share / tl.where(term < 2, dim, 1).to(tl.float32))
+
+
+@triton.jit
+def fusion_row_sums(
+    mu_img, mu_evt, lengths, sums, rows, dim, steps, stride_mi, stride_me,
+    WIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Σ mu_i², Σ mu_e², Σ mu_i·mu_e of each row, (rows, 3), for rows too long for `fusion_backward`'s registers."""
+    pid = tl.program_id(0)
+    tile = pid.to(tl.int64) if WIDE else pid
+    row = tile * ROWS + tl.arange(0, ROWS)
+    valid = _valid_rows(row, rows, steps, lengths)
+    wide_row = row.to(tl.int64)
+    square_i = tl.zeros((ROWS, COLUMNS), tl.float32)
+    square_e = tl.zeros((ROWS, COLUMNS), tl.float32)
+    dot = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, dim, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        read = valid[:, None] & (column < dim)[None, :]
+        m_i = tl.load(mu_img + (wide_row * stride_mi)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
+        m_e = tl.load(mu_evt + (wide_row * stride_me)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
+        square_i += m_i * m_i
+        square_e += m_e * m_e
+        dot += m_i * m_e
+    there = row < rows
+    tl.store(sums + 3 * wide_row, tl.sum(square_i, axis=1), mask=there)
+    tl.store(sums + 3 * wide_row + 1, tl.sum(square_e, axis=1), mask=there)
+    tl.store(sums + 3 * wide_row + 2, tl.sum(dot, axis=1), mask=there)
+
+
+@triton.jit
+def _upstream(gradient, at, mask):
+    if gradient is None:
+        return 0.0
+    else:
+        return tl.load(gradient + at, mask=mask, other=0).to(tl.float32)
+
+
+@triton.jit
+def fusion_backward(
+    g_mean, g_var, g_w_img, g_w_evt, slopes, sums,
+    mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths,
+    to_mu_img, to_logvar_img, to_mu_evt, to_logvar_evt, partial,
+    rows, dim, size, steps, tiles, stride_mi, stride_li, stride_me, stride_le, eps,
+    PER_DIM: tl.constexpr, FLAT: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the four tensors; every element of theirs and of the incoming gradients is read once.
+
+    Grid: (programs, chunks of COLUMNS columns); a program takes every `programs`-th tile. The incoming gradients
+    (g_*), `slopes` (of the terms), `lengths` and `partial` may be None. The norms that the slopes need come from
+    `sums`, or where that is None from the tile, which then holds whole rows. partial, of c·(gradient of c):
+    (2, programs, dim) if PER_DIM, else (2, programs·chunks).
+    """
+    PRECISE: tl.constexpr = mu_img.dtype.element_ty == tl.float32
+    pid = tl.program_id(0)
+    programs = tl.num_programs(0)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    if PER_DIM:
+        c_i = tl.load(c_img + column, mask=column < dim, other=1)[None, :]
+        c_e = tl.load(c_evt + column, mask=column < dim, other=1)[None, :]
+    else:
+        c_i = tl.load(c_img)
+        c_e = tl.load(c_evt)
+    if slopes is not None:
+        slope_kl_i = tl.load(slopes)
+        slope_kl_e = tl.load(slopes + 1)
+        slope_cosine = tl.load(slopes + 2)
+        slope_norm = tl.load(slopes + 3)
+    if partial is not None:
+        sum_i = tl.zeros((COLUMNS if PER_DIM else ROWS,), tl.float32)
+        sum_e = tl.zeros((COLUMNS if PER_DIM else ROWS,), tl.float32)
+    for tile in range(pid.to(tl.int64) if WIDE else pid, tiles, programs):
+        row = tile * ROWS + tl.arange(0, ROWS)
+        valid = _valid_rows(row, rows, steps, lengths)
+        wide_row = row.to(tl.int64)
+        inside, read = _masks(row, column, valid, rows, dim, size, FLAT, EVEN)
+        m_i = tl.load(mu_img + (wide_row * stride_mi)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
+        l_i = tl.load(logvar_img + (wide_row * stride_li)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
+        m_e = tl.load(mu_evt + (wide_row * stride_me)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
+        l_e = tl.load(logvar_evt + (wide_row * stride_le)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
+        at = (wide_row * dim)[:, None] + column[None, :]
+        gm = _upstream(g_mean, at, read)
+        gv = _upstream(g_var, at, read)
+        gw = _upstream(g_w_img, at, read) - _upstream(g_w_evt, at, read)
+        if slopes is not None:  # the sums first: they make the warps wait, and little is in registers yet
+            if sums is None:
+                square_i = tl.sum(m_i * m_i, axis=1)
+                square_e = tl.sum(m_e * m_e, axis=1)
+                dot = tl.sum(m_i * m_e, axis=1)
+            else:
+                square_i = tl.load(sums + 3 * wide_row, mask=valid, other=0)
+                square_e = tl.load(sums + 3 * wide_row + 1, mask=valid, other=0)
+                dot = tl.load(sums + 3 * wide_row + 2, mask=valid, other=0)
+            norm_i = tl.sqrt_rn(square_i)
+            norm_e = tl.sqrt_rn(square_e)
+            inv_i = tl.where(norm_i == 0, 0.0, 1.0 / tl.where(norm_i == 0, 1.0, norm_i))
+            inv_e = tl.where(norm_e == 0, 0.0, 1.0 / tl.where(norm_e == 0, 1.0, norm_e))
+            cosine = dot * inv_i * inv_e
+            side = tl.where(norm_i > norm_e, slope_norm, tl.where(norm_i < norm_e, -slope_norm, 0.0))
+        change = gm * (m_i - m_e) + gw
+        w_i, w_e, fused, slope_i, slope_e, var_i, var_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, PRECISE)
+        if to_mu_img.dtype.element_ty == tl.float16:
+            gv = tl.where(fused > HALF_MAX, 0.0, gv)  # the forward pass cut it there
+        d_i = w_i * gm
+        d_e = w_e * gm
+        to_i = -change * slope_i
+        to_e = change * slope_e
+        rest_i = gv * var_i
+        rest_e = gv * var_e
+        if slopes is not None:
+            # padding was read as zeros, mu and incoming gradients: what is left to silence there is the KL of logvar
+            kl_i = tl.where(valid, slope_kl_i, 0.0)[:, None]
+            kl_e = tl.where(valid, slope_kl_e, 0.0)[:, None]
+            # unit vectors, so that two tiny norms are never multiplied
+            unit_i = m_i * inv_i[:, None]
+            unit_e = m_e * inv_e[:, None]
+            pull_i = slope_cosine * inv_i
+            pull_e = slope_cosine * inv_e
+            d_i += kl_i * m_i + (side + pull_i * cosine)[:, None] * unit_i - pull_i[:, None] * unit_e
+            d_e += kl_e * m_e + (pull_e * cosine - side)[:, None] * unit_e - pull_e[:, None] * unit_i
+            to_i -= 0.5 * kl_i
+            to_e -= 0.5 * kl_e
+            rest_i += (0.5 * kl_i) * u_i
+            rest_e += (0.5 * kl_e) * u_e
+        if partial is not None:
+            share_i = to_i + rest_i
+            share_e = to_e + rest_e
+            if slopes is not None and not EVEN:
+                share_i = tl.where(read, share_i, 0)
+                share_e = tl.where(read, share_e, 0)
+            sum_i += tl.sum(share_i, axis=0 if PER_DIM else 1)
+            sum_e += tl.sum(share_e, axis=0 if PER_DIM else 1)
+        # a saturated variance no longer follows its logvar, but still its factor c
+        tl.store(to_mu_img + at, d_i, mask=inside)
+        tl.store(to_logvar_img + at, to_i + tl.where(l_i > LIMIT, 0.0, rest_i), mask=inside)
+        tl.store(to_mu_evt + at, d_e, mask=inside)
+        tl.store(to_logvar_evt + at, to_e + tl.where(l_e > LIMIT, 0.0, rest_e), mask=inside)
+    if partial is not None:
+        if PER_DIM:
+            at = partial + pid.to(tl.int64) * dim + column
+            tl.store(at, sum_i, mask=column < dim)
+            tl.store(at + programs.to(tl.int64) * dim, sum_e, mask=column < dim)
+        else:
+            chunks = tl.num_programs(1)
+            at = partial + pid * chunks + tl.program_id(1)
+            tl.store(at, tl.sum(sum_i, axis=0))
+            tl.store(at + programs * chunks, tl.sum(sum_e, axis=0))

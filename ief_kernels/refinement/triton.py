@@ -1,0 +1,516 @@
+"""Refinement on a GPU: matrix products that end in bias + ReLU, or bias + attenuated subtraction.
+
+Two ways forward. For few tokens (`FEW_TOKENS`), where launches cost more than products, one launch runs all steps:
+teams of programs own a block of tokens each and meet twice a step. For more, two launches a step. Backward is, for each
+step, the hidden layer again, two products with an epilogue, and two weight gradients summed from float32 parts in a
+fixed order, so that it repeats bit for bit. The algebra is in `native`.
+
+The state and its gradient are float32. For bfloat16 and float16 products a copy in that dtype lies beside it, written
+by the same epilogue; with `every` = 1 that copy is all that backward keeps, half the bytes of the state. float32
+products follow torch's precision setting: "ieee" multiplies without tensor cores, "tf32" with them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._triton import INTERPRET, Config, Tuner, device_guard, triton_check
+from ..dispatch import Facts, register_backend
+from .native import Weights, kept_steps
+
+FEW_TOKENS = 256  # an estimate: on a 132-processor GPU a step of 256 tokens at D = H = 768 takes about its two launches
+_MEASURED = 1024  # rows from which configurations are measured against each other
+_SHARE = 2048  # tokens behind one part of a weight gradient, at least
+_PROGRAMS = 264  # programs a weight gradient wants: two for each multiprocessor of an H100; its parts follow from it
+_SUM_ROWS = 64  # rows behind one part of a column sum
+
+
+def _describe(facts: Facts) -> str:
+    """Which way forward a call takes, for `explain`."""
+    few, many = "all steps in one launch", "two launches a step"
+    if facts.get("shape") is None:
+        return f"kernel: {few} up to {FEW_TOKENS} tokens, {many} for more"
+    tokens = math.prod(facts["shape"][:-1])
+    return f"kernel, {few if tokens <= FEW_TOKENS else many} (one launch up to {FEW_TOKENS} tokens)"
+
+
+register_backend("refine", "triton", triton_check(), _describe)
+
+
+@functools.cache
+def _kernels() -> ModuleType:
+    from . import triton_kernels
+
+    return triton_kernels
+
+
+def _config(m: int, n: int, k: int, warps: int, stages: int) -> Config:
+    return Config({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "GROUP": 8}, warps, stages)
+
+
+# By epilogue and bytes of an element. BLOCK_M of `product` is a multiple of _SUM_ROWS. The wide tiles of "hidden" would
+# spill registers in the other epilogues, which read another matrix.
+_PRODUCT = {
+    "hidden": {
+        2: (
+            _config(64, 64, 64, 4, 4),
+            _config(128, 128, 64, 8, 3),
+            _config(128, 256, 64, 8, 3),
+            _config(128, 128, 64, 4, 3),
+            _config(64, 128, 64, 4, 4),
+        ),
+        4: (_config(64, 64, 32, 4, 3), _config(128, 64, 32, 8, 3), _config(64, 128, 32, 8, 3)),
+    },
+    "other": {
+        2: (
+            _config(64, 64, 64, 4, 4),
+            _config(128, 128, 64, 8, 3),
+            _config(64, 128, 64, 4, 4),
+            _config(128, 64, 64, 4, 4),
+            _config(64, 256, 64, 8, 3),
+        ),
+        4: (_config(64, 64, 32, 4, 3), _config(128, 64, 32, 8, 3), _config(64, 128, 32, 8, 3)),
+    },
+}
+_WEIGHT_GRADIENT = {
+    2: (_config(64, 64, 64, 4, 3), _config(128, 128, 64, 8, 3), _config(64, 128, 64, 4, 3)),
+    4: (_config(64, 64, 16, 4, 3), _config(128, 64, 32, 8, 3), _config(64, 128, 16, 8, 3)),
+}
+_products = {
+    (name, size): Tuner(f"refine_{name}", configs)
+    for name, sizes in _PRODUCT.items()
+    for size, configs in sizes.items()
+}
+_weight_gradients = {size: Tuner("refine_weight_gradient", configs) for size, configs in _WEIGHT_GRADIENT.items()}
+_ADD_PARTS = Config({"BLOCK": 1024}, 4)
+
+
+def _few_config(rows: int, size: int) -> Config:
+    """Of the single launch: larger tiles would spill registers in float32 without tensor cores."""
+    if size == 4:
+        return Config({"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16}, 4, 3)
+    few = rows <= 64
+    return Config({"BLOCK_M": 16 if few else 64, "BLOCK_N": 32, "BLOCK_K": 128 if few else 64}, 4, 4)
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """What float32 products may round their inputs to, as set for torch's own."""
+    if dtype != torch.float32:
+        return "ieee"
+    matmul = torch.backends.cuda.matmul
+    # Since torch 2.9 the new name is right however it was set; asking the old one then can raise.
+    setting = getattr(matmul, "fp32_precision", None)
+    return "tf32" if (setting == "tf32" if setting is not None else matmul.allow_tf32) else "ieee"
+
+
+def saved_dtype(dtype: torch.dtype, every: int) -> torch.dtype:
+    """The dtype of kept states: the products' if every state is kept, float32 if the rest are computed from them."""
+    return dtype if every == 1 else torch.float32
+
+
+def _product(
+    a: Tensor,
+    b: Tensor,
+    out: Tensor,
+    *,
+    transposed: bool,
+    bias: Tensor | None = None,
+    base: Tensor | None = None,
+    gate: Tensor | None = None,
+    narrow: Tensor | None = None,
+    sums: Tensor | None = None,
+    scale: float = 0.0,
+) -> None:
+    """a·bᵀ (`transposed`) or a·b with the epilogue that the tensors given call for; see the kernel."""
+    (rows, depth), width = a.shape, out.shape[1]
+    if out.numel() == 0:
+        return
+    precision = _precision(a.dtype)
+
+    def run(config: Config) -> None:
+        tiles = -(-rows // config.meta["BLOCK_M"]) * -(-width // config.meta["BLOCK_N"])
+        _kernels().product[(tiles,)](
+            a,
+            b,
+            bias,
+            base,
+            gate,
+            out,
+            narrow,
+            sums,
+            rows,
+            width,
+            depth,
+            scale,
+            SUM_ROWS=_SUM_ROWS,
+            B_ROWS=transposed,
+            PRECISION=precision,
+            **config.options(),
+        )
+
+    epilogue = "state" if base is not None else "gate" if gate is not None else "hidden"
+    key = (epilogue, transposed, str(a.dtype), precision, str(out.dtype), width, depth)
+    tuner = _products["hidden" if epilogue == "hidden" else "other", a.element_size()]
+    tuner.launch(a, key, run, worth=rows >= _MEASURED)
+
+
+def _parts(rows: int, height: int, width: int) -> tuple[int, int]:
+    """How many parts a weight gradient has, and tokens of each: facts of the shape alone, so that sums repeat."""
+    tiles = -(-height // 128) * -(-width // 128)
+    count = max(1, min(-(-rows // _SHARE), -(-_PROGRAMS // max(tiles, 1)), 16))
+    share = math.ceil(rows / count / 64) * 64
+    return -(-rows // share), share
+
+
+def _weight_gradient(a: Tensor, b: Tensor, room: Tensor, out: Tensor, scale: float, add: bool) -> None:
+    """out = scale·aᵀ·b, or that added to it; `room` holds the parts."""
+    (rows, height), width = a.shape, b.shape[1]
+    if out.numel() == 0:
+        return
+    count, share = _parts(rows, height, width)
+    precision = _precision(a.dtype)
+
+    def run(config: Config) -> None:
+        tiles = -(-height // config.meta["BLOCK_M"]) * -(-width // config.meta["BLOCK_N"])
+        _kernels().weight_gradient[(tiles, count)](
+            a, b, room, rows, height, width, share, PRECISION=precision, **config.options()
+        )
+
+    key = (str(a.dtype), precision, height, width)
+    _weight_gradients[a.element_size()].launch(a, key, run, worth=rows >= _MEASURED)
+    _add_parts(room, count, out, scale, add)
+
+
+def _add_parts(parts: Tensor, count: int, out: Tensor, scale: float, add: bool) -> None:
+    size = out.numel()
+    if size == 0:
+        return
+    grid = (-(-size // _ADD_PARTS.meta["BLOCK"]),)
+    with device_guard(out):
+        _kernels().add_parts[grid](parts, out, count, size, scale, ADD=add, **_ADD_PARTS.options())
+
+
+def _prepared(weights: Weights, dtype: torch.dtype) -> Weights:
+    w1, b1, w2, b2 = (weight.to(dtype).contiguous() for weight in weights)
+    return w1, b1, w2, b2
+
+
+def _rows_of(z: Tensor) -> Tensor:
+    return z.reshape(z.shape[:-1].numel(), z.shape[-1]).contiguous()
+
+
+def _block(weights: Weights, step: int) -> Weights:
+    k = 0 if weights[0].shape[0] == 1 else step
+    w1, b1, w2, b2 = (weight[k] for weight in weights)
+    return w1, b1, w2, b2
+
+
+def _step(
+    state: Tensor,
+    source: Tensor,
+    block: Weights,
+    attenuation: float,
+    hidden: Tensor,
+    out: Tensor,
+    narrow: Tensor | None,
+) -> None:
+    """One step from `state` and its copy `source` in the products' dtype to `out` and, if given, `narrow`."""
+    w1, b1, w2, b2 = block
+    _product(source, w1, hidden, transposed=True, bias=b1)
+    _product(hidden, w2, out, transposed=True, bias=b2, base=state, narrow=narrow, scale=attenuation)
+
+
+def forward(
+    z: Tensor, weights: Weights, attenuation: float, steps: int, every: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """z_N of z's shape and dtype, and the kept states (n, rows, D) in `saved_dtype`."""
+    rows = _rows_of(z)
+    out = torch.empty_like(rows)
+    kept = kept_steps(steps, every)
+    saved = rows.new_empty((len(kept), *rows.shape), dtype=saved_dtype(dtype, every))
+    if steps == 0 or out.numel() == 0:
+        return out.copy_(rows).view(z.shape), saved
+    weights = _prepared(weights, dtype)
+    if len(rows) <= FEW_TOKENS:
+        _few(rows, weights, attenuation, steps, every, dtype, saved, out)
+        return out.view(z.shape), saved
+    hidden = rows.new_empty((len(rows), weights[0].shape[1]), dtype=dtype)
+    wide = dtype == torch.float32
+    # The state moves between two buffers, or from kept state to kept state; its narrow copy can be overwritten.
+    buffers: list[Tensor] = []
+    copy = None if wide or (every == 1 and kept) or steps == 1 else torch.empty_like(rows, dtype=dtype)
+    state, source = rows, rows.to(dtype)
+    for k in range(steps):
+        slot = saved[(k + 1) // every - 1] if k + 1 in kept else None
+        if k + 1 == steps:
+            _step(state, source, _block(weights, k), attenuation, hidden, out, None)
+            break
+        target = slot if slot is not None and slot.dtype == torch.float32 else _other(buffers, state)
+        narrow = None if wide else (slot if slot is not None and every == 1 else copy)
+        _step(state, source, _block(weights, k), attenuation, hidden, target, narrow)
+        state, source = target, target if narrow is None else narrow
+    return out.view(z.shape), saved
+
+
+def _other(buffers: list[Tensor], state: Tensor) -> Tensor:
+    """A float32 buffer that does not hold `state`; a new one joins `buffers` where there is none."""
+    for buffer in buffers:
+        if buffer is not state:
+            return buffer
+    buffers.append(torch.empty_like(state, dtype=torch.float32))
+    return buffers[-1]
+
+
+def team_size(rows: int, columns: int, config: Config, device: torch.device) -> int:
+    """Programs to a block of tokens in the single launch, so that all are resident at once.
+
+    One in the interpreter, which runs programs one after another: there nobody could wait for the next.
+    """
+    if INTERPRET:
+        return 1
+    teams = -(-rows // config.meta["BLOCK_M"])
+    tiles = -(-columns // config.meta["BLOCK_N"])
+    return max(1, min(tiles, torch.cuda.get_device_properties(device).multi_processor_count // teams))
+
+
+def _few(
+    rows: Tensor,
+    weights: Weights,
+    attenuation: float,
+    steps: int,
+    every: int,
+    dtype: torch.dtype,
+    saved: Tensor,
+    out: Tensor,
+    team: int | None = None,
+) -> None:
+    """All steps in one launch; `team` is how many programs share a block of tokens (None: as many as fit)."""
+    w1, b1, w2, b2 = weights
+    (count, dim), hidden_size = rows.shape, w1.shape[1]
+    config = _few_config(count, dtype.itemsize)
+    team = team_size(count, max(dim, hidden_size), config, rows.device) if team is None else team
+    teams = -(-count // config.meta["BLOCK_M"])
+    state = torch.empty_like(rows, dtype=torch.float32)
+    with device_guard(rows):
+        _kernels().all_steps[(teams * team,)](
+            rows,
+            w1,
+            b1,
+            w2,
+            b2,
+            state,
+            None if dtype == torch.float32 else torch.empty_like(rows, dtype=dtype),
+            rows.new_empty((count, hidden_size), dtype=dtype),
+            saved if len(saved) else None,
+            out,
+            torch.zeros(teams, dtype=torch.int32, device=rows.device),
+            count,
+            dim,
+            hidden_size,
+            steps,
+            every,
+            attenuation,
+            team,
+            SHARED=len(w1) == 1,
+            PRECISION=_precision(dtype),
+            launch_cooperative_grid=team > 1,
+            **config.options(),
+        )
+
+
+def backward(
+    grad: Tensor,
+    z: Tensor,
+    saved: Tensor,
+    weights: Weights,
+    attenuation: float,
+    steps: int,
+    every: int,
+    dtype: torch.dtype,
+    with_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of z, w1, b1, w2, b2 (those of the weights empty without `with_weights`)."""
+    rows, g = _rows_of(z), _rows_of(grad)
+    out = torch.empty_like(rows)
+    if steps == 0 or out.numel() == 0:
+        zeros = (torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights)
+        w1, b1, w2, b2 = zeros if with_weights else (w.new_empty(0) for w in weights)
+        return out.copy_(g).view(z.shape), w1, b1, w2, b2
+    run = _Backward(rows, g, out, weights, attenuation, steps, dtype, with_weights)
+    for start in reversed([0, *kept_steps(steps, every)]):
+        first = saved[start // every - 1] if start else rows
+        for source, k in run.states(first, start, min(start + every, steps)):
+            run.step(source, k)
+    w1, b1, w2, b2 = run.totals(weights)
+    return out.view(z.shape), w1, b1, w2, b2
+
+
+class _Backward:
+    """Buffers of the backward pass, and its steps from the last to the first."""
+
+    def __init__(
+        self,
+        rows: Tensor,
+        grad: Tensor,
+        out: Tensor,
+        weights: Weights,
+        attenuation: float,
+        steps: int,
+        dtype: torch.dtype,
+        with_weights: bool,
+    ) -> None:
+        self.weights, self.attenuation, self.dtype, self.out = _prepared(weights, dtype), attenuation, dtype, out
+        (count, dim), hidden = rows.shape, weights[0].shape[1]
+        self.hidden = rows.new_empty((count, hidden), dtype=dtype)
+        self.hidden_grad = torch.empty_like(self.hidden)
+        self.grad, self.narrow = grad, grad.to(dtype)
+        wide = dtype == torch.float32
+        self.buffers = [torch.empty_like(rows, dtype=torch.float32) for _ in range(min(steps - 1, 2))]
+        self.copy = None if wide or steps == 1 else torch.empty_like(rows, dtype=dtype)
+        self.shared = len(weights[0]) == 1
+        self.gradients: list[Tensor] = []
+        self.added: set[int] = set()
+        if with_weights:
+            # Shared blocks are summed over the steps in float32; others are stored once, rounded.
+            kind = torch.float32 if self.shared else None
+            self.gradients = [
+                torch.empty_like(weight, dtype=kind, memory_format=torch.contiguous_format) for weight in weights
+            ]
+            parts = max(_parts(count, hidden, dim)[0], _parts(count, dim, hidden)[0])
+            self.room = rows.new_empty((parts, hidden * dim), dtype=torch.float32)
+            blocks = -(-count // _SUM_ROWS)
+            self.sums = rows.new_empty((blocks, dim), dtype=torch.float32)
+            self.hidden_sums = rows.new_empty((blocks, hidden), dtype=torch.float32)
+            self.grad_sums = grad.sum(0, keepdim=True, dtype=torch.float32)
+
+    def states(self, first: Tensor, start: int, stop: int) -> list[tuple[Tensor, int]]:
+        """(z_k in the products' dtype, k) for start ≤ k < stop, last first, computed from z at `start`."""
+        narrow = self.dtype != torch.float32
+        state, source = first, first.to(self.dtype)
+        found = [(source, start)]
+        buffers: list[Tensor] = []
+        for k in range(start, stop - 1):
+            target = _other(buffers, state) if narrow else torch.empty_like(first, dtype=torch.float32)
+            copy = torch.empty_like(first, dtype=self.dtype) if narrow else None
+            _step(state, source, _block(self.weights, k), self.attenuation, self.hidden, target, copy)
+            state, source = target, target if copy is None else copy
+            found.append((source, k + 1))
+        return found[::-1]
+
+    def step(self, source: Tensor, k: int) -> None:
+        """Takes the gradient from z_{k+1} to z_k (to `out` for k = 0) and adds to those of the block."""
+        w1, b1, w2, _ = _block(self.weights, k)
+        weighted = bool(self.gradients)
+        _product(source, w1, self.hidden, transposed=True, bias=b1)
+        hidden_sums = self.hidden_sums if weighted else None
+        _product(self.narrow, w2, self.hidden_grad, transposed=False, gate=self.hidden, sums=hidden_sums)
+        if weighted:
+            block = 0 if self.shared else k
+            d_w1, d_b1, d_w2, d_b2 = (gradient[block] for gradient in self.gradients)
+            add, scale = block in self.added, -self.attenuation
+            self.added.add(block)
+            _weight_gradient(self.narrow, self.hidden, self.room, d_w2, scale, add)
+            _weight_gradient(self.hidden_grad, source, self.room, d_w1, scale, add)
+            _add_parts(self.grad_sums, len(self.grad_sums), d_b2, scale, add)
+            _add_parts(self.hidden_sums, len(self.hidden_sums), d_b1, scale, add)
+        if k == 0:
+            _product(self.hidden_grad, w1, self.out, transposed=False, base=self.grad, scale=self.attenuation)
+            return
+        target = next(b for b in self.buffers if b is not self.grad)
+        sums = self.sums if weighted else None
+        _product(
+            self.hidden_grad,
+            w1,
+            target,
+            transposed=False,
+            base=self.grad,
+            narrow=self.copy,
+            sums=sums,
+            scale=self.attenuation,
+        )
+        self.grad, self.narrow = target, target if self.copy is None else self.copy
+        if weighted:
+            self.grad_sums = self.sums
+
+    def totals(self, weights: Weights) -> Weights:
+        """Gradients of the weights in their own dtypes; empty if not asked for."""
+        if not self.gradients:
+            w1, b1, w2, b2 = (weight.new_empty(0) for weight in weights)
+        else:
+            w1, b1, w2, b2 = (g.to(w.dtype) for g, w in zip(self.gradients, weights, strict=True))
+        return w1, b1, w2, b2
+
+
+def static_cases() -> list[dict[str, Any]]:
+    """Every kernel in every configuration, for `bench.static`: bfloat16 and float32, sizes that are multiples of 16."""
+    kernels = _kernels()
+    cases: list[dict[str, Any]] = []
+
+    def case(
+        op: str,
+        kernel: Any,
+        pointers: Mapping[str, str | None],
+        numbers: Mapping[str, str],
+        config: Config,
+        **more: Any,
+    ) -> None:
+        constexprs = {name: None for name, kind in pointers.items() if kind is None}
+        signature = {name: f"*{kind}" for name, kind in pointers.items() if kind is not None}
+        tensor_cores = more.get("PRECISION", "") == "tf32" or "bf16" in pointers.values()
+        cases.append(
+            {
+                "op": op,
+                "kernel": kernel,
+                "signature": {**signature, **numbers},
+                "constexprs": {**constexprs, **more, **config.meta},
+                "num_warps": config.num_warps,
+                "num_stages": config.num_stages,
+                "wants": {"tensor_cores": tensor_cores and op != "refine_add_parts", "vector_loads": True},
+                "divisible": ("width", "depth", "height", "dim", "share", "size"),
+            }
+        )
+
+    sizes = {"rows": "i32", "width": "i32", "depth": "i32", "scale": "fp32"}
+    for kind, precisions in (("bf16", ("ieee",)), ("fp32", ("ieee", "tf32"))):
+        size = 2 if kind == "bf16" else 4
+        copy = kind if size == 2 else None
+        epilogues: dict[str, tuple[bool, dict[str, str | None]]] = {
+            "hidden": (True, {"bias": kind, "out": kind}),
+            "state": (True, {"bias": kind, "base": "fp32", "out": "fp32", "narrow": copy}),
+            "gate": (False, {"gate": kind, "out": kind, "sums": "fp32"}),
+            "grad": (False, {"base": "fp32", "out": "fp32", "narrow": copy, "sums": "fp32"}),
+        }
+        absent = dict.fromkeys(("bias", "base", "gate", "out", "narrow", "sums"))
+        for precision in precisions:
+            for name, (transposed, pointers) in epilogues.items():
+                every_pointer = {"a": kind, "b": kind, **absent, **pointers}
+                for config in _PRODUCT["hidden" if name == "hidden" else "other"][size]:
+                    more = {"SUM_ROWS": _SUM_ROWS, "B_ROWS": transposed, "PRECISION": precision}
+                    case(f"refine_{name}", kernels.product, every_pointer, sizes, config, **more)
+            numbers = dict.fromkeys(("rows", "height", "width", "share"), "i32")
+            for config in _WEIGHT_GRADIENT[size]:
+                operands = {"a": kind, "b": kind, "parts": "fp32"}
+                case("refine_weights", kernels.weight_gradient, operands, numbers, config, PRECISION=precision)
+                # Hopper's tf32 products want both inputs the other way round, so they are loaded a word at a time.
+                cases[-1]["wants"]["vector_loads"] = precision != "tf32"
+            numbers = dict.fromkeys(("rows", "dim", "width", "steps", "every"), "i32") | {
+                "scale": "fp32",
+                "team": "i32",
+            }
+            for rows in (16, 256) if size == 2 else (256,):
+                tensors: dict[str, str | None] = dict.fromkeys(
+                    ("z", "w1", "b1", "w2", "b2", "hidden", "saved", "out"), kind
+                )
+                tensors |= {"state": "fp32", "narrow": copy, "counters": "i32"}
+                more = {"SHARED": False, "PRECISION": precision}
+                case("refine_few", kernels.all_steps, tensors, numbers, _few_config(rows, size), **more)
+        numbers = {"count": "i32", "size": "i32", "scale": "fp32"}
+        case("refine_add_parts", kernels.add_parts, {"parts": "fp32", "out": kind}, numbers, _ADD_PARTS, ADD=False)
+    return cases

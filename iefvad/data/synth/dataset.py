@@ -1,0 +1,211 @@
+"""The folder of the benchmark: video files, the field's lists and annotations, and a marker that makes it resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from iefvad.data.synth.anomalies import CLASSES
+from iefvad.data.synth.render import NORMAL, VideoPlan, plan_video, write_video
+from iefvad.data.synth.scene import HEIGHT, WIDTH
+from iefvad.errors import UserError
+from iefvad.files import storage_error, write_json, write_text
+
+VERSION = 2  # of the rendered pictures: raised with every change of them, so that no old set is taken for a new one
+MARKER = "synth.json"
+TRAIN = (88, 11)  # normal videos, and abnormal videos of each class
+TEST = (32, 5)
+SEGMENTS = (16, 24)  # of 16 frames, at least and at most
+
+
+@dataclass(frozen=True)
+class SynthSpec:
+    """A rendered set: its folder, its videos, and the files that describe them.
+
+    `rendered` counts the videos this call had to make (0 when a complete set was found).
+    """
+
+    root: Path
+    train: tuple[VideoPlan, ...]
+    test: tuple[VideoPlan, ...]
+    settings: dict[str, Any]
+    rendered: int
+    seconds: float
+
+    @property
+    def train_list(self) -> Path:
+        """CSV `path,label` of the training videos: labels of whole videos, no frame truth."""
+        return self.root / "train.csv"
+
+    @property
+    def test_list(self) -> Path:
+        """CSV `path,label` of the test videos."""
+        return self.root / "test.csv"
+
+    @property
+    def annotations(self) -> Path:
+        """Frame truth of the test videos in UCF-Crime's form."""
+        return self.root / "annotations.txt"
+
+    @property
+    def videos(self) -> Path:
+        """The folder of the video files."""
+        return self.root / "videos"
+
+
+def settings_of(seed: int, train: tuple[int, int] = TRAIN, test: tuple[int, int] = TEST) -> dict[str, Any]:
+    """Everything that decides what is rendered; `hash` names it in 12 hexadecimal digits."""
+    settings: dict[str, Any] = {
+        "version": VERSION,
+        "seed": seed,
+        "train": list(train),
+        "test": list(test),
+        "segments": list(SEGMENTS),
+        "size": [WIDTH, HEIGHT],
+        "classes": list(CLASSES),
+    }
+    settings["hash"] = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return settings
+
+
+def plan(
+    seed: int, train: tuple[int, int] = TRAIN, test: tuple[int, int] = TEST
+) -> tuple[tuple[VideoPlan, ...], tuple[VideoPlan, ...]]:
+    """The training and the test videos of a seed, before anything is rendered; names are unique across both."""
+    splits = []
+    number = dict.fromkeys((NORMAL, *CLASSES), 0)
+    for split, (normal, abnormal) in enumerate((train, test)):
+        plans: list[VideoPlan] = []
+        for label in number:
+            for _ in range(normal if label == NORMAL else abnormal):
+                number[label] += 1
+                kind = list(number).index(label)
+                # The seed words name the video itself, so that a larger set contains the smaller one's videos.
+                words = (seed, split, kind, len([p for p in plans if p.label == label]))
+                plans.append(plan_video(f"{label}_{number[label]:03d}", label, words, SEGMENTS))
+        splits.append(tuple(plans))
+    return splits[0], splits[1]
+
+
+def generate(
+    root: str | Path,
+    *,
+    seed: int = 0,
+    train: tuple[int, int] = TRAIN,
+    test: tuple[int, int] = TEST,
+    workers: int = 2,
+    progress: bool = True,
+) -> SynthSpec:
+    """Render the benchmark into `root`, or complete it, or find it complete.
+
+    train, test: (normal videos, abnormal videos of each of the eight classes). Writes videos/NAME.mp4 (H.264),
+    train.csv and test.csv (`path,label`), annotations.txt (test videos only: training knows labels of whole videos) and
+    the marker synth.json. Files appear by renaming, so that an interrupted call goes on where it stopped; a file that
+    has been deleted or changed is rendered again, to the same bytes. Raises UserError where `root` cannot be written,
+    holds a set with other settings, or a worker process dies.
+    """
+    if seed < 0 or min(*train, *test) < 0:
+        raise UserError("the seed and the numbers of videos of a synthetic set cannot be negative.")
+    root = Path(root)
+    begin = time.perf_counter()
+    settings = settings_of(seed, train, test)
+    try:
+        (root / "videos").mkdir(parents=True, exist_ok=True)
+        marker = _read_marker(root, settings)
+        digests: dict[str, str] = dict(marker.get("videos", {}))
+        plans = plan(seed, train, test)
+        everything = [*plans[0], *plans[1]]
+        missing = [p for p in everything if not _is_intact(root, p, digests if marker.get("complete") else {}, marker)]
+        if missing or not marker.get("complete"):
+            write_json(root / MARKER, {"settings": settings, "complete": False, "videos": {}})
+            digests |= _render(root, missing, workers, progress)
+            digests = {p.name: digests.get(p.name) or _digest(_path(root, p)) for p in everything}
+            _write_lists(root, *plans)
+            write_json(root / MARKER, {"settings": settings, "complete": True, "videos": digests})
+    except OSError as error:
+        raise storage_error(error, root) from error
+    return SynthSpec(root, *plans, settings, len(missing), time.perf_counter() - begin)
+
+
+def _path(root: Path, video: VideoPlan) -> Path:
+    return root / "videos" / f"{video.name}.mp4"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_intact(root: Path, video: VideoPlan, digests: dict[str, str], marker: dict[str, Any]) -> bool:
+    """Whether a file can stay: of a complete set, its bytes are as recorded; of an interrupted one, it is there.
+
+    Files come by renaming after the marker was written, so in an interrupted set a file that is there is whole.
+    """
+    path = _path(root, video)
+    if not marker or not path.is_file():
+        return False
+    return video.name not in digests or _digest(path) == digests[video.name]
+
+
+def _read_marker(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The marker of this very set; {} where there is none or it cannot be read."""
+    try:
+        marker = json.loads((root / MARKER).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    found = marker.get("settings", {}) if isinstance(marker, dict) else {}
+    if not found:
+        return {}
+    differing = sorted(k for k in settings if k != "hash" and found.get(k) != settings[k])
+    if differing:
+        raise UserError(
+            f"{root} holds a synthetic set with another {', '.join(differing)}: "
+            "choose another folder, or delete this one."
+        )
+    return marker
+
+
+def _render(root: Path, plans: list[VideoPlan], workers: int, progress: bool) -> dict[str, str]:
+    """Render the plans and return {name: SHA-256}."""
+    digests: dict[str, str] = {}
+    bar = tqdm(total=sum(p.frames for p in plans), desc="render", unit="frame", disable=not progress or not plans)
+    with bar:
+        if workers <= 1 or len(plans) < 3:
+            for p in plans:
+                digests[p.name] = write_video(p, _path(root, p))
+                bar.update(p.frames)
+            return digests
+        pool = ProcessPoolExecutor(min(workers, len(plans)), mp_context=multiprocessing.get_context("spawn"))
+        try:
+            jobs = {pool.submit(write_video, p, str(_path(root, p))): p for p in plans}
+            for job in as_completed(jobs):
+                digests[jobs[job].name] = job.result()
+                bar.update(jobs[job].frames)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that renders videos died (short of memory, or started from a script without "
+                '`if __name__ == "__main__":`): run it again, it goes on where it stopped.'
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return digests
+
+
+def _write_lists(root: Path, train: tuple[VideoPlan, ...], test: tuple[VideoPlan, ...]) -> None:
+    for name, plans in (("train.csv", train), ("test.csv", test)):
+        rows = "".join(f"videos/{p.name}.mp4,{p.label}\n" for p in plans)
+        write_text(root / name, f"path,label\n{rows}")
+    lines = []
+    for p in test:
+        numbers = [n for interval in p.intervals for n in interval]
+        numbers += [-1] * (4 - len(numbers))
+        lines.append("  ".join([f"{p.name}.mp4", p.label, *map(str, numbers)]))
+    write_text(root / "annotations.txt", "\n".join(lines) + "\n")

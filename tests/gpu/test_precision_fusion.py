@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from kernel_checks import assert_near, copies, leaf
+from torch import Tensor
+
+from ief_kernels import PrecisionFusion, _triton, fusion_and_terms, precision_fusion, reference
+from ief_kernels.precision_fusion import triton as launcher
+
+pytestmark = pytest.mark.gpu
+
+# As on the CPU: float32 loses a few of its 24 bits, half precision rounds outputs and gradients to 11 and 8 bits. The
+# GPU's division and exponential err by two units in the last place each.
+RELATIVE = {torch.float32: 4e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+MOST_CONFIGS = 3
+
+
+def inputs(device: torch.device, *shape: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    torch.manual_seed(0)
+    tensors = [leaf(*shape, dtype=dtype) for _ in range(4)]
+    return [tensor.detach().to(device).requires_grad_() for tensor in tensors]
+
+
+def nu_pair(device: torch.device, dim: int, per_dim: bool) -> list[Tensor]:
+    nus = [leaf(dim if per_dim else 1, low=2.0, dtype=torch.float32), leaf(1, low=5.0, dtype=torch.float32)]
+    return [nu.detach().to(device).requires_grad_() for nu in nus]
+
+
+def outputs(
+    tensors: list[Tensor], nus: list[Tensor], lengths: Tensor, function: Callable, **keywords: str
+) -> list[Tensor]:
+    fusion, terms = function(*tensors, nu=tuple(nus), lengths=lengths, **keywords)
+    return [*fusion, *terms]
+
+
+def gradients_on(
+    results: list[Tensor], leaves: list[Tensor], rounded: torch.dtype = torch.float64, seed: int = 1
+) -> list[Tensor | None]:
+    """`kernel_checks.gradients` with the same weights on any device, rounded to a dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(rounded).to(r) for r in results]
+    total = sum((weight * result).sum().double() for weight, result in zip(weights, results, strict=True))
+    return list(torch.autograd.grad(total, leaves, allow_unused=True))
+
+
+def test_there_are_no_more_configurations() -> None:
+    for itemsize in (2, 4):
+        tuners = [launcher._forward_tuner(dim, flat, itemsize) for dim in (5, 768, 4096) for flat in (False, True)]
+        tuners += [launcher._backward_tuner(columns, itemsize) for columns in (8, 1024, launcher.LONGEST_ROW)]
+        assert all(1 <= len(tuner.configs) <= MOST_CONFIGS for tuner in tuners)
+
+
+@pytest.mark.parametrize("index", range(MOST_CONFIGS))
+@pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
+@pytest.mark.parametrize("shape", [(2, 63, 5), (3, 9, 768), (1, 5, 2048), (1, 3, 5000)], ids=str)
+@pytest.mark.parametrize("per_dim", [False, True])
+def test_every_configuration(
+    device: torch.device, index: int, dtype: torch.dtype, shape: tuple[int, ...], per_dim: bool
+) -> None:
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("triton's interpreter gets bfloat16 wrong")
+    tensors, nus = inputs(device, *shape, dtype=dtype), nu_pair(device, shape[-1], per_dim)
+    wide, wide_nus = ([t.detach().double().cpu().requires_grad_() for t in group] for group in (tensors, nus))
+    lengths = torch.tensor([shape[1], 2, 0][: shape[0]], device=device)
+    relative = RELATIVE[dtype] * max(1.0, shape[-1] / 1000)  # one term is the difference of norms near sqrt(D)
+    with _triton.forced(index):
+        got = outputs(tensors, nus, lengths, fusion_and_terms, backend="triton")
+        grads = gradients_on(got, [*tensors, *nus], dtype)
+        fusion = precision_fusion(*tensors, nu=tuple(nus), backend="triton")
+        fusion_grads = gradients_on([*fusion], [*tensors, *nus], dtype)
+    want = outputs(wide, wide_nus, lengths.cpu(), reference.fusion_and_terms)
+    want_fusion = reference.precision_fusion(*wide, nu=tuple(wide_nus))
+    expected = [*want, *gradients_on(want, [*wide, *wide_nus], dtype)]
+    expected += [*want_fusion, *gradients_on([*want_fusion], [*wide, *wide_nus], dtype)]
+    for a, b in zip([*got, *grads, *fusion, *fusion_grads], expected, strict=True):
+        assert a is not None and b is not None
+        assert_near(a.cpu(), b, relative)
+
+
+def test_repeats_bit_for_bit(device: torch.device) -> None:
+    tensors, nus = inputs(device, 5, 37, 130), nu_pair(device, 130, True)
+    lengths = torch.tensor([37, 1, 0, 20, 36], device=device)
+    runs = []
+    for _ in range(2):
+        result = outputs(tensors, nus, lengths, fusion_and_terms, backend="triton")
+        runs.append([*result, *gradients_on(result, [*tensors, *nus])])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_a_large_call_is_tuned_and_right(cuda: torch.device, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IEF_KERNELS_CACHE", str(tmp_path))
+    launcher._forward_tuner.cache_clear()
+    launcher._backward_tuner.cache_clear()
+    tensors, nus = inputs(cuda, 24, 256, 768), nu_pair(cuda, 768, False)
+    lengths = torch.arange(24, device=cuda) * 11
+    got = outputs(tensors, nus, lengths, fusion_and_terms, backend="triton")
+    want = outputs(copies(tensors, torch.float64), copies(nus, torch.float64), lengths, reference.fusion_and_terms)
+    for a, b in zip(got, want, strict=True):
+        assert_near(a, b, 4e-6)
+    gradients_on(got, [*tensors, *nus])
+    (file,) = _triton.cache_folder().glob("*.json")
+    assert "fusion_forward" in file.read_text() and "fusion_backward" in file.read_text()
+
+
+def test_saturation(device: torch.device) -> None:
+    ends = torch.tensor([-1e4, -100.0, 0.0, 60.0, 88.0, 100.0, 1e4])
+    pairs = torch.cartesian_prod(ends, ends)
+    columns = (torch.randn(49, 1), pairs[:, :1], torch.ones(49, 1), pairs[:, 1:])
+    tensors = [column.to(device).requires_grad_() for column in columns]
+    got = precision_fusion(*tensors, backend="triton")
+    want = reference.precision_fusion(*copies(tensors, torch.float32))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-30)
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients_on([*got], tensors))
+
+
+def test_padding_is_invisible(device: torch.device) -> None:
+    tensors, nus = inputs(device, 3, 40, 96), nu_pair(device, 96, False)
+    lengths = torch.tensor([40, 0, 17], device=device)
+    valid = torch.arange(40, device=device) < lengths[:, None]
+    dirty = [torch.where(valid[..., None], t.detach(), float("nan")).requires_grad_() for t in tensors]
+    runs = []
+    for leaves in (tensors, dirty):
+        result = outputs(leaves, nus, lengths, fusion_and_terms, backend="triton")
+        runs.append([*result, *gradients_on(result, [*leaves, *nus])])
+    assert all(torch.equal(a, b) and b.isfinite().all() for a, b in zip(*runs, strict=True))
+
+
+def test_compiles_without_a_break(cuda: torch.device) -> None:
+    module = PrecisionFusion(nu="learned", backend="triton").to(cuda)
+    tensors, lengths = inputs(cuda, 2, 9, 768), torch.tensor([9, 4], device=cuda)
+
+    def step(*leaves: Tensor) -> list[Tensor]:
+        fusion, terms = module.with_terms(*leaves, lengths)
+        return [*fusion, *terms]
+
+    leaves = [*tensors, *module.parameters()]
+    plain, compiled = step(*tensors), torch.compile(step, fullgraph=True)(*tensors)
+    for a, b in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(a, b)
+    pairs = zip(gradients_on(plain, leaves), gradients_on(compiled, leaves), strict=True)
+    assert all(a is not None and b is not None and torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in pairs)
+
+
+@pytest.mark.parametrize("per_dim", [False, True])
+def test_graph_capture(cuda: torch.device, per_dim: bool) -> None:
+    tensors, nus = inputs(cuda, 3, 20, 768), nu_pair(cuda, 768, per_dim)
+    lengths = torch.tensor([20, 5, 0], device=cuda)
+    weights = torch.randn(3, 20, 768, device=cuda)
+
+    def step() -> list[Tensor]:
+        fusion, terms = fusion_and_terms(*tensors, nu=tuple(nus), lengths=lengths, backend="triton")
+        total = (fusion.mean * weights + fusion.var).sum() + terms.kl_img + terms.kl_evt + terms.cosine + terms.norm
+        return [*fusion, *terms, *torch.autograd.grad(total, [*tensors, *nus])]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.mul_(0.5)
+        lengths.copy_(torch.tensor([7, 20, 1]))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(captured, step(), strict=True))
+
+
+def test_second_device(cuda: torch.device) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    tensors, nus = inputs(torch.device("cuda:1"), 2, 9, 100), nu_pair(torch.device("cuda:1"), 100, False)
+    lengths = torch.tensor([9, 4], device="cuda:1")
+    got = outputs(tensors, nus, lengths, fusion_and_terms, backend="triton")
+    want = outputs(copies(tensors, torch.float64), copies(nus, torch.float64), lengths, reference.fusion_and_terms)
+    for a, b in zip(got, want, strict=True):
+        assert a.device == torch.device("cuda:1")
+        assert_near(a, b, 4e-6)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_checks import assert_near, copies, gradients, leaf
+from torch import Tensor
+
+from ief_kernels import Refinement, _triton, reference, refine
+from ief_kernels.refinement import triton as host
+
+pytestmark = pytest.mark.gpu
+
+# float32 sums up to 768 products in another order; half precision rounds the products' inputs at every step.
+RELATIVE = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+MOST_CONFIGS = 5
+ONE, MANY = 10**9, 0
+
+
+def inputs(
+    device: torch.device, rows: int, dim: int, hidden: int, blocks: int, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """z, w1, b1, w2, b2; hidden units well on or well off, since at relu's kink a rounding changes a whole unit."""
+    torch.manual_seed(0)
+    sizes = [(rows, dim), (blocks, hidden, dim), (blocks, hidden), (blocks, dim, hidden), (blocks, dim)]
+    tensors = [leaf(*size, dtype=dtype) for size in sizes]
+    for weight in (tensors[1], tensors[3]):
+        weight.data.mul_(0.4 / weight.shape[-1] ** 0.5)
+    tensors[2].data.copy_(tensors[2].sign() * 3)
+    return [tensor.detach().to(device).requires_grad_() for tensor in tensors]
+
+
+def sums_gradients(outputs: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+    """`gradients`, whose random weights are drawn on the CPU, for tensors on any device."""
+    return [g.cpu() for g in gradients([out.cpu() for out in outputs], tensors) if g is not None]
+
+
+def agree(tensors: list[Tensor], **options: int) -> None:
+    dtype = tensors[0].dtype
+    wide = [t.detach().double().cpu().requires_grad_() for t in tensors]
+    got = refine(*tensors, backend="triton", **options)
+    options.pop("checkpoint_every", None)
+    want = reference.refine(*wide, **options)
+    assert_near(got.cpu(), want, RELATIVE[dtype])
+    for a, b in zip(sums_gradients([got], tensors), sums_gradients([want], wide), strict=True):
+        assert_near(a, b, RELATIVE[dtype])
+
+
+def skip_bfloat16(device: torch.device, dtype: torch.dtype) -> None:
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("triton's interpreter gets bfloat16 wrong")
+
+
+def test_there_are_no_more_configurations() -> None:
+    tuners = [*host._products.values(), *host._weight_gradients.values()]
+    assert all(1 <= len(tuner.configs) <= MOST_CONFIGS for tuner in tuners)
+
+
+@pytest.mark.parametrize("index", range(MOST_CONFIGS))
+@pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
+@pytest.mark.parametrize("sizes", [(130, 63, 70), (300, 128, 256), (5, 100, 33)], ids=str)
+def test_every_configuration(
+    device: torch.device,
+    index: int,
+    dtype: torch.dtype,
+    sizes: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    skip_bfloat16(device, dtype)
+    monkeypatch.setattr(host, "FEW_TOKENS", MANY)
+    monkeypatch.setattr(host, "_SHARE", 64)
+    with _triton.forced(index):
+        agree(inputs(device, *sizes, 2, dtype))
+
+
+@pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
+@pytest.mark.parametrize("sizes", [(1, 64, 64), (19, 63, 70), (64, 768, 768), (256, 96, 200)], ids=str)
+@pytest.mark.parametrize("alone", [True, False])
+def test_one_launch(
+    device: torch.device,
+    dtype: torch.dtype,
+    sizes: tuple[int, int, int],
+    alone: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    skip_bfloat16(device, dtype)
+    if alone:
+        monkeypatch.setattr(host, "team_size", lambda *arguments: 1)
+    agree(inputs(device, *sizes, 3, dtype))
+    agree(inputs(device, *sizes, 1, dtype), steps=4, checkpoint_every=2)
+
+
+@pytest.mark.parametrize("limit", [ONE, MANY])
+def test_repeats_bit_for_bit(device: torch.device, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "FEW_TOKENS", limit)
+    tensors = inputs(device, 200, 96, 130, 3)
+    runs = []
+    for _ in range(2):
+        out = refine(*tensors, backend="triton")
+        runs.append([out, *sums_gradients([out], tensors)])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_tf32_follows_torch(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = inputs(cuda, 300, 256, 256, 2)
+    exact = refine(*tensors, backend="triton")
+    monkeypatch.setattr(host, "_precision", lambda dtype: "tf32")
+    rounded = refine(*tensors, backend="triton")
+    assert not torch.equal(rounded, exact)
+    assert_near(rounded, exact, 5e-3)
+
+
+@pytest.mark.parametrize("rows", [50, 2000])
+def test_compiles_without_graph_breaks(cuda: torch.device, rows: int) -> None:
+    module = Refinement(96, steps=3, backend="triton").to(cuda)
+    z = torch.randn(rows, 96, device=cuda, requires_grad=True)
+    got, want = torch.compile(module, fullgraph=True)(z), module(z)
+    assert torch.equal(got, want)
+    (a,), (b,) = torch.autograd.grad(got.square().sum(), z), torch.autograd.grad(want.square().sum(), z)
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("rows", [50, 2000])
+def test_is_captured_in_a_graph(cuda: torch.device, rows: int) -> None:
+    z, *weights = (t.detach() for t in inputs(cuda, rows, 96, 130, 3))
+    refine(z, *weights, backend="triton")  # compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = refine(z, *weights, backend="triton")
+    z.mul_(0.5)
+    graph.replay()
+    assert torch.equal(got, refine(z, *weights, backend="triton"))
+
+
+def test_on_the_second_device(cuda: torch.device) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    for rows in (50, 2000):
+        agree(copies(inputs(torch.device("cuda:1"), rows, 96, 130, 2), torch.float32))

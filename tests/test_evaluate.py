@@ -1,0 +1,109 @@
+"""`iefvad evaluate` on a finished run: same figures, robustness rows, and clear errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from stores import DIM, training_flags, write_store
+
+from iefvad.data.datasets import load_store
+from iefvad.evaluate import main
+from iefvad.model import IEFVAD, ModelConfig
+from iefvad.run import load_model, save_model
+from iefvad.scoring import Masked, Scorer, score_videos
+from iefvad.scoring import test_crops as choose_crops
+from iefvad.train import main as train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    store = write_store(tmp_path_factory.mktemp("store"))
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert train(training_flags(store, out, "--fused", "--epochs", "8")) == 0
+    return out
+
+
+def test_evaluation_reproduces_the_training_figures_and_adds_robustness(run, tmp_path, capsys):
+    trained = json.loads((run / "metrics.json").read_text())
+    assert main([str(run), "--out", str(tmp_path / "again")]) == 0
+    found = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert found["fusion"] == trained["fusion"]
+    rows = found["robustness"]
+    assert [(row["masked"], row["ratio"]) for row in rows[:2]] == [("none", 0.0), ("image", 0.05)]
+    assert len(rows) == 11
+    assert rows[0]["kl"] == 0
+    # Hiding half of a stream's dimensions must show, and more than hiding a twentieth.
+    by = {(row["masked"], row["ratio"]): row["kl"] for row in rows}
+    for stream in ("image", "event"):
+        assert by[stream, 0.5] > by[stream, 0.05] >= 0
+    assert "robustness" in capsys.readouterr().out
+    assert (tmp_path / "again" / "report.html").exists()
+
+
+def test_masking_zeroes_the_dimensions_of_one_stream_alone(tmp_path):
+    video = load_store(write_store(tmp_path / "store")).test[0]
+    masked = Masked(video, "event", torch.tensor([1, 4]))
+    (image, event), (image_masked, event_masked) = video.features(0), masked.features(0)
+    assert torch.equal(image, image_masked)
+    assert (event_masked[:, [1, 4]] == 0).all()
+    kept = [index for index in range(DIM) if index not in (1, 4)]
+    assert torch.equal(event[:, kept], event_masked[:, kept])
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_batched_scoring_equals_one_video_at_a_time(tmp_path, released):
+    torch.manual_seed(0)
+    temporal = "none" if released else "kalman"
+    model = IEFVAD(ModelConfig(dim=DIM, heads=2, refine_steps=2, temporal=temporal, released=released)).eval()
+    videos = load_store(write_store(tmp_path / "store")).test
+    # A chunk of 8 segments splits most videos, so both ways of scoring are used.
+    for chunk in (8, 64):
+        together = score_videos(model, videos, chunk=chunk)
+        for video, scored in zip(videos, together, strict=True):
+            image, event = video.features(0)
+            alone = Scorer(model, chunk=chunk).feed(image[None], event[None])
+            np.testing.assert_allclose(scored.scores, alone[:, 0], rtol=1e-5, atol=1e-6)
+            assert len(scored.scores) == video.segments
+
+
+def test_feeding_in_pieces_equals_feeding_at_once(tmp_path):
+    torch.manual_seed(0)
+    model = IEFVAD(ModelConfig(dim=DIM, heads=2, refine_steps=2)).eval()
+    image, event = torch.randn(2, 1, 40, DIM)
+    whole = Scorer(model, chunk=10).feed(image, event)
+    scorer = Scorer(model, chunk=10)
+    pieces = [scorer.feed(image[:, i : i + 10], event[:, i : i + 10]) for i in range(0, 40, 10)]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
+@pytest.mark.parametrize(
+    ("available", "wanted", "chosen"),
+    [(range(10), "5", [5]), (range(10), "0", [0]), ([0], "5", [0]), (range(3), "all", [0, 1, 2]), ([5], "0", [5])],
+)
+def test_crop_that_is_tested(available, wanted, chosen):
+    assert choose_crops(list(available), wanted) == chosen
+
+
+def test_an_unfinished_run_and_a_missing_one_are_explained(run, tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "no run folder" in capsys.readouterr().err
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    (broken / "checkpoint.safetensors").write_bytes(b"not a model")
+    assert main([str(broken)]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_features_of_another_encoder_are_refused(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    model, extra = load_model(other / "checkpoint.safetensors")
+    extra["encoder"]["image_weights_hash"] = "another"
+    save_model(other / "checkpoint.safetensors", model, extra)
+    assert main([str(other)]) == 2
+    printed = capsys.readouterr().err
+    assert "image_weights_hash" in printed and "Extract them again" in printed
