@@ -146,7 +146,7 @@ def precision_recall(models: Mapping[str, Sequence[VideoScores]]) -> Figure | No
         ax.plot(*line, drawstyle="steps-pre", **_line_style(model, list(models)))
     handles = [Line2D([], [], **_line_style(m, list(models))) for m in found]
     names = [f"{m}, AP {c.ap:.3f}" for m, c in found.items()]
-    _legend(ax, handles, names, loc="lower left" if share < 0.5 else "best")
+    _legend(ax, handles, names, loc="upper right" if share < 0.5 else "best")
     _label(ax, "recall", "precision", f"Precision and recall (chance {share:.3f})")
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     return figure

@@ -25,9 +25,9 @@ SETTINGS = {
 
 
 def features(random: np.random.Generator, segments: int, shift: slice, dimension: int) -> np.ndarray:
-    """(1, T, D) float16 noise; within `shift` one dimension stands out."""
+    """(1, T, D) float16 noise; within `shift` five dimensions stand out."""
     values = random.normal(size=(1, segments, DIM)).astype(np.float32)
-    values[:, shift, dimension] += 4.0
+    values[:, shift, dimension : dimension + 5] += 4.0
     return values.astype(np.float16)
 
 
@@ -45,7 +45,7 @@ def write_store(root: Path, *, train: int = 32, test: int = 8, seed: int = 0) ->
             shown = slice(start, start + 3)
             nothing = slice(0, 0)
             image = features(random, segments, shown if label == "Smoke" else nothing, 3)
-            event = features(random, segments, shown if label == "Run" else nothing, 5)
+            event = features(random, segments, shown if label == "Run" else nothing, 9)
             sidecar = Sidecar(
                 name=name,
                 source=f"{name}.mp4",

@@ -73,8 +73,9 @@ def test_real_hour_beats_event_density(shared_data, tmp_path, monkeypatch):
     upcam = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(upcam)
     videos = shared_data / "videos"
-    arguments = [str(videos / "upcam_eval00.mp4"), str(videos / "upcam_eval00_labels.csv"), "--crops", "1"]
-    monkeypatch.setattr("sys.argv", ["upcam.py", *arguments, "--out", str(tmp_path)])
+    arguments = [str(videos / "upcam_eval00.mp4"), str(videos / "upcam_eval00_labels.csv"), "--crops", "5"]
+    once = ["--seeds", "0", "--modality", "fusion", "--compare", "false"]
+    monkeypatch.setattr("sys.argv", ["upcam.py", *arguments, *once, "--out", str(tmp_path)])
     upcam.main()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["fusion"]["auc"] > metrics["event density"]["auc"]
