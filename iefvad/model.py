@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -314,8 +313,3 @@ def _log_shrink(nu: float | Tensor) -> Tensor:
     """log(ν/(ν+1)), the Laplace correction of a Student-t's scale (paper Eq. 3)."""
     nu = torch.as_tensor(nu)
     return torch.log(nu / (nu + 1))
-
-
-def config_to_dict(config: ModelConfig) -> dict[str, object]:
-    """Plain values for YAML or JSON."""
-    return dataclasses.asdict(config)

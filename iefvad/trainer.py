@@ -25,14 +25,12 @@ from iefvad.data.batches import Batch, Clips, epoch_batches
 from iefvad.data.datasets import Video
 from iefvad.errors import UserError
 from iefvad.files import write_with
-from iefvad.losses import LossWeights, total_loss
+from iefvad.losses import RUN, LossWeights, total_loss
 from iefvad.metrics import evaluate
 from iefvad.model import IEFVAD, ModelConfig
 from iefvad.run import Run, Variant, read_tensors
 from iefvad.scoring import score_videos
 from iefvad.video_scores import VideoScores
-
-RUN = 16  # top-k rule of the loss, used on held-out videos too
 
 
 @dataclass
