@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iefvad.data.annotations import Annotation, frame_truth, read_annotations
+from iefvad.data.annotations import Annotation, annotation_of, frame_truth, parts_of, read_annotations
 from iefvad.data.lists import read_list
 from iefvad.errors import UserError
 
@@ -66,6 +66,9 @@ def test_msad_s_second_column_is_the_scene(tmp_path: Path) -> None:
         ("a.mp4 Abuse 5 Fire 9 10\n", "'Fire' stands between"),
         ("a.mp4 Abuse 5 9\n\na.mp4 Abuse 5 10\n", "line 3: a is annotated twice"),
         ("\n\n", "annotates no video"),
+        ("a.mp4 Abuse 5 9\nThis is prose, no annotation\n", "line 2: 'is' and 'prose,' stand side by side"),
+        ("a.mp4 Abuse 5.5 9\n", "line 1: '5.5' is neither a class nor a whole frame number"),
+        ("a.mp4 Abuse -1 9\n", "interval -1 9"),
     ],
 )
 def test_bad_annotations(tmp_path: Path, text: str, message: str) -> None:
@@ -83,6 +86,21 @@ def test_unreadable_annotations(tmp_path: Path) -> None:
 
 def test_the_same_line_twice_is_no_contradiction(tmp_path: Path) -> None:
     assert len(read(tmp_path, "a.mp4 Abuse 5 9\na.mp4 Abuse 5 9\n")) == 1
+
+
+def test_inverted_intervals_can_be_kept_and_have_no_frame(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.mp4 Abuse 9 5 7 7\n", inverted="keep")
+    assert found["a"] == Annotation("a", ("Abuse",), ((9, 5), (7, 7)))
+    assert not frame_truth(found["a"], 20).any()
+
+
+def test_videos_annotated_in_parts(tmp_path: Path) -> None:
+    found = read(tmp_path, "04_0012_0.avi car 0 4\n04_0012_1.avi run 6 9\n04_0012_3.avi run 6 9\n05_1.avi car 1 2\n")
+    assert parts_of(found, "04_0012") == ["04_0012_0", "04_0012_1"]
+    assert annotation_of(found, "04_0012") == Annotation("04_0012", ("car", "run"), ((0, 4), (6, 9)))
+    assert annotation_of(found, "folder/05_1") == found["05_1"]
+    assert annotation_of(found, "05") is None
+    assert annotation_of(found, "05_1_0") is None
 
 
 @pytest.mark.parametrize(

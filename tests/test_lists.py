@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from iefvad.data.lists import Relocator, classes_of, event_path, read_list
+from iefvad.data.lists import Relocator, classes_of, event_path, is_windows_path, leads_out, read_list
 from iefvad.errors import UserError
 
 
@@ -129,6 +129,31 @@ def test_relocator_without_root(tmp_path: Path) -> None:
     assert relocator.find("rgb/a__0.npy") == tmp_path / "rgb" / "a__0.npy"
     assert relocator.find(str(tmp_path / "rgb" / "a__0.npy")) == tmp_path / "rgb" / "a__0.npy"
     assert relocator.find("/elsewhere/rgb/a__0.npy") is None
+
+
+@pytest.mark.parametrize("written", ["../rgb/a__0.npy", "rgb/../../a__0.npy", r"D:\x\..\a__0.npy", ".."])
+def test_paths_that_lead_out_are_refused(tmp_path: Path, written: str) -> None:
+    for root in (tmp_path, None):
+        with pytest.raises(UserError, match=r"'\.\.' part"):
+            Relocator(root, tmp_path).find(written)
+    assert leads_out(written)
+    assert not leads_out(r"rgb/a..b\...\x__0.npy")
+
+
+def test_windows_paths_without_root(tmp_path: Path) -> None:
+    (tmp_path / "rgb").mkdir()
+    (tmp_path / "rgb" / "a__0.npy").touch()
+    assert Relocator(None, tmp_path).find(r"rgb\a__0.npy") == tmp_path / "rgb" / "a__0.npy"
+    assert [is_windows_path(path) for path in (r"rgb\a", "D:/a", "/d/a:/b", "a__0.npy")] == [True, True, False, False]
+
+
+def test_crops_column(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("video,label,crops\na,Normal,10\nb,Abuse,\n")
+    assert [entry.crops for entry in read_list(path)] == [10, None]
+    path.write_text("video,label,crops\na,Normal,10\nb,Abuse,ten\n")
+    with pytest.raises(UserError, match="line 3: 'ten' is no number of crops"):
+        read_list(path)
 
 
 RELEASED = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,15 +21,22 @@ _XD_LABEL = re.compile(r"_label_([A-Z0-9-]+)$")
 
 @dataclass(frozen=True)
 class Annotation:
-    """One video: its ``name`` without suffix, its ``classes`` (none if normal), half-open ``intervals`` in frames."""
+    """One video: its ``name`` without suffix, its ``classes`` (none if normal), half-open ``intervals`` in frames.
+
+    ``frames`` is its length where the file tells it.
+    """
 
     name: str
     classes: tuple[str, ...]
     intervals: tuple[tuple[int, int], ...]
+    frames: int | None = None
 
 
 def read_annotations(
-    path: str | os.PathLike[str], *, scene_column: Literal["auto", "yes", "no"] = "auto"
+    path: str | os.PathLike[str],
+    *,
+    scene_column: Literal["auto", "yes", "no"] = "auto",
+    inverted: Literal["refuse", "keep"] = "refuse",
 ) -> dict[str, Annotation]:
     """Read an annotation file of UCF-Crime, MSAD, ShanghaiTech or XD-Violence, or one of one's own, by video name.
 
@@ -37,21 +44,15 @@ def read_annotations(
     frames, pairs of -1 mean none. Where no class is written, XD's names (``..._label_B2-G-0``) tell it, else an
     annotated video has the class "Anomaly". In MSAD the second column is the scene and the name tells the class:
     ``scene_column="auto"`` takes a file for MSAD's if a video is called ``MSAD_normal_...``. Raises UserError with the
-    line for an odd number of frame numbers, an interval that ends before it starts, or two lines that disagree.
+    line for an odd number of frame numbers, an interval that ends before it starts (``inverted="keep"`` keeps it, to
+    report it; it has no frame), words that are neither a class nor a number, or two lines that disagree.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = [(number, line.strip()) for number, line in enumerate(file, 1)]
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path of the annotations") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as annotations: {error}") from error
-    lines = [(number, line) for number, line in lines if line]
+    lines = text_lines(path, "annotations")
     scenes = scene_column == "yes" or (scene_column == "auto" and any(_MSAD_NORMAL.match(line) for _, line in lines))
     annotations: dict[str, Annotation] = {}
     for number, line in lines:
         try:
-            annotation = _parse(line, scenes)
+            annotation = _parse(line, scenes, inverted)
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}; expected NAME CLASS start end start end ...") from error
         if annotations.setdefault(annotation.name, annotation) != annotation:
@@ -59,6 +60,37 @@ def read_annotations(
     if not annotations:
         raise UserError(f"{path} annotates no video; expected lines NAME CLASS start end ...")
     return annotations
+
+
+def text_lines(path: str | os.PathLike[str], what: str) -> list[tuple[int, str]]:
+    """The lines of a text file that hold something, stripped, with their numbers. Raises UserError if unreadable."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [(number, line.strip()) for number, line in enumerate(file, 1)]
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path of the {what}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as {what}: {error}") from error
+    return [(number, line) for number, line in lines if line]
+
+
+def parts_of(annotations: Mapping[str, Annotation], name: str) -> list[str]:
+    """Names under which a video is annotated in parts: ShanghaiTech's ``04_0012_0``, ``04_0012_1`` for ``04_0012``."""
+    found: list[str] = []
+    while (part := f"{name}_{len(found)}") in annotations:
+        found.append(part)
+    return found
+
+
+def annotation_of(annotations: Mapping[str, Annotation], name: str) -> Annotation | None:
+    """The annotation of a video, also if its name here has a folder, or if it is annotated in parts; else None."""
+    for key in (name, name.rsplit("/", 1)[-1]):
+        if key in annotations:
+            return annotations[key]
+        if parts := [annotations[part] for part in parts_of(annotations, key)]:
+            classes = tuple(dict.fromkeys(kind for part in parts for kind in part.classes))
+            return Annotation(key, classes, tuple(interval for part in parts for interval in part.intervals))
+    return None
 
 
 def frame_truth(annotation: Annotation | Iterable[tuple[int, int]], frames: int) -> np.ndarray:
@@ -70,16 +102,20 @@ def frame_truth(annotation: Annotation | Iterable[tuple[int, int]], frames: int)
     return truth
 
 
-def _parse(line: str, scenes: bool) -> Annotation:
-    video, words = _split_name(line)
+def _parse(line: str, scenes: bool, inverted: str) -> Annotation:
+    video, words = split_name(line)
     name = base_name(video)
     classes: list[str] = []
     numbers: list[int] = []
-    for word in words:
+    for before, word in zip(["", *words], words, strict=False):
         if _INTEGER.fullmatch(word):
             numbers.append(int(float(word)))
         elif len(numbers) % 2:
             raise ValueError(f"{word!r} stands between a start and its end")
+        elif not any(letter.isalpha() for letter in word):
+            raise ValueError(f"{word!r} is neither a class nor a whole frame number")
+        elif before and not _INTEGER.fullmatch(before):
+            raise ValueError(f"{before!r} and {word!r} stand side by side, where one class is expected")
         else:
             classes += classes_of(word)
     if len(numbers) % 2:
@@ -87,7 +123,7 @@ def _parse(line: str, scenes: bool) -> Annotation:
     pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
     intervals = tuple((start, end) for start, end in pairs if start >= 0 or end >= 0)
     for start, end in intervals:
-        if start < 0 or end < start:
+        if inverted == "refuse" and (start < 0 or end < start):
             raise ValueError(f"{name} has the interval {start} {end}")
     if scenes:
         match = _MSAD_NAME.fullmatch(name)
@@ -100,7 +136,8 @@ def _parse(line: str, scenes: bool) -> Annotation:
     return Annotation(name, tuple(dict.fromkeys(classes)), intervals)
 
 
-def _split_name(line: str) -> tuple[str, list[str]]:
+def split_name(line: str) -> tuple[str, list[str]]:
+    """A line's video name, which may hold spaces, and the words after it."""
     # A name with spaces can be told from what follows only by its suffix, or by the tab after it.
     if "\t" in line:
         name, _, rest = line.partition("\t")

@@ -20,16 +20,20 @@ _XD_CODES = re.compile(r"(?:A|G|B\d|0)(?:-(?:A|G|B\d|0))+")
 
 @dataclass(frozen=True)
 class ListEntry:
-    """One row: ``path`` as written, the video's ``name`` (no folder, suffix or crop), its ``crop`` and ``label``."""
+    """One row: ``path`` as written, the video's ``name`` (no folder, suffix or crop), its ``crop`` and ``label``.
+
+    ``crops`` is the number of crops where a column of that name tells it (lists of one row a video).
+    """
 
     path: str
     name: str
     crop: int | None
     label: str
+    crops: int | None = None
 
 
 def read_list(path: str | os.PathLike[str]) -> list[ListEntry]:
-    """Read a CSV list with the columns ``path`` (or ``video``) and ``label``; other columns are ignored.
+    """Read a CSV list with the columns ``path`` (or ``video``), ``label`` and perhaps ``crops``; others are ignored.
 
     Paths may be another machine's, with either kind of slash. Raises UserError if the file is missing, has another
     header, no rows, or a row without a path.
@@ -42,6 +46,7 @@ def read_list(path: str | os.PathLike[str]) -> list[ListEntry]:
             if path_column is None or "label" not in header:
                 raise UserError(f"{path} must begin with the header 'path,label', it begins with {','.join(header)!r}")
             label_column = header.index("label")
+            crops_column = header.index("crops") if "crops" in header else None
             entries = []
             for row in reader:
                 if not any(cell.strip() for cell in row):
@@ -50,7 +55,12 @@ def read_list(path: str | os.PathLike[str]) -> list[ListEntry]:
                     raise UserError(f"{path}, line {reader.line_num}: expected path,label, found {','.join(row)!r}")
                 written = row[path_column].strip()
                 name, crop = split_crop(base_name(written))
-                entries.append(ListEntry(written, name, crop, row[label_column].strip()))
+                counted = row[crops_column].strip() if crops_column is not None and crops_column < len(row) else ""
+                if counted and not counted.isdecimal():
+                    raise UserError(f"{path}, line {reader.line_num}: {counted!r} is no number of crops")
+                entries.append(
+                    ListEntry(written, name, crop, row[label_column].strip(), int(counted) if counted else None)
+                )
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path of the list") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -87,6 +97,16 @@ def base_name(path: str) -> str:
     return without_video_suffix(re.split(r"[\\/]", path)[-1])
 
 
+def leads_out(path: str) -> bool:
+    """True if a path of either kind of slash has a ``..`` part."""
+    return ".." in re.split(r"[\\/]", path)
+
+
+def is_windows_path(path: str) -> bool:
+    """True if a path has backslashes or begins with a drive letter."""
+    return "\\" in path or re.match(r"[A-Za-z]:[\\/]", path) is not None
+
+
 def without_video_suffix(name: str) -> str:
     """Drop ``.mp4`` and its like; other dots belong to the name (``Bad.Boys.1995__#...``)."""
     stem, suffix = os.path.splitext(name)
@@ -98,7 +118,7 @@ class Relocator:
 
     A path is cut from the left until ``ROOT/rest`` exists; the cut that served last is tried first, and folders are
     listed once instead of asking for each file. Without a root, paths are taken as written, relative ones from the
-    list's folder or else from the working folder.
+    list's folder or else from the working folder. A path with a ``..`` part may lead out of the root and is refused.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None, list_folder: Path) -> None:
@@ -118,10 +138,16 @@ class Relocator:
         return path.name in self._folders[folder]
 
     def find(self, written: str) -> Path | None:
-        """The file meant by a list's path, or None."""
+        """The file meant by a list's path, or None. Raises UserError for a path with a ``..`` part."""
+        if leads_out(written):
+            raise UserError(
+                f"the list's path {written} has a '..' part, which may lead out of the data; write it without"
+            )
         if not self.cut:
-            return next((root / written for root in self.roots if self.exists(root / written)), None)
-        parts = [part for part in re.split(r"[\\/]", written) if part not in ("", ".", "..")]
+            spellings = dict.fromkeys((written, written.replace("\\", "/")))
+            candidates = [root / spelling for spelling in spellings for root in self.roots]
+            return next((path for path in candidates if self.exists(path)), None)
+        parts = [part for part in re.split(r"[\\/]", written) if part not in ("", ".")]
         for kept in self._orders(len(parts)):
             path = self.roots[0].joinpath(*parts[len(parts) - kept :])
             if self.exists(path):

@@ -1,0 +1,171 @@
+"""The check of one data set: every list, annotation and truth file read and compared with the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from iefvad.data.findings import FileRow, Findings, Report, amount
+from iefvad.data.label_checks import check_labels
+from iefvad.data.list_checks import SPLITS, check_names, check_overlap, check_parts, check_training_names, reference
+from iefvad.data.lists import Relocator
+from iefvad.data.npy import npy_shape
+from iefvad.data.recognise import DataSet, Source, class_counts
+from iefvad.data.row_checks import check_events, check_rows
+from iefvad.data.truth_checks import check_gt, check_intervals, check_lengths, check_truth, interval_count
+from iefvad.errors import UserError
+from iefvad.video import SEGMENT
+
+
+def check_data_set(data_set: DataSet, *, features: Path | None = None) -> Report:
+    """Read and compare everything of a data set. `features`: also look for its feature files below this folder.
+
+    Raises UserError for a list's path that leads out of `features`.
+    """
+    found = Findings()
+    for label, reason in data_set.unreadable.items():
+        found.add("problem", f"{label} cannot be read: {reason}")
+    trained = check_overlap(data_set, found) + check_parts(data_set, found)
+    check_labels(data_set, found)
+    check_rows(data_set, found)
+    check_names(data_set, found)
+    check_training_names(data_set, found)
+    check_events(data_set, found)
+    check_intervals(data_set, found)
+    check_lengths(data_set, found)
+    truths = check_truth(data_set, found)
+    fitting = check_gt(data_set, found)
+    if features is not None:
+        _check_features(data_set, features, found)
+    classes = {}
+    for split in SPLITS:
+        main = reference(data_set, split)
+        if main is not None:
+            classes[f"{split} ({main.label})"] = class_counts(main.videos)
+    rows = [_row(source, data_set) for source in data_set.sources if source.kind != "labels"]
+    verdict = _verdict(data_set, trained, fitting + sorted(truths, key=lambda text: "vadclip" in text.lower()))
+    return Report(data_set.name, rows, classes, verdict, found.all(), data_set.skipped, data_set.unreadable)
+
+
+def _verdict(data_set: DataSet, trained: list[str], truths: list[str]) -> list[str]:
+    train, main = reference(data_set, "train"), reference(data_set, "test")
+    lines = []
+    if train and main:
+        both = set(train.videos) & set(main.videos)
+        part = " (of which only the first rows are here)" if train.partial else ""
+        if both:
+            lines.append(
+                f"{main.label} cannot be trusted after training on {train.label}{part}:"
+                f" {amount(len(both), 'video')} of it are trained on."
+            )
+        else:
+            lines.append(f"{train.label}{part} and {main.label} have no video in common.")
+            lines += [f"But {text}." for text in dict.fromkeys(trained)]
+    if main:
+        lines += [f"The truth of {main.label} can be rebuilt: {text}." for text in truths][:1] or [
+            f"The truth of {main.label} could not be compared with anything."
+            if not data_set.of("truth", "gt") or not data_set.of("annotations")
+            else f"The truth of {main.label} and its annotations do not say the same: see below."
+        ]
+    return lines
+
+
+def _row(source: Source, data_set: DataSet) -> FileRow:
+    row = FileRow(source.label, _what(source))
+    if source.gt is not None:
+        row.frames, row.abnormal_frames = len(source.gt), int(source.gt.sum())
+        return row
+    videos = list(source.videos.values())
+    row.videos = len(videos)
+    if source.kind == "truth" or source.kind == "annotations" or any(entry.label for entry in source.entries):
+        row.abnormal = sum(bool(annotation.classes) for annotation in videos)
+    if source.kind in ("annotations", "truth"):
+        row.intervals = interval_count(videos)
+    if source.kind == "list" and source.split == "test" and not source.partial:
+        for truth in data_set.of("truth"):
+            if set(source.videos) <= set(truth.truth):
+                row.frames = sum(len(truth.truth[name]) for name in source.videos)
+                row.abnormal_frames = sum(int(truth.truth[name].sum()) for name in source.videos)
+    if source.kind == "truth":
+        row.frames = sum(len(labels) for labels in source.truth.values())
+        row.abnormal_frames = sum(int(labels.sum()) for labels in source.truth.values())
+    return row
+
+
+def _what(source: Source) -> str:
+    if source.kind == "gt":
+        return "gt.npy"
+    if source.kind == "truth":
+        return "frame truth"
+    if source.kind == "annotations":
+        return "annotations"
+    words = [f"{source.split} {'list' if source.kind == 'list' else 'names'}"]
+    if source.kind == "list":
+        words += ["events"] if source.event else []
+        per_video = max(
+            len({entry.crop for entry in source.entries}), max(entry.crops or 0 for entry in source.entries)
+        )
+        crops = {entry.crop for entry in source.entries}
+        words.append(f"crop {next(iter(crops))}" if per_video == 1 and crops != {None} else amount(per_video, "crop"))
+    if source.partial:
+        words.append("first rows")
+    return ", ".join(words)
+
+
+def _check_features(data_set: DataSet, features: Path, found: Findings) -> None:
+    lengths: dict[str, dict[str, int]] = {}
+    for source in data_set.of("list"):
+        if all(entry.crop is None and not entry.path.endswith(".npy") for entry in source.entries):
+            continue
+        relocator = Relocator(features, source.path.parent)
+        absent, differing, bad = [], [], []
+        segments: dict[str, int] = {}
+        for entry in source.entries:
+            path = relocator.find(entry.path)
+            if path is None:
+                absent.append(entry.path)
+                continue
+            try:
+                count = npy_shape(path)[0]
+            except UserError as error:
+                bad.append(str(error))
+                continue
+            if segments.setdefault(entry.name, count) != count:
+                differing.append(entry.name)
+        there = len(source.entries) - len(absent)
+        if absent:
+            found.add(
+                "problem",
+                f"{len(absent)} of {amount(len(source.entries), 'file')} of {{files}} are not below"
+                " the features folder",
+                source.label,
+                names=absent,
+            )
+        elif not bad:
+            found.add("good", f"all {amount(there, 'file')} of {{files}} are below the features folder", source.label)
+        if bad:
+            found.add(
+                "problem",
+                f"{amount(len(bad), 'file')} of {{files}} cannot be read as features",
+                source.label,
+                names=bad,
+            )
+        if differing:
+            found.add(
+                "problem",
+                f"crops of {amount(len(set(differing)), 'video')} of {{files}} differ in length",
+                source.label,
+                names=sorted(set(differing)),
+            )
+        if source.split == "test" and not absent and not bad:
+            lengths[source.label] = segments
+    main = reference(data_set, "test")
+    for gt in data_set.of("gt"):
+        if main is not None and main.label in lengths and gt.gt is not None:
+            expected = SEGMENT * sum(lengths[main.label].values())
+            fits = expected == len(gt.gt)
+            relation = "fits" if fits else "does not fit"
+            found.add(
+                "good" if fits else "problem",
+                f"{gt.label} ({amount(len(gt.gt), 'frame')}) {relation} the features of {main.label}"
+                f" ({amount(expected, 'frame')})",
+            )

@@ -1,0 +1,174 @@
+"""gt.npy, the field's frame labels of a test list, made from annotations and the lengths of the videos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from iefvad.data.annotations import Annotation, annotation_of, frame_truth, parts_of
+from iefvad.data.findings import first
+from iefvad.data.lists import ListEntry, Relocator, classes_of, without_video_suffix
+from iefvad.data.npy import npy_shape, split_crop
+from iefvad.data.truth_checks import inclusive
+from iefvad.data.truth_files import read_lengths
+from iefvad.errors import UserError
+from iefvad.files import write_with
+from iefvad.store import FeatureStore
+from iefvad.video import SEGMENT
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Length:
+    """A video of `segments` T; `frames` decoded, where fewer than 16·T are known to be real (the last one repeats)."""
+
+    segments: int
+    frames: int
+
+
+@dataclass
+class GroundTruth:
+    """`labels` (16·ΣT,) uint8 in list order, of `videos` videos; `notes` say what a reader must know."""
+
+    labels: np.ndarray
+    videos: int
+    notes: list[str] = field(default_factory=list)
+
+
+def listed_videos(entries: Sequence[ListEntry]) -> dict[str, list[ListEntry]]:
+    """Rows of a list by video (its path without crop and suffix), in the order of first mention."""
+    videos: dict[str, list[ListEntry]] = {}
+    for entry in entries:
+        videos.setdefault(without_video_suffix(split_crop(entry.path)[0]), []).append(entry)
+    return videos
+
+
+def make_ground_truth(
+    videos: Mapping[str, Sequence[ListEntry]],
+    annotations: Mapping[str, Annotation],
+    lengths: Mapping[str, Length],
+    *,
+    inclusive_ends: bool = False,
+) -> GroundTruth:
+    """Frame labels of every listed video, one after the other.
+
+    A normal video need not be annotated. `inclusive_ends`: an interval's end is its last abnormal frame. Raises
+    UserError for abnormal videos without annotation. Videos that are annotated but not listed, and labels that
+    disagree with the truth, are noted.
+    """
+    pieces, absent, joined, used, doubtful = [], [], [], set(), []
+    for key, entries in videos.items():
+        name, abnormal = entries[0].name, bool(classes_of(entries[0].label))
+        annotation = annotation_of(annotations, name)
+        used.add(name)
+        if name not in annotations and (parts := parts_of(annotations, name)):
+            joined.append(f"{name} ({', '.join(parts)})")
+            used.update(parts)
+        if annotation is None:
+            if abnormal:
+                absent.append(name)
+            annotation = Annotation(name, (), ())
+        length = lengths[key]
+        labels = frame_truth(inclusive(annotation) if inclusive_ends else annotation, SEGMENT * length.segments)
+        if 0 < length.frames < len(labels):
+            labels[length.frames :] = labels[length.frames - 1]
+        if bool(labels.any()) != abnormal:
+            doubtful.append(f"{name} ({'abnormal, no frame is' if abnormal else 'normal, frames are abnormal'})")
+        pieces.append(labels)
+    if absent:
+        raise UserError(
+            f"{len(absent)} abnormal videos of the list are not annotated: {first(absent)}; add their lines, or take"
+            " them out of the list"
+        )
+    notes = []
+    if joined:
+        notes.append(f"{len(joined)} videos are annotated in parts, which were joined: {first(joined)}")
+    if unused := [name for name in annotations if name not in used]:
+        notes.append(f"{len(unused)} annotated videos are not in the list: {first(unused)}")
+    if doubtful:
+        notes.append(f"{len(doubtful)} videos are listed otherwise than their frames say: {first(doubtful)}")
+    return GroundTruth(np.concatenate(pieces) if pieces else np.zeros(0, np.uint8), len(videos), notes)
+
+
+def lengths_of_features(videos: Mapping[str, Sequence[ListEntry]], root: PathLike) -> dict[str, Length]:
+    """T of each listed video from the headers of its feature files below `root`.
+
+    Raises UserError for files that are missing, or crops of one video that differ.
+    """
+    relocator = Relocator(root, Path())
+    lengths: dict[str, Length] = {}
+    absent = []
+    for key, entries in videos.items():
+        counts = {}
+        for entry in entries:
+            path = relocator.find(entry.path)
+            if path is None:
+                absent.append(entry.path)
+            else:
+                counts[entry.path] = npy_shape(path)[0]
+        if len(set(counts.values())) > 1:
+            raise UserError(f"the crops of {entries[0].name} differ in length ({counts}); extract them again")
+        if counts:
+            count = next(iter(counts.values()))
+            lengths[key] = Length(count, SEGMENT * count)
+    if absent:
+        raise UserError(f"{len(absent)} feature files are not below {root}: {first(absent)}; give their folder")
+    return lengths
+
+
+def lengths_of_store(videos: Mapping[str, Sequence[ListEntry]], root: PathLike) -> dict[str, Length]:
+    """T and frames of each listed video from a feature store. Raises UserError for videos that are not in it."""
+    sidecars = {sidecar.name: sidecar for sidecar in FeatureStore(root).sidecars()}
+    by_base: dict[str, list[str]] = {}
+    for name in sidecars:
+        by_base.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+    lengths: dict[str, Length] = {}
+    absent = []
+    for key, entries in videos.items():
+        parts = key.replace("\\", "/").split("/")
+        tails = ["/".join(parts[start:]) for start in range(len(parts))]
+        candidates = [tail for tail in tails if tail in sidecars][:1] or by_base.get(entries[0].name, [])
+        if len(candidates) > 1:
+            raise UserError(f"{key} may mean {' or '.join(candidates[:3])}; write the folder in the list too")
+        if not candidates:
+            absent.append(entries[0].name)
+            continue
+        side = sidecars[candidates[0]]
+        lengths[key] = Length(side.segments, side.frames)
+    if absent:
+        raise UserError(f"{len(absent)} videos of the list are not in {root}: {first(absent)}; extract them")
+    return lengths
+
+
+def lengths_of_file(
+    videos: Mapping[str, Sequence[ListEntry]], path: PathLike, *, round_up: bool = False
+) -> dict[str, Length]:
+    """T of each listed video from its frames in a file (:func:`iefvad.data.truth_files.read_lengths`).
+
+    T = ⌊frames/16⌋, or ⌈frames/16⌉ with `round_up`. Raises UserError for videos that the file lacks.
+    """
+    frames = read_lengths(path)
+    absent = [entries[0].name for entries in videos.values() if entries[0].name not in frames]
+    if absent:
+        raise UserError(f"{len(absent)} videos of the list have no length in {path}: {first(absent)}; add them")
+    return {
+        key: Length(-(-count // SEGMENT) if round_up else count // SEGMENT, count)
+        for key, count in ((key, frames[entries[0].name]) for key, entries in videos.items())
+    }
+
+
+def write_ground_truth(path: Path, truth: GroundTruth) -> None:
+    """Write gt.npy, whole or not at all. Raises UserError for another ending."""
+    if path.suffix.lower() != ".npy":
+        raise UserError(f"--out {path}: frame labels are written as .npy; choose a name that ends so")
+
+    def save(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # numpy.save would put .npy after a name
+            np.save(file, truth.labels, allow_pickle=False)
+
+    write_with(path, save)

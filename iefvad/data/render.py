@@ -1,0 +1,116 @@
+"""Reports of the data check for people: text, Markdown, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from iefvad.data.findings import FileRow, Report, amount, first
+from iefvad.errors import UserError
+from iefvad.files import write_text
+
+_MARKS = {"problem": "!", "note": "-", "good": "+"}
+_WIDTH = 118
+_COLUMNS = ("file", "what it is", "videos", "abnormal", "intervals", "frames", "abnormal frames", "share")
+
+
+def as_text(reports: Sequence[Report], *, names: int = 5) -> str:
+    """The reports as text of 118 columns; at most `names` videos are named a finding, all of them if 0."""
+    return "\n\n".join(_text(report, names) for report in reports) + "\n"
+
+
+def as_markdown(reports: Sequence[Report]) -> str:
+    """The reports as Markdown, every video named."""
+    lines = ["# Data check"]
+    for report in reports:
+        lines += ["", f"## {report.name}", "", *report.verdict, ""]
+        lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * 2 + "--:|" * (len(_COLUMNS) - 2)]
+        lines += ["| " + " | ".join(_cells(row)) + " |" for row in report.files]
+        lines += [""] + [f"- {split}: {_classes(counts)}" for split, counts in report.classes.items()]
+        for finding in report.findings:
+            lines += [
+                "",
+                f"**{finding.level}:** {finding.text}." + (f" {_sentence(finding.why)}" if finding.why else ""),
+            ]
+            if finding.names:
+                shown = [f"- `{name}`" for name in finding.names]
+                lines += ["", f"<details><summary>{len(shown)} named</summary>", "", *shown, "", "</details>"]
+        if report.skipped:
+            lines += ["", f"Not recognised: {', '.join(report.skipped)}."]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(reports: Sequence[Report]) -> str:
+    """The reports as a JSON list."""
+    return json.dumps([dataclasses.asdict(report) for report in reports], indent=2, ensure_ascii=False) + "\n"
+
+
+def write_reports(path: Path, reports: Sequence[Report]) -> None:
+    """Write Markdown (.md), JSON (.json) or text (.txt), by the suffix. Raises UserError for another one."""
+    suffix = path.suffix.lower()
+    writers = {".md": as_markdown, ".json": as_json, ".txt": lambda given: as_text(given, names=0)}
+    if suffix not in writers:
+        raise UserError(f"--out {path}: the report is written as .md, .json or .txt; choose one of these endings")
+    write_text(path, writers[suffix](reports))
+
+
+def _text(report: Report, names: int) -> str:
+    lines = [report.name, "=" * len(report.name), *_wrap(" ".join(report.verdict), "")]
+    lines += ["", *_table(report.files), ""]
+    for split, counts in report.classes.items():
+        lines += _wrap(f"{split}: {_classes(counts)}", "", "    ")
+    counts = {level: sum(finding.level == level for finding in report.findings) for level in _MARKS}
+    lines += [
+        "",
+        f"{amount(counts['problem'], 'problem')} (!), {amount(counts['note'], 'note')} (-),"
+        f" {amount(counts['good'], 'check')} passed (+)",
+    ]
+    for finding in report.findings:
+        lines += _wrap(f"{_MARKS[finding.level]} {finding.text}", "", "  ")
+        if finding.names:
+            lines += _wrap(first(finding.names, names), "      ", "      ")
+        if finding.why:
+            lines += _wrap(f"= {finding.why}", "    ", "      ")
+    if report.skipped:
+        lines += _wrap(f"not recognised: {first(report.skipped, 6)}", "", "    ")
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[FileRow]) -> list[str]:
+    cells = [list(_COLUMNS), *[_cells(row) for row in rows]]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(_COLUMNS))]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def _cells(row: FileRow) -> list[str]:
+    numbers = (row.videos, row.abnormal, row.intervals, row.frames, row.abnormal_frames)
+    share = f"{row.abnormal_frames / row.frames:.1%}" if row.frames and row.abnormal_frames is not None else ""
+    return [row.file, row.what, *("" if number is None else f"{number:,}" for number in numbers), share]
+
+
+def _classes(counts: dict[str, int]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _wrap(text: str, begin: str, rest: str | None = None) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=begin,
+        subsequent_indent=begin if rest is None else rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,221 @@
+"""Frame truth kept a video at a time, and the other small files beside annotations, read into one form."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iefvad.data.annotations import Annotation, split_name, text_lines
+from iefvad.data.lists import ListEntry, base_name, classes_of
+from iefvad.data.npy import open_npy
+from iefvad.errors import UserError
+
+PathLike = str | os.PathLike[str]
+
+_TRUTH_SUFFIX = re.compile(r"(__\d)?(_gt)?(\.npy)?$")
+
+
+def read_truth(path: PathLike) -> dict[str, np.ndarray]:
+    """Frame labels of each video, (frames,) uint8, by name.
+
+    `path` is an .npz whose arrays are named by video, or one with ``names``, ``lengths`` and ``gt`` (all labels, one
+    video after the other), or a folder of one .npy a video. Raises UserError for pickled or damaged files, labels
+    other than 0 and 1, and lengths that do not add up.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.npy"))
+        if not files:
+            raise UserError(f"{path} holds no .npy file; frame truth is one file of 0/1 a video, or an .npz")
+        arrays = {file.name: open_npy(file) for file in files}
+    else:
+        arrays = _read_npz(path)
+        if {"names", "lengths", "gt"} <= set(arrays):
+            arrays = _unpack(path, arrays["names"], arrays["lengths"], arrays["gt"])
+    truth: dict[str, np.ndarray] = {}
+    for written, values in arrays.items():
+        name = _TRUTH_SUFFIX.sub("", written)
+        if values.ndim != 1 or values.dtype.kind not in "fiub" or not np.isin(values, (0, 1)).all():
+            raise UserError(f"{path}: {written} is not one 0 or 1 a frame (it is {values.dtype} {values.shape})")
+        if name in truth:
+            raise UserError(f"{path} holds {name} twice; keep one")
+        truth[name] = np.asarray(values).astype(np.uint8)
+    if not truth:
+        raise UserError(f"{path} holds no video; expected one array of 0/1 a video")
+    return truth
+
+
+def runs(truth: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Half-open intervals [start, end) of the ones in (frames,) labels."""
+    padded = np.zeros(len(truth) + 2, np.int8)
+    padded[1:-1] = truth
+    change = np.diff(padded)
+    starts, ends = np.flatnonzero(change == 1).tolist(), np.flatnonzero(change == -1).tolist()
+    return tuple(zip(starts, ends, strict=True))
+
+
+def truth_annotations(truth: dict[str, np.ndarray]) -> dict[str, Annotation]:
+    """Frame truth as annotations: intervals, frames, and the class "Anomaly" where there is one."""
+    found = {}
+    for name, labels in truth.items():
+        intervals = runs(labels)
+        found[name] = Annotation(name, ("Anomaly",) if intervals else (), intervals, len(labels))
+    return found
+
+
+def read_names(path: PathLike) -> list[ListEntry]:
+    """A text list of videos, one a line: ``NAME``, ``NAME CLASS``, or ``CLASS/NAME.mp4`` (folders of normal videos hold
+    "Normal" in their name). Raises UserError with the line for anything more.
+    """
+    entries = []
+    for number, line in text_lines(path, "list of videos"):
+        written, words = split_name(line)
+        if len(words) > 1:
+            raise UserError(f"{path}, line {number}: expected NAME or NAME CLASS, found {line!r}")
+        folders = re.split(r"[\\/]", written)[:-1]
+        label = words[0] if words else folders[-1] if folders else ""
+        if folders and "normal" in label.lower():
+            label = "Normal"
+        entries.append(ListEntry(written, base_name(written), None, label))
+    if not entries:
+        raise UserError(f"{path} names no video; expected one name a line")
+    return entries
+
+
+def read_label_map(path: PathLike) -> dict[str, str]:
+    """A JSON object of label → name of the class. Raises UserError for JSON of another shape."""
+    found = read_json(path)
+    if not is_label_map(found):
+        raise UserError(f"{path} is not a label map: expected an object of text to text, as {{'B1': 'fighting'}}")
+    return dict(found)
+
+
+def is_label_map(value: Any) -> bool:
+    """True for a JSON object of text to text."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(item, str) for item in value.values())
+
+
+def read_segments(segments: PathLike, labels: PathLike, entries: Sequence[ListEntry]) -> dict[str, Annotation]:
+    """VadCLIP's pair of JSON files, which hold intervals and their classes in the order of a test list.
+
+    ``[[[s, e], ...], ...]`` and ``[["B1", ...], ...]``; a normal video has the class "A" and the interval of the whole
+    video, which tells its `frames`. Raises UserError where files and list are not of one length and shape.
+    """
+    intervals, classes = read_json(segments), read_json(labels)
+    if not is_segments(intervals):
+        raise UserError(f"{segments} is not a list of lists of [start, end] with whole numbers; check the file")
+    if not is_segment_labels(classes):
+        raise UserError(f"{labels} is not a list of lists of class names; check the file")
+    if not len(intervals) == len(classes) == len(entries):
+        raise UserError(
+            f"{segments} has {len(intervals)} videos, {labels} {len(classes)} and the list {len(entries)}; they belong "
+            "together row by row: give the list that they were made for"
+        )
+    found: dict[str, Annotation] = {}
+    for row, (entry, pairs, kinds) in enumerate(zip(entries, intervals, classes, strict=True), 1):
+        if len(pairs) != len(kinds):
+            raise UserError(f"{segments}, video {row} has {len(pairs)} intervals, {labels} {len(kinds)} classes for it")
+        named = tuple(dict.fromkeys(kind for written in kinds for kind in classes_of(written)))
+        frames = max((end for _, end in pairs), default=0) if not named else None
+        kept = tuple((start, end) for start, end in pairs) if named else ()
+        found[entry.name] = Annotation(entry.name, named, kept, frames or None)
+    return found
+
+
+def labels_beside(segments: PathLike) -> Path:
+    """The JSON file of classes beside one of intervals: ``gt_label.json`` for ``gt_segment.json``.
+
+    Raises UserError if it is not there.
+    """
+    path = Path(segments)
+    labels = path.with_name(path.name.replace("segment", "label"))
+    if labels == path or not labels.is_file():
+        raise UserError(
+            f"{path} has intervals alone; their classes belong beside it (gt_label.json for gt_segment.json)"
+        )
+    return labels
+
+
+def is_segments(value: Any) -> bool:
+    """True for JSON of the shape videos × intervals × [start, end]."""
+    return isinstance(value, list) and all(
+        isinstance(pairs, list)
+        and all(isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair) for pair in pairs)
+        for pairs in value
+    )
+
+
+def is_segment_labels(value: Any) -> bool:
+    """True for JSON of the shape videos × class names."""
+    return isinstance(value, list) and all(
+        isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds) for kinds in value
+    )
+
+
+def read_json(path: PathLike) -> Any:
+    """Any JSON file. Raises UserError where it is damaged, with the line."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_lengths(path: PathLike) -> dict[str, int]:
+    """Frames of each video by name: a CSV with the columns ``name,frames``, or frame truth as `read_truth` takes it.
+
+    Raises UserError with the line for a frame number that is none.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() == ".npz":
+        return {name: len(labels) for name, labels in read_truth(path).items()}
+    rows = list(csv.reader(line for _, line in text_lines(path, "table of lengths")))
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    if "name" not in header or "frames" not in header:
+        raise UserError(f"{path} must begin with a header that has the columns name,frames, found {','.join(header)!r}")
+    lengths = {}
+    for number, row in enumerate(rows[1:], 2):
+        cells = dict(zip(header, row, strict=False))
+        if not cells.get("name") or not cells.get("frames", "").strip().isdecimal():
+            raise UserError(f"{path}, row {number}: expected name,frames, found {','.join(row)!r}")
+        lengths[base_name(cells["name"].strip())] = int(cells["frames"])
+    return lengths
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise UserError(f"{path} cannot be read as .npz; it may be cut short, or was not saved by numpy.savez")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path of the frame truth") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error) or "pickled" in str(error):
+            raise UserError(
+                f"{path} holds pickled objects, which can run code when read; save it again as plain numeric arrays"
+            ) from error
+        raise UserError(f"{path} cannot be read as .npz ({error}); fetch or make it again") from error
+
+
+def _unpack(path: Path, names: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    if lengths.dtype.kind not in "iu" or len(names) != len(lengths) or int(lengths.sum()) != len(labels):
+        raise UserError(
+            f"{path}: {len(names)} names, {len(lengths)} lengths and {len(labels)} frame labels do not belong together"
+        )
+    ends = np.cumsum(lengths)
+    pieces: Iterable[tuple[str, np.ndarray]] = (
+        (str(name), labels[end - length : end]) for name, end, length in zip(names, ends, lengths, strict=True)
+    )
+    return dict(pieces)
