@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from iefvad.data.datasets import Video, pad_batch, resample
+from iefvad.data.datasets import Video, resample
+from iefvad.data.readers import to_half
 from iefvad.errors import UserError
 from iefvad.model import MODALITIES
+from iefvad.packed import PackedReader
+
+_SHARE = 0.6
+"""Share of a device's free memory that the clips may take; the rest is for training."""
 
 
 @dataclass
@@ -33,49 +40,224 @@ class Batch:
 class Clips:
     """Every crop of every training video as a clip of at most `max_segments` segments (SPEC §4).
 
-    Clips are kept in memory as float16 once read, as long as all of them fit in `memory` bytes.
+    `labels` (N,) float32, `lengths` (N,) int64, `dim` D. Clips are rows of one float16 table (2, R, D), 0 = image and
+    1 = event, and a batch is one gather from it. The table is a packed store's file itself where all videos come from
+    one, else it is filled as clips are asked for, or, where it would exceed `memory` bytes, every clip is read each
+    time. Values are rounded to float16 in any case, so that a batch has the same bits however it is served. Raises
+    UserError where there is no video or one without segments, for values beyond float16, and for a packed store whose
+    clips were averaged to another number of bins.
     """
 
     def __init__(self, videos: Sequence[Video], *, max_segments: int, memory: int = 8 << 30) -> None:
         self.videos = videos
         self.max_segments = max_segments
+        self.device = torch.device("cpu")
         self.items = [(index, crop) for index, video in enumerate(videos) for crop in video.crops]
-        self.labels = torch.tensor([float(bool(videos[index].classes)) for index, _ in self.items])
         if not self.items:
             raise UserError("there is no training video: check the training list.")
-        dim = videos[0].features(videos[0].crops[0])[0].shape[1]
-        size = sum(min(videos[index].segments, max_segments) for index, _ in self.items) * dim * 2 * 2
-        self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if size <= memory else None
+        if empty := [video.name for video in videos if video.segments == 0]:
+            raise UserError(f"{empty[0]} has no segments: take it out of the training list.")
+        self.labels = torch.tensor([float(bool(videos[index].classes)) for index, _ in self.items])
+        self.lengths = torch.tensor([min(videos[index].segments, max_segments) for index, _ in self.items])
+        self._starts = torch.cumsum(self.lengths, 0) - self.lengths
+        self._missing: set[int] = set()  # clips that the table does not hold yet
+        self._scratch = _Buffer(torch.float16)
+        packed = self._packed()
+        if packed is not None:
+            table, self._starts = packed
+            self.dim = table.shape[2]
+            self._table: Tensor | None = table
+            return
+        self.dim = videos[0].features(videos[0].crops[0])[0].shape[1]
+        rows = int(self.lengths.sum()) + 1
+        if 2 * rows * self.dim * 2 <= memory:
+            self._table = torch.zeros(2, rows, self.dim, dtype=torch.float16)
+            self._missing = set(range(len(self)))
+        else:
+            self._table = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Image and event features of a clip, (T, D) float32 each."""
-        if self._cache is not None and position in self._cache:
-            image, event = self._cache[position]
+        """Image and event features of a clip, (T, D) float32 each, where the table is."""
+        position = range(len(self))[position]
+        if self._table is None:
+            image, event = self._read(position)
             return image.float(), event.float()
-        index, crop = self.items[position]
-        image, event = (resample(features, self.max_segments) for features in self.videos[index].features(crop))
-        if self._cache is not None:
-            self._cache[position] = (image.half(), event.half())
-            # What is kept is rounded to float16, so the first epoch must see the same numbers as the later ones.
-            image, event = image.half().float(), event.half().float()
+        self._fill([position])
+        start, length = int(self._starts[position]), int(self.lengths[position])
+        image, event = self._table[:, start : start + length].float()
         return image, event
 
+    def to(self, device: torch.device | str) -> Clips:
+        """Serve batches on a device: from a table there if it fits in 60% of the device's free memory.
+
+        Otherwise :meth:`batches` stages them through pinned memory. Reads what is not read yet. Returns itself.
+        """
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and self._table is not None and not self._table.is_cuda:
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if self._table.nbytes <= _SHARE * free:
+                self._fill(range(len(self)))
+                self._table = self._table.to(self.device)
+        return self
+
     def features(self, modality: str) -> Tensor:
-        """All segments of all clips of one modality, (N, D) float32."""
-        return torch.cat([self[position][MODALITIES.index(modality)] for position in range(len(self))])
+        """All segments of all clips of one modality, (sum T, D) float32, where the table is."""
+        stream = MODALITIES.index(modality)
+        if self._table is None:
+            return torch.cat([self[position][stream] for position in range(len(self))])
+        self._fill(range(len(self)))
+        shifts = torch.repeat_interleave(self._starts - (torch.cumsum(self.lengths, 0) - self.lengths), self.lengths)
+        rows = torch.arange(int(self.lengths.sum())) + shifts
+        return self._table[stream].index_select(0, rows.to(self._table.device)).float()
 
     def batch(self, positions: Sequence[int], *, pad_to: int | None = None) -> Batch:
-        """Collate clips; `pad_to` segments instead of the longest clip's."""
-        pairs = [self[position] for position in positions]
-        image, lengths = pad_batch([pair[0] for pair in pairs])
-        event, _ = pad_batch([pair[1] for pair in pairs])
-        if pad_to is not None:
-            missing = (0, 0, 0, pad_to - image.shape[1])
-            image, event = torch.nn.functional.pad(image, missing), torch.nn.functional.pad(event, missing)
-        return Batch(image, event, lengths, self.labels[list(positions)])
+        """Collate clips on the clips' device; `pad_to` segments instead of the longest clip's."""
+        chosen = torch.as_tensor(positions, dtype=torch.int64)
+        return self._finish(self._half(chosen, pad_to, self._scratch), chosen)
+
+    def batches(self, order: Iterable[Sequence[int]], *, pad_to: int | None = None) -> Iterator[Batch]:
+        """The batches of an epoch, as of :meth:`batch`, on the clips' device, each made while the last one is used.
+
+        They take turns in the same memory: a batch must not be used any more once the next one is asked for.
+        """
+        if self._table is not None and self._table.is_cuda:
+            for positions in order:
+                yield self.batch(positions, pad_to=pad_to)
+            return
+        staged = self.device.type == "cuda"
+        slots = [_Slot(staged), _Slot(staged)]
+        remaining = iter(order)
+
+        def prepare(slot: _Slot) -> tuple[Tensor, Tensor] | None:
+            positions = next(remaining, None)
+            if positions is None:
+                return None
+            chosen = torch.as_tensor(positions, dtype=torch.int64)
+            slot.wait()
+            half = self._half(chosen, pad_to, slot.half)
+            if staged:
+                return half, chosen
+            return slot.single.like(half).copy_(half), chosen
+
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            pending = pool.submit(prepare, slots[0])
+            while (ready := pending.result()) is not None:
+                values, chosen = ready
+                batch = self._finish(values, chosen)
+                slots[0].sent(self.device)
+                slots.reverse()
+                pending = pool.submit(prepare, slots[0])
+                yield batch
+
+    def _packed(self) -> tuple[Tensor, Tensor] | None:
+        """The table of the packed store that all videos come from and each clip's first row, where clips are rows."""
+        readers = [video.reader for video in self.videos]
+        if not all(isinstance(reader, PackedReader) for reader in readers):
+            return None
+        packed = [reader for reader in readers if isinstance(reader, PackedReader)]
+        first = packed[0]
+        for reader in packed:
+            if reader.averaged and reader.store.max_segments != self.max_segments:
+                stored = reader.store.max_segments
+                raise UserError(
+                    f"{reader.store.root} holds training videos averaged to {stored} bins, not {self.max_segments}:"
+                    f" pass --max-segments {stored}, or import again with --max-segments {self.max_segments}."
+                )
+        one = all(reader.store is first.store and reader.split == first.split for reader in packed)
+        if not one or any(video.segments > self.max_segments for video in self.videos):
+            return None
+        starts = [packed[index].span(crop)[0] for index, crop in self.items]
+        return first.store.features[first.split], torch.tensor(starts)
+
+    def _read(self, position: int) -> tuple[Tensor, Tensor]:
+        index, crop = self.items[position]
+        video = self.videos[index]
+        names = video.reader.where(crop) if video.reader else (video.name, video.name)
+        image, event = (
+            to_half(resample(features, self.max_segments), name)
+            for features, name in zip(video.features(crop), names, strict=True)
+        )
+        return image, event
+
+    def _fill(self, positions: Iterable[int]) -> None:
+        if not self._missing:
+            return
+        assert self._table is not None
+        for position in self._missing.intersection(positions):
+            start, length = int(self._starts[position]), int(self.lengths[position])
+            image, event = self._read(position)
+            self._table[0, start : start + length] = image
+            self._table[1, start : start + length] = event
+            self._missing.discard(position)
+
+    def _half(self, chosen: Tensor, pad_to: int | None, buffer: _Buffer) -> Tensor:
+        """The chosen clips, (2, B, T, D) float16, in `buffer` or on the table's device."""
+        lengths = self.lengths[chosen]
+        width = max(pad_to or 0, *lengths.tolist())
+        shape = (2, len(chosen), width, self.dim)
+        if self._table is None:
+            half = buffer.view(shape).zero_()
+            for row, position in enumerate(chosen.tolist()):
+                half[0, row, : lengths[row]], half[1, row, : lengths[row]] = self._read(position)
+            return half
+        self._fill(chosen.tolist())
+        rows = self._table.shape[1]
+        steps = torch.arange(width)
+        index = torch.where(steps < lengths[:, None], self._starts[chosen][:, None] + steps, rows - 1)
+        index = torch.stack([index, index + rows]).flatten()
+        flat = self._table.view(2 * rows, self.dim)
+        if flat.is_cuda:
+            return flat.index_select(0, index.to(flat.device, non_blocking=True)).view(shape)
+        half = buffer.view(shape)
+        torch.index_select(flat, 0, index, out=half.view(-1, self.dim))
+        return half
+
+    def _finish(self, values: Tensor, chosen: Tensor) -> Batch:
+        image, event = values.to(self.device, non_blocking=True).float()
+        lengths, labels = (column[chosen].to(self.device, non_blocking=True) for column in (self.lengths, self.labels))
+        return Batch(image, event, lengths, labels)
+
+
+class _Buffer:
+    """Memory that is kept from batch to batch: asking the system for fresh pages costs more than the gather itself."""
+
+    def __init__(self, dtype: torch.dtype, *, pinned: bool = False) -> None:
+        self.dtype, self.pinned = dtype, pinned
+        self._values: Tensor | None = None
+
+    def view(self, shape: tuple[int, ...]) -> Tensor:
+        """A tensor of this shape in the memory, which grows where it must; its values are undefined."""
+        size = math.prod(shape)
+        if self._values is None or self._values.numel() < size:
+            self._values = torch.empty(size, dtype=self.dtype, pin_memory=self.pinned)
+        return self._values[:size].view(shape)
+
+    def like(self, values: Tensor) -> Tensor:
+        """A tensor of the shape of `values`."""
+        return self.view(tuple(values.shape))
+
+
+class _Slot:
+    """One of the two places that prefetched batches take turns in."""
+
+    def __init__(self, staged: bool) -> None:
+        self.half = _Buffer(torch.float16, pinned=staged)
+        self.single = _Buffer(torch.float32)
+        self._sent: torch.cuda.Event | None = None
+
+    def sent(self, device: torch.device) -> None:
+        """Remember that the copy to the device is under way."""
+        if device.type == "cuda":
+            self._sent = torch.cuda.Event()
+            self._sent.record(torch.cuda.current_stream(device))
+
+    def wait(self) -> None:
+        """Wait until the copy to the device has left the memory."""
+        if self._sent is not None:
+            self._sent.synchronize()
 
 
 def epoch_batches(labels: Tensor, batch: int, *, mixed: bool, generator: torch.Generator) -> Iterator[list[int]]:

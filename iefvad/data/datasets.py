@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from iefvad.data.annotations import frame_truth, read_annotations
 from iefvad.data.lists import ListEntry, Relocator, classes_of, event_path, read_list, without_video_suffix
-from iefvad.data.npy import load_npy, npy_shape, open_npy, split_crop
+from iefvad.data.npy import open_npy, split_crop
+from iefvad.data.readers import Nan, NpyReader, Reader, StoreReader
 from iefvad.errors import UserError
 from iefvad.store import FeatureStore
 from iefvad.video import SEGMENT
 
-Nan = Literal["error", "zero"]
 PathLike = str | os.PathLike[str]
 
 _EAGER_FILES, _EAGER_BYTES = 2000, 1 << 30
@@ -44,7 +44,7 @@ class Video:
     event_density: np.ndarray | None = None
     source: str | None = None
     crops: tuple[int, ...] = (0,)
-    reader: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = field(default=None, repr=False)
+    reader: Reader | None = field(default=None, repr=False)
 
     def features(self, crop: int) -> tuple[Tensor, Tensor]:
         """Image and event features of one crop, (T, D) float32 each, read from disk now.
@@ -109,23 +109,23 @@ def load_store(
                 absent.append(entry.name)
             else:
                 groups.setdefault(stored, []).append(entry)
-        _refuse_absent(dict.fromkeys(absent), f"videos of {path} are not in {store.root}", "extract them")
+        refuse_absent(dict.fromkeys(absent), f"videos of {path} are not in {store.root}", "extract them")
         videos = []
         for name, entries in groups.items():
             side = sidecars[name]
             listed = {entry.crop for entry in entries}
             crops = tuple(crop for crop in side.crops if crop in listed) or tuple(side.crops)
             density = np.asarray(side.event_density, np.float32) if side.event_density else None
-            reader = _StoreReader(store, name, nan, notes)
+            reader = StoreReader(store, name, nan, notes)
             video = Video(name, _one_label(entries), side.segments, side.fps, side.frames, None, density)
             video.source, video.crops, video.reader = side.source, crops, reader
             videos.append(video)
         splits.append(videos)
     train, test = splits
     if gt is not None:
-        _attach_gt(test, gt)
+        attach_gt(test, gt)
     elif (found := _default(store.root, annotations, "annotations.txt")) is not None:
-        _attach_annotations(test, found)
+        attach_annotations(test, found)
     notes += _overlap(train, test) + _doubtful(test)
     dim = store.settings.get("dim") or int((train or test)[0].features((train or test)[0].crops[0])[0].shape[1])
     return Benchmark(store.root.resolve().name, train, test, dim, notes, dict(store.settings))
@@ -157,10 +157,10 @@ def load_lists(
         splits.append(_listed_videos(path, features, event_folder, image_folder, fps, nan, notes))
     train, test = splits
     if gt is not None and Path(gt).suffix.lower() == ".npy":
-        _attach_gt(test, gt)
+        attach_gt(test, gt)
     elif gt is not None:
-        _attach_annotations(test, gt)
-    dims = {video.reader.dim: video for video in train + test if isinstance(video.reader, _NpyReader)}
+        attach_annotations(test, gt)
+    dims = {video.reader.dim: video for video in train + test if isinstance(video.reader, NpyReader)}
     if len(dims) > 1:
         described = ", ".join(f"{video.name} {dim}" for dim, video in dims.items())
         raise UserError(f"features have several widths ({described}); all must come from one pair of encoders")
@@ -190,65 +190,6 @@ def pad_batch(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True), lengths
 
 
-class _Reader:
-    """Shared by both kinds of reader: what to do about NaN, and where to note it."""
-
-    def __init__(self, nan: Nan, notes: list[str]) -> None:
-        self.nan, self.notes, self.noted = nan, notes, False
-
-    def finite(self, where: str, values: np.ndarray) -> np.ndarray:
-        values = np.array(values, dtype=np.float32)
-        good = np.isfinite(values)
-        if good.all():
-            return values
-        what = f"{where}: {int((~good).sum())} of {good.size} features are NaN or infinite"
-        if self.nan == "error":
-            raise UserError(f"{what}; extract it again, or pass --nan zero to put 0 in their place")
-        note = f"{what}; they were replaced by 0"
-        if not self.noted and note not in self.notes:
-            self.notes.append(note)
-        return np.where(good, values, np.float32(0))
-
-
-class _StoreReader(_Reader):
-    def __init__(self, store: FeatureStore, name: str, nan: Nan, notes: list[str]) -> None:
-        super().__init__(nan, notes)
-        self.store, self.name = store, name
-
-    def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
-        image, event = self.store.read_crop(self.name, crop)
-        return self.finite(f"{self.name} (image)", image), self.finite(f"{self.name} (event)", event)
-
-
-class _NpyReader(_Reader):
-    """Image and event files of one video by crop; ``segments`` and ``dim`` are read from the first crop's headers."""
-
-    def __init__(self, files: dict[int, tuple[Path, Path]], nan: Nan, notes: list[str]) -> None:
-        super().__init__(nan, notes)
-        self.files = files
-        image, event = next(iter(files.values()))
-        self.segments, self.dim = npy_shape(image)
-        if self.segments == 0:
-            raise UserError(f"{image} has no segments; take the video out of the list")
-        self._agree(event, npy_shape(event), image)
-
-    def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
-        image, event = self.files[crop]
-        arrays = []
-        for path in (image, event):
-            values = load_npy(path)
-            self._agree(path, values.shape, image)
-            arrays.append(self.finite(str(path), values))
-        return arrays[0], arrays[1]
-
-    def _agree(self, path: Path, shape: tuple[int, ...], beside: Path) -> None:
-        if shape != (self.segments, self.dim):
-            raise UserError(
-                f"{path} is {shape[0]} segments x {shape[1]}, but {beside if beside != path else 'another crop'} is "
-                f"{self.segments} x {self.dim}; image and event features and all crops must agree: extract them again"
-            )
-
-
 def _listed_videos(
     path: Path, features: PathLike | None, event_folder: str, image_folder: str, fps: float, nan: Nan, notes: list[str]
 ) -> list[Video]:
@@ -272,8 +213,8 @@ def _listed_videos(
         repeated += (entry.crop or 0) in crops
         crops[entry.crop or 0] = (image, event)
         groups.setdefault(key, []).append(entry)
-    _refuse_absent(absent, f"feature files of {path} are missing", "give their folder with --features")
-    _refuse_absent(absent_event, f"event features of {path} are missing", "extract them or set --event-folder")
+    refuse_absent(absent, f"feature files of {path} are missing", "give their folder with --features")
+    refuse_absent(absent_event, f"event features of {path} are missing", "extract them or set --event-folder")
     if repeated:
         notes.append(f"{path.name} lists {repeated} files twice; each was taken once")
     uses = Counter(entries[0].name for entries in groups.values())
@@ -282,7 +223,7 @@ def _listed_videos(
         name = entries[0].name
         if uses[name] > 1:
             name = "/".join(key.replace("\\", "/").split("/")[-2:])
-        reader = _NpyReader(files[key], nan, notes)
+        reader = NpyReader(files[key], nan, notes)
         frames = SEGMENT * reader.segments
         video = Video(name, _one_label(entries), reader.segments, fps, frames, crops=tuple(sorted(files[key])))
         video.reader = reader
@@ -291,24 +232,28 @@ def _listed_videos(
 
 
 def _check_finite(videos: Sequence[Video], nan: Nan) -> None:
-    readers = [video.reader for video in videos if isinstance(video.reader, _NpyReader)]
-    files = [path for reader in readers for pair in reader.files.values() for path in pair]
-    size = sum(len(reader.files) * reader.segments * reader.dim * 8 for reader in readers)
+    readers = [video.reader for video in videos if isinstance(video.reader, NpyReader)]
+    files = [path for reader in readers for pair in reader.pairs.values() for path in pair]
+    size = sum(len(reader.pairs) * reader.segments * reader.dim * 8 for reader in readers)
     if len(files) > _EAGER_FILES or size > _EAGER_BYTES:
         return
     bad = [str(path) for path in files if not np.isfinite(open_npy(path)).all()]
     if bad and nan == "error":
         raise UserError(
-            f"NaN or infinity in {len(bad)} of {len(files)} feature files: {_first(bad)}; extract them again, or pass "
-            "--nan zero to put 0 in their place"
+            f"NaN or infinity in {len(bad)} of {len(files)} feature files: {first_of(bad)}; extract them again, or "
+            "pass --nan zero to put 0 in their place"
         )
     if bad:
         for reader in readers:
             reader.noted = True
-        readers[0].notes.append(f"NaN or infinity replaced by 0 in {len(bad)} feature files: {_first(bad)}")
+        readers[0].notes.append(f"NaN or infinity replaced by 0 in {len(bad)} feature files: {first_of(bad)}")
 
 
-def _attach_gt(videos: Sequence[Video], path: PathLike) -> None:
+def attach_gt(videos: Sequence[Video], path: PathLike) -> None:
+    """Give test videos their truth from a field's gt.npy: 16·T frame labels a video, in the order of `videos`.
+
+    Raises UserError for another length, and for values other than 0 and 1.
+    """
     truth = open_npy(path)
     expected = sum(SEGMENT * video.segments for video in videos)
     if truth.ndim != 1 or len(truth) != expected:
@@ -326,7 +271,8 @@ def _attach_gt(videos: Sequence[Video], path: PathLike) -> None:
         video.truth = truth[start:end].astype(np.uint8)
 
 
-def _attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
+def attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
+    """Give test videos their truth from frame annotations. Raises UserError for abnormal videos without a line."""
     annotations = read_annotations(path)
     absent = []
     for video in videos:
@@ -338,7 +284,7 @@ def _attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
         if 0 < video.frames < length:
             truth[video.frames :] = truth[video.frames - 1]  # frames that repeat the last one (--tail repeat)
         video.truth = truth
-    _refuse_absent(absent, f"abnormal test videos are not annotated in {path}", "add their lines")
+    refuse_absent(absent, f"abnormal test videos are not annotated in {path}", "add their lines")
 
 
 def _overlap(train: Sequence[Video], test: Sequence[Video]) -> list[str]:
@@ -346,7 +292,7 @@ def _overlap(train: Sequence[Video], test: Sequence[Video]) -> list[str]:
     both = [video.name for video in test if video.name in seen]
     if not both:
         return []
-    return [f"{len(both)} of {len(test)} test videos are also trained on, so results are too good: {_first(both)}"]
+    return [f"{len(both)} of {len(test)} test videos are also trained on, so results are too good: {first_of(both)}"]
 
 
 def _doubtful(test: Sequence[Video]) -> list[str]:
@@ -355,7 +301,7 @@ def _doubtful(test: Sequence[Video]) -> list[str]:
     for abnormal, text in ((True, "labelled normal have abnormal frames"), (False, "labelled abnormal have none")):
         names = [video.name for video, positive in judged if positive == abnormal and bool(video.classes) != abnormal]
         if names:
-            notes.append(f"{len(names)} test videos {text}: {_first(names)}")
+            notes.append(f"{len(names)} test videos {text}: {first_of(names)}")
     return notes
 
 
@@ -383,11 +329,11 @@ def _default(root: Path, given: PathLike | None, name: str) -> Path | None:
     return root / name if (root / name).is_file() else None
 
 
-def _refuse_absent(names: Iterable[str], what: str, remedy: str) -> None:
+def refuse_absent(names: Iterable[str], what: str, remedy: str) -> None:
     names = list(names)
     if names:
-        raise UserError(f"{len(names)} {what}: {_first(names)}; {remedy} or take them out of the list")
+        raise UserError(f"{len(names)} {what}: {first_of(names)}; {remedy} or take them out of the list")
 
 
-def _first(names: Sequence[str], count: int = 3) -> str:
+def first_of(names: Sequence[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

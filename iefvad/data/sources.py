@@ -1,4 +1,4 @@
-"""Where a run's data come from: the embedded benchmark, a feature store, or the field's lists of .npy files."""
+"""Where a run's data come from: the embedded benchmark, a feature store, a packed one, or the field's .npy files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from iefvad.data import synth
 from iefvad.data.datasets import Benchmark, load_lists, load_store
 from iefvad.errors import UserError
 from iefvad.extract import ExtractConfig, extract
+from iefvad.packed import is_packed, load_packed
 
 ENCODER_NOTE = (
     "Features come from a fixed descriptor (statistics of colour, edges and event density), not from a pretrained"
@@ -26,6 +27,13 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
         benchmark.name = "synth (embedded benchmark)"
         benchmark.notes.append(ENCODER_NOTE)
         return benchmark
+    if config.features is not None and is_packed(config.features):
+        if config.train_list is not None or config.test_list is not None:
+            raise UserError(
+                f"{config.features} is a packed store, which has its own lists: leave --train-list and --test-list out,"
+                " or import again with other lists."
+            )
+        return load_packed(config.features, annotations=config.annotations, gt=config.gt)
     if config.features is not None and (Path(config.features) / "store.json").exists():
         return load_store(
             config.features,
@@ -35,17 +43,19 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
             gt=config.gt,
             nan=config.nan,
         )
-    missing = [f"--{name.replace('_', '-')}" for name in ("train_list", "test_list", "gt") if not getattr(config, name)]
+    truth = config.gt or config.annotations
+    given = {"--train-list": config.train_list, "--test-list": config.test_list, "--gt": truth}
+    missing = [flag for flag, value in given.items() if not value]
     if missing:
         raise UserError(
-            f"{config.features or 'the data'}: no feature store (store.json) is there, and to train from .npy files"
-            f" {', '.join(missing)} must be given as well."
+            f"{config.features or 'the data'}: no feature store (store.json, packed.json) is there, and to train from"
+            f" .npy files {', '.join(missing)} must be given as well."
         )
-    assert config.train_list and config.test_list and config.gt
+    assert config.train_list and config.test_list
     return load_lists(
         config.train_list,
         config.test_list,
-        config.gt,
+        truth,
         features=config.features,
         event_folder=config.event_folder,
         nan=config.nan,

@@ -1,0 +1,128 @@
+"""Where a video's features come from: a feature store or ``.npy`` files, always checked for NaN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iefvad.data.npy import load_npy, npy_shape
+from iefvad.errors import UserError
+from iefvad.store import FeatureStore
+
+Nan = Literal["error", "zero"]
+
+
+class Reader:
+    """Reads one crop of a video: ``reader(crop)`` → image and event features, (T, D) float32 each.
+
+    ``nan="zero"`` puts 0 in the place of NaN and infinity and adds a line to ``notes``; otherwise they raise UserError.
+    """
+
+    def __init__(self, nan: Nan, notes: list[str]) -> None:
+        self.nan, self.notes, self.noted = nan, notes, False
+
+    def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+    def where(self, crop: int) -> tuple[str, str]:
+        """What to call the image and the event features of a crop in a message."""
+        raise NotImplementedError
+
+    def files(self, crop: int) -> list[Path]:
+        """The files that a crop is read from."""
+        raise NotImplementedError
+
+    def check(self, crop: int) -> None:
+        """Compare a crop's files with the video by their headers. Raises UserError where they disagree."""
+
+    def _finite(self, where: str, values: np.ndarray) -> np.ndarray:
+        values = np.asarray(values, dtype=np.float32)
+        good = np.isfinite(values)
+        if good.all():
+            return values
+        what = f"{where}: {int((~good).sum())} of {good.size} features are NaN or infinite"
+        if self.nan == "error":
+            raise UserError(f"{what}; extract it again, or pass --nan zero to put 0 in their place")
+        note = f"{what}; they were replaced by 0"
+        if not self.noted and note not in self.notes:
+            self.notes.append(note)
+        return np.where(good, values, np.float32(0))
+
+
+class StoreReader(Reader):
+    """One video of a feature store."""
+
+    def __init__(self, store: FeatureStore, name: str, nan: Nan, notes: list[str]) -> None:
+        super().__init__(nan, notes)
+        self.store, self.name = store, name
+
+    def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read one crop, (T, D) float32 twice."""
+        image, event = self.store.read_crop(self.name, crop)
+        names = self.where(crop)
+        return self._finite(names[0], image), self._finite(names[1], event)
+
+    def where(self, crop: int) -> tuple[str, str]:
+        """The video's name and the stream."""
+        return f"{self.name} (image)", f"{self.name} (event)"
+
+    def files(self, crop: int) -> list[Path]:
+        """The video's features and its sidecar."""
+        return [self.store.root / f"{self.name}{suffix}" for suffix in (".safetensors", ".json")]
+
+
+class NpyReader(Reader):
+    """Image and event files of one video by crop; ``segments`` and ``dim`` are read from the first crop's headers."""
+
+    def __init__(self, pairs: dict[int, tuple[Path, Path]], nan: Nan, notes: list[str]) -> None:
+        super().__init__(nan, notes)
+        self.pairs = pairs
+        image, event = next(iter(pairs.values()))
+        self.segments, self.dim = npy_shape(image)
+        if self.segments == 0:
+            raise UserError(f"{image} has no segments; take the video out of the list")
+        self._agree(event, npy_shape(event), image)
+
+    def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read one crop, (T, D) float32 twice."""
+        image = self.pairs[crop][0]
+        arrays = []
+        for path in self.pairs[crop]:
+            values = load_npy(path)
+            self._agree(path, values.shape, image)
+            arrays.append(self._finite(str(path), values))
+        return arrays[0], arrays[1]
+
+    def where(self, crop: int) -> tuple[str, str]:
+        """The paths of both files."""
+        image, event = self.pairs[crop]
+        return str(image), str(event)
+
+    def files(self, crop: int) -> list[Path]:
+        """Both files."""
+        return list(self.pairs[crop])
+
+    def check(self, crop: int) -> None:
+        """Compare both headers with the first crop's. Raises UserError for another shape and a damaged file."""
+        for path in self.pairs[crop]:
+            self._agree(path, npy_shape(path), self.pairs[crop][0])
+
+    def _agree(self, path: Path, shape: tuple[int, ...], beside: Path) -> None:
+        if shape != (self.segments, self.dim):
+            raise UserError(
+                f"{path} is {shape[0]} segments x {shape[1]}, but {beside if beside != path else 'another crop'} is "
+                f"{self.segments} x {self.dim}; image and event features and all crops must agree: extract them again"
+            )
+
+
+def to_half(features: Tensor, where: str) -> Tensor:
+    """Round features to float16. Raises UserError, calling them ``where``, for finite values beyond its range."""
+    half = features.half()
+    if not torch.isfinite(half).all():
+        largest = features.abs().max().item()
+        raise UserError(f"{where}: features reach {largest:.3g}, beyond float16 (65504); scale them")
+    return half

@@ -1,0 +1,215 @@
+"""Packed store: the features of a whole benchmark in two memory-mapped files, from which a batch is one gather.
+
+``ROOT/train.safetensors`` holds every crop of every training video, averaged once to at most ``max_segments`` bins;
+``ROOT/test.safetensors`` the test videos in full length. Both hold ``features`` float16 (2, R, D), 0 = image and
+1 = event, the rows of all clips one after the other and one row of zeros at the end, where padding points;
+``offsets`` int64 (clips + 1), each clip's first row; ``truth`` uint8, the frame labels of the videos that have them;
+``event_density`` float32, a number a segment of the videos that have it. ``ROOT/packed.json``, written last, names the
+videos and marks the store as complete. `iefvad features import` makes one (:mod:`iefvad.packing`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from iefvad.data.datasets import Benchmark, PathLike, Video, attach_annotations, attach_gt
+from iefvad.data.readers import Reader
+from iefvad.errors import UserError
+from iefvad.video import SEGMENT
+
+FORMAT = 1
+SPLITS = ("train", "test")
+CATALOGUE, JOURNAL = "packed.json", "import.journal"
+_AGAIN = "run the same `iefvad features import` again"
+
+
+def is_packed(root: PathLike) -> bool:
+    """True if the folder is a packed store, even one whose import was interrupted."""
+    return any((Path(root) / name).is_file() for name in (CATALOGUE, JOURNAL))
+
+
+def table_name(split: str) -> str:
+    """Name of the file that holds a split's features."""
+    return f"{split}.safetensors"
+
+
+class PackedStore:
+    """A packed store, opened for reading; its values stay on disk until they are asked for.
+
+    ``features[split]`` is the (2, R, D) float16 map, its last row of each stream zero; ``offsets[split]`` (clips + 1,)
+    int64. Raises UserError where ``root`` is no packed store, and for one that is damaged or not finished.
+    """
+
+    def __init__(self, root: PathLike) -> None:
+        self.root = Path(root)
+        try:
+            content = json.loads((self.root / CATALOGUE).read_text(encoding="utf-8"))
+            self.format = content["format"]
+            if self.format != FORMAT:
+                raise UserError(f"{self.root} has packed format {self.format}, this version reads {FORMAT}")
+            self.name: str = content["name"]
+            self.dim: int = content["dim"]
+            self.max_segments: int = content["max_segments"]
+            self.plan: str = content["plan"]
+            self.settings: dict[str, Any] = content["settings"]
+            self.notes: list[str] = content["notes"]
+            self.videos: list[dict[str, Any]] = content["videos"]
+        except (FileNotFoundError, NotADirectoryError):
+            if (self.root / JOURNAL).is_file():
+                raise UserError(
+                    f"the import into {self.root} did not finish: {_AGAIN}, it goes on from there"
+                ) from None
+            raise UserError(
+                f"{self.root} is not a packed store (no {CATALOGUE}); make one with `iefvad features import`"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.root / CATALOGUE} cannot be read ({error!r}); delete the folder and {_AGAIN}"
+            ) from error
+        self.features: dict[str, Tensor] = {}
+        self.offsets: dict[str, Tensor] = {}
+        self._extras: dict[str, dict[str, np.ndarray]] = {}
+        for split in SPLITS:
+            self._open(split)
+
+    def listed(self, split: str) -> list[dict[str, Any]]:
+        """The catalogue's entries of one split, in order."""
+        return [video for video in self.videos if video["split"] == split]
+
+    def benchmark_videos(self, split: str) -> list[Video]:
+        """Videos whose features are read from the map; ``segments`` is the number of stored rows."""
+        videos = []
+        clip, ends = 0, {"truth": 0, "event_density": 0}
+        for entry in self.listed(split):
+            rows = stored_rows(entry, self.max_segments)
+            video = Video(
+                name=entry["name"],
+                classes=tuple(entry["classes"]),
+                segments=rows,
+                fps=entry["fps"],
+                frames=entry["frames"],
+                source=entry["source"],
+                crops=tuple(entry["crops"]),
+            )
+            video.reader = PackedReader(self, split, entry["name"], video.crops, clip, entry["segments"] > rows)
+            clip += len(video.crops)
+            extras = {}
+            for key, length in (("truth", SEGMENT * rows), ("event_density", rows)):
+                if entry[key]:
+                    start = ends[key]
+                    ends[key] = start + length
+                    extras[key] = self._extras[split][key][start : ends[key]].copy()
+            video.truth, video.event_density = extras.get("truth"), extras.get("event_density")
+            videos.append(video)
+        return videos
+
+    def _open(self, split: str) -> None:
+        path = self.root / table_name(split)
+        entries = self.listed(split)
+        rows = [stored_rows(entry, self.max_segments) for entry in entries for _ in entry["crops"]]
+        expected = np.cumsum([0, *rows])
+        sizes = {
+            "truth": sum(SEGMENT * stored_rows(entry, self.max_segments) for entry in entries if entry["truth"]),
+            "event_density": sum(stored_rows(entry, self.max_segments) for entry in entries if entry["event_density"]),
+        }
+        try:
+            # safe_open compares the header with the file's length, so a cut file fails here.
+            with safe_open(path, framework="np") as tensors:
+                shape = tuple(tensors.get_slice("features").get_shape())
+                offsets = tensors.get_tensor("offsets")
+                self._extras[split] = {key: tensors.get_tensor(key) for key in sizes}
+            consistent = (
+                shape == (2, int(expected[-1]) + 1, self.dim)
+                and np.array_equal(offsets, expected)
+                and all(self._extras[split][key].shape == (size,) for key, size in sizes.items())
+            )
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: delete {self.root} and {_AGAIN}") from None
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is damaged ({error}): delete {self.root} and {_AGAIN}") from error
+        if not consistent:
+            raise UserError(f"{path} does not belong to the {CATALOGUE} beside it: delete {self.root} and {_AGAIN}")
+        self.features[split] = map_half(path, "features")
+        self.offsets[split] = torch.from_numpy(expected.astype(np.int64))
+
+
+class PackedReader(Reader):
+    """One video of a packed store; ``first`` is its first crop's clip, ``averaged`` tells that its rows are bins."""
+
+    def __init__(
+        self, store: PackedStore, split: str, name: str, crops: Sequence[int], first: int, averaged: bool
+    ) -> None:
+        super().__init__("error", [])
+        self.store, self.split, self.name, self.averaged = store, split, name, averaged
+        self._clips = {crop: first + index for index, crop in enumerate(crops)}
+
+    def span(self, crop: int) -> tuple[int, int]:
+        """The rows [start, end) of a crop in ``store.features[split]``."""
+        start, end = self.store.offsets[self.split][self._clips[crop] : self._clips[crop] + 2].tolist()
+        return start, end
+
+    def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read one crop, (T, D) float32 twice."""
+        start, end = self.span(crop)
+        image, event = self.store.features[self.split][:, start:end].float().numpy()
+        names = self.where(crop)
+        return self._finite(names[0], image), self._finite(names[1], event)
+
+    def where(self, crop: int) -> tuple[str, str]:
+        """The video's name, the store and the stream."""
+        return f"{self.name} in {self.store.root} (image)", f"{self.name} in {self.store.root} (event)"
+
+    def files(self, crop: int) -> list[Path]:
+        """The file of the video's split."""
+        return [self.store.root / table_name(self.split)]
+
+
+def load_packed(root: PathLike, *, annotations: PathLike | None = None, gt: PathLike | None = None) -> Benchmark:
+    """Load a benchmark from a packed store. ``gt`` or ``annotations`` take the place of the truth in the store.
+
+    Training videos longer than ``max_segments`` are what they were averaged to, which the notes say. Raises UserError
+    as :class:`PackedStore`, and for truth that does not fit.
+    """
+    store = PackedStore(root)
+    train, test = (store.benchmark_videos(split) for split in SPLITS)
+    if gt is not None:
+        attach_gt(test, gt)
+    elif annotations is not None:
+        attach_annotations(test, annotations)
+    notes = list(store.notes)
+    averaged = sum(isinstance(video.reader, PackedReader) and video.reader.averaged for video in train)
+    if averaged:
+        notes.append(
+            f"{averaged} of {len(train)} training videos are longer than {store.max_segments} segments and are stored"
+            f" as {store.max_segments} bins; those held out are scored on the bins"
+        )
+    return Benchmark(store.name, train, test, store.dim, notes, dict(store.settings))
+
+
+def stored_rows(entry: dict[str, Any], max_segments: int) -> int:
+    """Rows that one crop of a catalogue's entry takes."""
+    segments: int = entry["segments"]
+    return min(segments, max_segments) if entry["split"] == "train" else segments
+
+
+def map_half(path: str | os.PathLike[str], key: str) -> Tensor:
+    """Map a float16 tensor of a safetensors file, read-only; the file must be whole."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    entry = header[key]
+    array = np.memmap(path, "<f2", "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
+    with warnings.catch_warnings():
+        # Nothing writes to it; a map that may be written to counts as memory, which a large store would exceed.
+        warnings.filterwarnings("ignore", message=".*not writable")
+        return torch.from_numpy(array)

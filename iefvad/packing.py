@@ -1,0 +1,360 @@
+"""Writing a packed store: sizes from headers first, then clip by clip with a journal, so that a kill costs one clip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from iefvad.data.datasets import Benchmark, PathLike, Video, first_of, resample
+from iefvad.data.npy import split_crop
+from iefvad.data.readers import Nan, NpyReader, Reader, to_half
+from iefvad.errors import UserError
+from iefvad.files import storage_error, write_json
+from iefvad.packed import CATALOGUE, FORMAT, JOURNAL, SPLITS, PackedStore, stored_rows, table_name
+from iefvad.video import SEGMENT
+
+_ALIGN = 64  # a row of 768 float16 is 24 cache lines; it should not begin within one
+
+
+@dataclass
+class _Table:
+    """One split's file: the (video, crop) and first row of each clip, and where the features begin."""
+
+    split: str
+    dim: int
+    path: Path
+    clips: list[tuple[Video, int]] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=lambda: [0])
+    head: bytes = b""
+    tail: bytes = b""
+
+    @property
+    def rows(self) -> int:
+        """Rows of one stream, that of zeros included."""
+        return self.offsets[-1] + 1
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + 4 * self.rows * self.dim + len(self.tail)
+
+    def positions(self, clip: int) -> tuple[int, int, int]:
+        """Byte positions of a clip's image and event rows, and the bytes of each."""
+        start, end = self.offsets[clip : clip + 2]
+        width = 2 * self.dim
+        image = len(self.head) + start * width
+        return image, image + self.rows * width, (end - start) * width
+
+
+def pack(benchmark: Benchmark, out: PathLike, *, max_segments: int = 256, progress: bool = True) -> PackedStore:
+    """Write a benchmark's features to a packed store in the folder ``out`` and open it.
+
+    An import that was interrupted goes on where it stopped if the source files (paths, sizes, times), lists and options
+    are the same, and starts over, saying so, if not. Equal sources give equal bytes. Raises UserError for features that
+    are missing, damaged, of other shapes, NaN or beyond float16, for a disk without room, and where ``out`` holds
+    something else.
+    """
+    out = Path(out)
+    entries = _entries(benchmark)
+    tables = _layout(benchmark, entries, out, max_segments)
+    document = {
+        "format": FORMAT,
+        "name": benchmark.name,
+        "dim": benchmark.dim,
+        "max_segments": max_segments,
+        "settings": benchmark.settings,
+    }
+    plan = _plan(document, benchmark, entries, tables)
+    try:
+        if (out / CATALOGUE).exists():
+            return _finished(out, plan)
+        if (out / "store.json").exists():
+            raise UserError(f"{out} is a feature store; choose another folder for the packed one")
+        strict = any(_reader(video).nan == "error" for video in benchmark.train + benchmark.test)
+        journal = _Journal(out, plan, tables, strict=strict)
+        _write(tables, journal, progress)
+        document |= {"plan": plan, "notes": _notes(benchmark, journal), "videos": entries}
+        write_json(out / CATALOGUE, document)
+        journal.remove()
+    except OSError as error:
+        raise storage_error(error, out) from error
+    return PackedStore(out)
+
+
+def folder_pair(image_dir: PathLike, event_dir: PathLike, *, fps: float = 30.0, nan: Nan = "error") -> Benchmark:
+    """Bare features without lists: every ``NAME.npy`` or ``NAME__c.npy`` below ``image_dir`` becomes a test video.
+
+    Its event file has the same relative path below ``event_dir``. Classes and truth stay unknown. Raises UserError
+    naming files that are missing, pickled, damaged or of another shape than their partner.
+    """
+    image_root, event_root = Path(image_dir), Path(event_dir)
+    pairs: dict[str, dict[int, tuple[Path, Path]]] = {}
+    absent = []
+    for image in sorted(image_root.rglob("*.npy")):
+        relative = image.relative_to(image_root)
+        name, crop = split_crop(relative.as_posix())
+        event = event_root / relative
+        if not event.is_file():
+            absent.append(str(event))
+        if pairs.setdefault(name, {}).setdefault(crop or 0, (image, event))[0] != image:
+            raise UserError(f"{image} and {pairs[name][0][0]} are both crop 0 of {name}; keep one of them")
+    if not pairs:
+        raise UserError(f"{image_root} holds no .npy files; check --image-dir")
+    if absent:
+        raise UserError(
+            f"{len(absent)} event files are missing: {first_of(absent)}; each image file needs one of the same name"
+            " below --event-dir"
+        )
+    notes: list[str] = []
+    videos = []
+    for name, files in pairs.items():
+        reader = NpyReader(dict(sorted(files.items())), nan, notes)
+        video = Video(name, (), reader.segments, fps, SEGMENT * reader.segments, crops=tuple(reader.pairs))
+        video.reader = reader
+        videos.append(video)
+    notes.append("neither classes nor truth are known: the videos can be scored, but not evaluated")
+    first = videos[0].reader
+    assert isinstance(first, NpyReader)
+    return Benchmark(image_root.resolve().name, [], videos, first.dim, notes)
+
+
+def _entries(benchmark: Benchmark) -> list[dict[str, Any]]:
+    entries = []
+    for split, videos in zip(SPLITS, (benchmark.train, benchmark.test), strict=True):
+        for video in videos:
+            if video.segments == 0:
+                raise UserError(f"{video.name} has no segments; take it out of the list")
+            test = split == "test"
+            entries.append(
+                {
+                    "name": video.name,
+                    "classes": list(video.classes),
+                    "split": split,
+                    "segments": video.segments,
+                    "fps": video.fps,
+                    "frames": video.frames,
+                    "crops": list(video.crops),
+                    "source": video.source,
+                    "truth": test and video.truth is not None,
+                    "event_density": test and video.event_density is not None,
+                }
+            )
+    return entries
+
+
+def _layout(benchmark: Benchmark, entries: Sequence[dict[str, Any]], out: Path, max_segments: int) -> list[_Table]:
+    tables = []
+    for split, videos in zip(SPLITS, (benchmark.train, benchmark.test), strict=True):
+        table = _Table(split, benchmark.dim, out / table_name(split))
+        for video, entry in zip(videos, [entry for entry in entries if entry["split"] == split], strict=True):
+            reader = _reader(video)
+            if isinstance(reader, NpyReader) and reader.dim != benchmark.dim:
+                raise UserError(
+                    f"{reader.where(video.crops[0])[0]} is {reader.dim} wide, other videos {benchmark.dim}; all must"
+                    " come from one pair of encoders"
+                )
+            for crop in video.crops:
+                reader.check(crop)
+                table.clips.append((video, crop))
+                table.offsets.append(table.offsets[-1] + stored_rows(entry, max_segments))
+        _frame(table, videos if split == "test" else [])
+        tables.append(table)
+    return tables
+
+
+def _frame(table: _Table, videos: Sequence[Video]) -> None:
+    """Fill in what stands before and behind the features: an 8-byte length, the JSON header, and the small tensors."""
+    offsets = np.array(table.offsets, "<i8")
+    density = [np.asarray(video.event_density, "<f4") for video in videos if video.event_density is not None]
+    truth = [np.asarray(video.truth, np.uint8) for video in videos if video.truth is not None]
+    parts: list[tuple[str, str, list[int], int]] = [
+        ("offsets", "I64", [len(offsets)], offsets.nbytes),
+        ("features", "F16", [2, table.rows, table.dim], 4 * table.rows * table.dim),
+        ("event_density", "F32", [sum(map(len, density))], 4 * sum(map(len, density))),
+        ("truth", "U8", [sum(map(len, truth))], sum(map(len, truth))),
+    ]
+    header, end = {}, 0
+    for name, dtype, shape, size in parts:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text) + offsets.nbytes) % _ALIGN)
+    table.head = len(text).to_bytes(8, "little") + text + offsets.tobytes()
+    table.tail = b"".join(array.tobytes() for array in [*density, *truth])
+
+
+def _plan(
+    document: dict[str, Any], benchmark: Benchmark, entries: Sequence[dict[str, Any]], tables: Sequence[_Table]
+) -> str:
+    """A digest of all that decides the store's bytes, the source files' sizes and times included."""
+    content = {**document, "notes": benchmark.notes, "videos": entries}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for table in tables:
+        digest.update(table.head + table.tail)
+        for video, crop in table.clips:
+            for path in _reader(video).files(crop):
+                status = path.stat()
+                digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _finished(out: Path, plan: str) -> PackedStore:
+    store = PackedStore(out)
+    if store.plan != plan:
+        raise UserError(
+            f"{out} holds a packed store of other files, lists or options: choose another --out, or delete the folder"
+            " first"
+        )
+    (out / JOURNAL).unlink(missing_ok=True)
+    print(f"{out}: these features are imported already.")
+    return store
+
+
+class _Journal:
+    """Which clips are in the tables: a line each, with the checksum of its bytes and the notes of its reading.
+
+    What was read with NaN replaced is read again by an import that refuses NaN (`strict`).
+    """
+
+    def __init__(self, out: Path, plan: str, tables: Sequence[_Table], *, strict: bool) -> None:
+        self.path = out / JOURNAL
+        self.done: dict[tuple[str, int], dict[str, Any]] = {}
+        out.mkdir(parents=True, exist_ok=True)
+        lines = self._read()
+        if not (lines and lines[0].get("plan") == plan and self._fits(tables)):
+            if lines:
+                print(f"{out}: the files, lists or options changed since the import stopped; it starts over.")
+            self.path.unlink(missing_ok=True)
+            _allocate(tables, out)
+            self._append({"plan": plan})
+            return
+        for line in lines[1:]:
+            checked = _checksum(tables, line["split"], line["clip"]) == line["crc32"]
+            if checked and not (strict and line["notes"]):
+                self.done[line["split"], line["clip"]] = line
+        if not self.path.read_bytes().endswith(b"\n"):
+            with open(self.path, "ab") as file:  # a kill in the middle of a line
+                file.write(b"\n")
+        print(f"{out}: {len(self.done)} of {sum(len(table.clips) for table in tables)} clips are there; going on.")
+
+    def add(self, split: str, clip: int, crc32: int, notes: list[str]) -> None:
+        """Note that a clip's bytes are in place."""
+        line = {"split": split, "clip": clip, "crc32": crc32, "notes": notes}
+        self._append(line)
+        self.done[split, clip] = line
+
+    def remove(self) -> None:
+        """The import is finished."""
+        self.path.unlink()
+
+    def _append(self, line: dict[str, Any]) -> None:
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(json.dumps(line).encode() + b"\n")
+
+    def _read(self) -> list[dict[str, Any]]:
+        lines = []
+        for text in self.path.read_bytes().splitlines() if self.path.exists() else []:
+            try:
+                lines.append(json.loads(text))
+            except ValueError:  # cut by a kill
+                continue
+        return lines
+
+    def _fits(self, tables: Sequence[_Table]) -> bool:
+        return all(table.path.exists() and table.path.stat().st_size == table.size for table in tables)
+
+
+def _allocate(tables: Sequence[_Table], out: Path) -> None:
+    """Make the files in full size, so that a disk without room is refused now and not hours later."""
+    for table in tables:
+        table.path.unlink(missing_ok=True)
+    needed, free = sum(table.size for table in tables), shutil.disk_usage(out).free
+    if needed > free:
+        raise UserError(
+            f"the packed store takes {needed / 1e9:.2f} GB and the disk of {out} has {free / 1e9:.2f} GB left: free"
+            " some space or choose another --out"
+        )
+    for table in tables:
+        with open(table.path, "wb") as file:
+            file.truncate(table.size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, table.size)
+            file.write(table.head)
+            file.seek(table.size - len(table.tail))
+            file.write(table.tail)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _write(tables: Sequence[_Table], journal: _Journal, progress: bool) -> None:
+    total = sum(table.offsets[-1] for table in tables)
+    bar = tqdm(total=total, desc="import", unit="segment", unit_scale=True, disable=not progress, dynamic_ncols=True)
+    with bar:
+        for table in tables:
+            with open(table.path, "r+b", buffering=0) as file:
+                for clip, (video, crop) in enumerate(table.clips):
+                    start, end = table.offsets[clip : clip + 2]
+                    if (table.split, clip) not in journal.done:
+                        image, event, notes = _read_clip(table, video, crop, end - start)
+                        positions = table.positions(clip)
+                        for position, values in zip(positions[:2], (image, event), strict=True):
+                            file.seek(position)
+                            _write_all(file, values)
+                        journal.add(table.split, clip, zlib.crc32(event, zlib.crc32(image)), notes)
+                    bar.update(end - start)
+                os.fsync(file.fileno())
+
+
+def _read_clip(table: _Table, video: Video, crop: int, rows: int) -> tuple[memoryview, memoryview, list[str]]:
+    reader = _reader(video)
+    before = len(reader.notes)
+    pair = video.features(crop)
+    notes = reader.notes[before:]  # kept in the journal, so that an import that goes on knows them too
+    del reader.notes[before:]
+    halves = []
+    for where, features in zip(reader.where(crop), pair, strict=True):
+        half = to_half(resample(features, rows), where)
+        if half.shape != (rows, table.dim):
+            raise UserError(
+                f"{where} is {half.shape[0]} segments x {half.shape[1]}, expected {rows} x {table.dim}: it changed"
+                " during the import or belongs to other encoders; extract it again"
+            )
+        halves.append(np.ascontiguousarray(half.numpy(), "<f2").data.cast("B"))
+    return halves[0], halves[1], notes
+
+
+def _write_all(file: Any, values: memoryview) -> None:
+    while values:
+        values = values[file.write(values) :]
+
+
+def _checksum(tables: Sequence[_Table], split: str, clip: int) -> int:
+    table = next(table for table in tables if table.split == split)
+    checksum = 0
+    *positions, size = table.positions(clip)
+    with open(table.path, "rb") as file:
+        for position in positions:
+            file.seek(position)
+            checksum = zlib.crc32(file.read(size), checksum)
+    return checksum
+
+
+def _notes(benchmark: Benchmark, journal: _Journal) -> list[str]:
+    order = {split: index for index, split in enumerate(SPLITS)}
+    clips = sorted(journal.done.values(), key=lambda line: (order[line["split"]], line["clip"]))
+    return list(dict.fromkeys([*benchmark.notes, *(note for line in clips for note in line["notes"])]))
+
+
+def _reader(video: Video) -> Reader:
+    if video.reader is None:
+        raise UserError(f"{video.name} has no features to pack; load it from a store or from .npy files")
+    return video.reader
