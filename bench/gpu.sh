@@ -64,7 +64,7 @@ step backends 30 "$python" -c 'import torch, ief_kernels as k; print(k.explain(N
 static_began=$SECONDS
 timeout --kill-after=5 "$(limit 170)" "$python" -m bench --static --out "$out" >"$work/static.log" 2>&1 &
 static=$!
-step tests 170 "$python" -m pytest tests/gpu -q -p no:cacheprovider
+step tests 170 "$python" -m pytest tests/gpu -q -o addopts= -p no:cacheprovider
 printf '\n===== static\n' | tee -a "$log"
 wait "$static"
 status=$?

@@ -9,10 +9,15 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train on features and evaluate; without data, on the embedded benchmark",
     "extract": "videos → feature store",
-    "evaluate": "metrics, robustness and plots of a finished run",
-    "detect": "anomaly scores for your own videos with a run's model",
+    "evaluate": "metrics, robustness and plots of a finished run or of a released checkpoint",
+    "detect": "anomaly scores for your own videos, cameras and streams",
+    "calibrate": "the threshold that keeps false alarms on normal footage to a rate an hour",
+    "data": "check annotations and lists of the field's data sets; make gt.npy",
+    "features": "released or extracted features → one packed store that training reads at memory speed",
     "convert": "published encoder or model checkpoints → safetensors",
 }
+_PACKAGES = {"data": "iefvad.data.command"}
+"""Where `main` is not in the module of the command's name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"iefvad: error: there is no command {name!r}\n\n{_usage()}", file=sys.stderr)
         return 2
-    status: int = importlib.import_module(f"iefvad.{name}").main(rest)
+    status: int = importlib.import_module(_PACKAGES.get(name, f"iefvad.{name}")).main(rest)
     return status
 
 

@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parent / "interpreter"
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("test_*.py")))
 def test_interpreted(name: str) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / name)],
+        [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", str(FOLDER / name)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=FOLDER.parents[2],
         capture_output=True,
