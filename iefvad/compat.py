@@ -11,9 +11,18 @@ from torch import Tensor
 
 from iefvad.errors import UserError
 from iefvad.model import IEFVAD, ModelConfig
+from iefvad.weights import differences, few
 
-_BLOCK = re.compile(r"temporal\.refinement_blocks\.(\d+)\.([02])\.(weight|bias)$")
-_LAYER = re.compile(r"temporal\.image_attn_layers\.(\d+)\.in_proj_weight$")
+CHUNK = 256
+"""Segments that the published code scores at a time; shorter pieces are padded to it, and the padding attended."""
+
+_BLOCK = re.compile(r"temporal\.refinement_blocks\.(\d+)\.")
+_LAYER = re.compile(r"temporal\.(?:image|event)_(?:attn_layers|norms)\.(\d+)\.")
+
+
+def is_official(names: Mapping[str, object]) -> bool:
+    """Whether tensors of these names are of a released IEF-VAD model (`temporal.*`, with or without `module.`)."""
+    return any(name.removeprefix("module.").startswith("temporal.") for name in names)
 
 
 def load_official(
@@ -23,77 +32,98 @@ def load_official(
     nu: float = 8.0,
     attenuation: float = 0.5,
     heads: int = 8,
+    backend: str = "auto",
 ) -> IEFVAD:
     """The published model as an `IEFVAD` of the variant `released`: same outputs to 1e-5.
 
     Widths, the number of layers and of refinement steps are read from the tensors; a leading `module.` is stripped.
     ν, the attenuation and the number of heads are not in a checkpoint and default to the paper's.
-    Raises UserError for missing or unexpected tensors or shapes, naming them.
+    Raises UserError for missing or unexpected tensors or shapes, naming them, and for heads that do not fit.
     """
     source = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    layers = len([key for key in source if _LAYER.match(key)])
-    steps = len({match[1] for key in source if (match := _BLOCK.match(key))})
-    if "temporal.classifier.weight" not in source or layers == 0:
-        found = ", ".join(sorted(source)[:3])
-        raise UserError(
-            "this is not a checkpoint of the published IEF-VAD: `temporal.classifier.weight` is missing"
-            f" (it has {found})."
-        )
-    dim = source["temporal.classifier.weight"].shape[1]
-    hidden = source["temporal.refinement_blocks.0.0.weight"].shape[0] if steps else None
-    config = ModelConfig(
-        dim=dim,
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        noise=noise,
-        nu=nu,
-        temporal="none",
-        process_noise=0.0,
-        refine_steps=steps,
-        attenuation=attenuation,
-        released=True,
-    )
-    model = IEFVAD(config)
-    target = _translate(source, layers, steps)
-    if steps == 0:
-        target |= {name: value for name, value in model.state_dict().items() if name.startswith("refinement.")}
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {key: tuple(value.shape) for key, value in target.items()}
-    if expected != given:
-        wrong = sorted(key for key in expected.keys() | given.keys() if expected.get(key) != given.get(key))
-        raise UserError(
-            f"the checkpoint does not fit a network of width {dim} and {layers} layers: {', '.join(wrong[:5])}."
-        )
-    model.load_state_dict(target)
+    config = official_config(source, noise=noise, nu=nu, attenuation=attenuation, heads=heads)
+    with torch.device("meta"):  # the values come from the checkpoint, so none are drawn
+        model = IEFVAD(config, backend=backend)
+    weights = {}
+    for ours, published in _names(config).items():
+        parts = [source[name].to(torch.float32, copy=True) for name in published]
+        if ours.startswith("refinement."):
+            parts = [torch.stack(parts) if parts else torch.zeros(model.state_dict()[ours].shape)]
+        weights[ours] = parts[0]
+    model.load_state_dict(weights, assign=True)
+    model.provenance = {"method": "released", "chunk": CHUNK, "test_crops": "5"}
     return model.eval()
 
 
-def _translate(source: Mapping[str, Tensor], layers: int, steps: int) -> dict[str, Tensor]:
-    """Published tensor names → this project's; what is left over is kept under its own name so that it is reported."""
-    left = dict(source)
-    result: dict[str, Tensor] = {}
+def official_config(
+    source: Mapping[str, Tensor],
+    *,
+    noise: Literal["student-t", "gaussian"] = "student-t",
+    nu: float = 8.0,
+    attenuation: float = 0.5,
+    heads: int = 8,
+) -> ModelConfig:
+    """Configuration of the published network whose tensors these are, `module.` stripped; raises as `load_official`."""
+    head = source.get("temporal.classifier.weight")
+    if not isinstance(head, Tensor) or head.dim() != 2 or not is_official(source):
+        raise UserError(
+            "this is not a checkpoint of the published IEF-VAD: `temporal.classifier.weight` is missing"
+            f" (it has {few(sorted(source))})."
+        )
+    first = source.get("temporal.refinement_blocks.0.0.weight")
+    dim, steps = head.shape[1], _count(source, _BLOCK)
+    hidden = first.shape[0] if first is not None and first.dim() == 2 else None
+    try:
+        config = ModelConfig(
+            dim=dim,
+            hidden=hidden,
+            layers=_count(source, _LAYER),
+            heads=heads,
+            noise=noise,
+            nu=nu,
+            temporal="none",
+            process_noise=0.0,
+            refine_steps=steps,
+            attenuation=attenuation,
+            released=True,
+        )
+        with torch.device("meta"):
+            ours = IEFVAD(config).state_dict()
+    except ValueError as error:
+        raise UserError(f"{error}: give the value that the checkpoint was trained with.") from None
+    expected: dict[str, Tensor] = {}
+    for name, published in _names(config).items():
+        shape = ours[name][0] if name.startswith("refinement.") and published else ours[name]
+        expected |= dict.fromkeys(published, shape)
+    if differing := differences(expected, source):
+        raise UserError(
+            f"the checkpoint is not a published IEF-VAD of width {dim}, {config.layers} layers and {steps} refinement"
+            f" steps: {differing}."
+        )
+    return config
 
-    def take(old: str, new: str) -> None:
-        if old in left:
-            result[new] = left.pop(old).float()
 
-    for name in ("image", "event"):
-        for layer in range(layers):
-            attention, ours = f"temporal.{name}_attn_layers.{layer}", f"encoders.{name}.layers.{layer}"
-            for part in ("weight", "bias"):
-                take(f"{attention}.in_proj_{part}", f"{ours}.in_proj.{part}")
-                take(f"{attention}.out_proj.{part}", f"{ours}.out_proj.{part}")
-                take(f"temporal.{name}_norms.{layer}.{part}", f"{ours}.norm.{part}")
-        for part in ("weight", "bias"):
-            take(f"temporal.whiten_{name}.{part}", f"encoders.{name}.whiten.{part}")
-            for head in ("mu", "logvar"):
-                take(f"temporal.{name}_{head}.{part}", f"encoders.{name}.{head}.{part}")
+def _count(source: Mapping[str, Tensor], pattern: re.Pattern[str]) -> int:
+    """One more than the highest index, so that a gap shows as a missing tensor; never more than there are tensors."""
+    highest = max((int(match[1]) for name in source if (match := pattern.match(name))), default=-1)
+    return min(highest + 1, len(source))
+
+
+def _names(config: ModelConfig) -> dict[str, list[str]]:
+    """This project's tensor names → the published ones: one each, or one a step for the stacked refinement."""
+    result: dict[str, list[str]] = {}
     for part in ("weight", "bias"):
-        take(f"temporal.classifier.{part}", f"classifier.{part}")
-    for index, matrix in (("0", "1"), ("2", "2")):
-        for part, ours in (("weight", f"refinement.w{matrix}"), ("bias", f"refinement.b{matrix}")):
-            keys = [f"temporal.refinement_blocks.{step}.{index}.{part}" for step in range(steps)]
-            if keys and all(key in left for key in keys):
-                result[ours] = torch.stack([left.pop(key).float() for key in keys])
-    return result | left
+        for name in ("image", "event"):
+            for layer in range(config.layers):
+                attention, ours = f"temporal.{name}_attn_layers.{layer}", f"encoders.{name}.layers.{layer}"
+                result[f"{ours}.in_proj.{part}"] = [f"{attention}.in_proj_{part}"]
+                result[f"{ours}.out_proj.{part}"] = [f"{attention}.out_proj.{part}"]
+                result[f"{ours}.norm.{part}"] = [f"temporal.{name}_norms.{layer}.{part}"]
+            result[f"encoders.{name}.whiten.{part}"] = [f"temporal.whiten_{name}.{part}"]
+            for head in ("mu", "logvar"):
+                result[f"encoders.{name}.{head}.{part}"] = [f"temporal.{name}_{head}.{part}"]
+        for index, number in ((0, 1), (2, 2)):
+            blocks = [f"temporal.refinement_blocks.{step}.{index}.{part}" for step in range(config.refine_steps)]
+            result[f"refinement.{part[0]}{number}"] = blocks
+        result[f"classifier.{part}"] = [f"temporal.classifier.{part}"]
+    return result

@@ -1,22 +1,28 @@
-"""`python -m iefvad.evaluate RUN`: metrics of a finished run, per class, and how it degrades with a masked stream."""
+"""`python -m iefvad.evaluate MODEL`: metrics of a run or a model, per class, and with a share of a stream masked."""
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from iefvad.command import command
 from iefvad.config import TrainConfig
-from iefvad.data.datasets import Video
+from iefvad.data.datasets import Benchmark, Video, load_lists
 from iefvad.data.sources import load_benchmark
+from iefvad.errors import UserError
 from iefvad.metrics import robustness_row, table
 from iefvad.model import IEFVAD, MODALITIES
 from iefvad.options import add_options, from_namespace, make_parser, option
-from iefvad.results import Results, finish
+from iefvad.packed import is_packed
+from iefvad.pretrained import is_released, load_pretrained
+from iefvad.results import Results, Subject, finish, write_results
 from iefvad.run import Run, load_model
 from iefvad.scoring import Masked, check_encoder, density_scores, score_videos
 from iefvad.trainer import choose_device
@@ -29,72 +35,210 @@ RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5)  # Appendix H
 class EvaluateConfig:
     """Settings of `python -m iefvad.evaluate`; `None` means: as the run was trained."""
 
-    features: str | None = option(None, "evaluate on this feature store instead of the run's")
+    features: str | None = option(
+        None, "evaluate on this feature store, or on .npy files below this folder, instead of the run's"
+    )
     test_list: str | None = option(None, "CSV `path,label` of the test videos")
     annotations: str | None = option(None, "frame annotations of the test videos")
     gt: str | None = option(None, "gt.npy of the test videos, in the order of the test list")
+    event_folder: str | None = option(None, "folder that replaces `rgb` in a listed path to find the event features")
+    image_folder: str | None = option(None, "folder of the image features in a listed path [default: rgb]")
     test_crops: str | None = option(None, "crop that is tested: 5 mirrored centre, 0 centre, all mean of all")
     robustness: bool = option(True, "mask a share of one stream's feature dimensions and measure again (Appendix H)")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    out: str | None = option(None, "folder for metrics.json, scores.csv and report.html [default: the run folder]")
+    out: str | None = option(
+        None, "folder for metrics.json, scores.csv and report.html [default: the run's or model's folder]"
+    )
+    noise: Literal["student-t", "gaussian"] | None = option(
+        None, "noise model of a released checkpoint [default: student-t]"
+    )
+    nu: float | None = option(None, "degrees of freedom of a released checkpoint's Student-t [default: 8]")
+    attenuation: float | None = option(None, "attenuation of a released checkpoint's refinement [default: 0.5]")
+    heads: int | None = option(None, "attention heads of a released checkpoint [default: 8]")
 
 
-def test_model(model: IEFVAD, videos: Sequence[Video], config: TrainConfig) -> list[VideoScores]:
-    """Score all test videos."""
-    return score_videos(model, videos, crops=config.test_crops, chunk=config.max_segments)
+DATA = ("features", "test_list", "annotations", "gt", "event_folder")
+RELEASED = ("noise", "nu", "attenuation", "heads")
 
 
 def robustness(
-    model: IEFVAD, videos: Sequence[Video], config: TrainConfig, *, ratios: Sequence[float] = RATIOS, seed: int = 0
+    model: IEFVAD,
+    videos: Sequence[Video],
+    *,
+    crops: str = "5",
+    chunk: int = 256,
+    ratios: Sequence[float] = RATIOS,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Appendix H: mask a share of one modality's feature dimensions (the same ones in all videos) and score again.
 
-    The first row is the clean run. Keys as in `metrics.robustness_row`.
+    The first row is the clean run. Keys as in `metrics.robustness_row`; `crops` and `chunk` as in `score_videos`.
     """
-    clean = test_model(model, videos, config)
+
+    def score(videos: Sequence[Video]) -> list[VideoScores]:
+        return score_videos(model, videos, crops=crops, chunk=chunk)
+
+    clean = score(videos)
     rows = [robustness_row("none", 0.0, clean, clean)]
     bar = tqdm([(name, ratio) for name in MODALITIES for ratio in ratios], desc="robustness", dynamic_ncols=True)
     for name, ratio in bar:
         generator = torch.Generator().manual_seed(seed)
         dim = model.config.dim
         masked = torch.randperm(dim, generator=generator)[: round(ratio * dim)]
-        degraded = test_model(model, [Masked(video, name, masked) for video in videos], config)
-        rows.append(robustness_row(name, ratio, clean, degraded))
+        rows.append(robustness_row(name, ratio, clean, score([Masked(video, name, masked) for video in videos])))
     return rows
 
 
-def evaluate_run(path: str, config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(source: str, config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate a run folder, a saved model's folder or a .safetensors file; returns what metrics.json holds.
+
+    Writes metrics.json, scores.csv and report.html. Raises UserError for what cannot be loaded or does not fit.
+    """
+    path = Path(source)
+    if path.exists() and not (path / "config.yaml").is_file():
+        return evaluate_model(path, config)
+    return evaluate_run(path, config)
+
+
+def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate the models of a run folder and return what metrics.json holds."""
     run = Run.open(path)
-    overrides = {
-        name: getattr(config, name)
-        for name in ("features", "test_list", "annotations", "gt", "test_crops")
-        if getattr(config, name) is not None
-    }
+    _refuse_released(config, run.path)
+    overrides = {name: value for name in (*DATA, "test_crops") if (value := getattr(config, name)) is not None}
     run.config = replace(run.config, device=config.device, **overrides)
     device = choose_device(config.device)
-    benchmark = load_benchmark(run.config)
+    benchmark = _test_data(run.config, config.image_folder)
+    crops, chunk = run.config.test_crops, run.config.max_segments
     results = Results()
     degradation: list[dict[str, Any]] | None = None
     for seed in run.config.seeds:
         for variant in run.variants:
             backend = "auto" if run.config.fused else "reference"
-            model, extra = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
-            check_encoder(extra.get("encoder") or {}, benchmark.settings, "the features")
-            results.add(variant.name, seed, test_model(model, benchmark.test, run.config))
+            model, _ = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
+            _check_fit(model, benchmark)
+            results.add(variant.name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk))
             first = variant == run.variants[0] and seed == run.config.seeds[0]
             if first and config.robustness and variant.modality == "fusion":
-                degradation = robustness(model, benchmark.test, run.config)
-    density = density_scores(benchmark.test)
-    if density is not None:
-        results.add("event density", run.config.seeds[0], density)
+                degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk)
+    _add_density(results, run.config.seeds[0], benchmark)
     if config.out is not None:
         run = replace(run, config=replace(run.config, out=config.out))
         run.path = run.config.run_dir
-    document = finish(run, benchmark, results, robustness=degradation)
-    if degradation is not None:
-        print("\nrobustness to masked feature dimensions (Appendix H)\n" + table(degradation))
+    return _shown(finish(run, benchmark, results, robustness=degradation))
+
+
+def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate one model, a folder by `save_pretrained` or a .safetensors file, and return what metrics.json holds."""
+    if path.is_file() and config.out is None:
+        raise UserError(f"{path} is a file: say by --out which folder the results go to.")
+    if path.is_file() and is_released(path):
+        released = {name: value for name in RELEASED if (value := getattr(config, name)) is not None}
+    else:
+        _refuse_released(config, path)
+        released = {}
+    model = load_pretrained(path, device=choose_device(config.device), **released)
+    if config.features is None and config.test_list is None:
+        raise UserError(
+            f"{path} does not say what to evaluate on: give --features STORE, or --features ROOT with --test-list"
+            " and --gt."
+        )
+    data = {name: value for name in DATA if (value := getattr(config, name)) is not None}
+    benchmark = _test_data(TrainConfig(**data), config.image_folder)
+    _check_fit(model, benchmark)
+    known = model.provenance
+    method = known.get("method", "released" if model.config.released else "unknown")
+    _describe(path, model, method, benchmark)
+    crops, chunk = config.test_crops or known.get("test_crops", "5"), known.get("chunk", 256)
+    seed = known.get("seed", 0)
+    name = model.config.modality
+    results = Results()
+    results.add(name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk))
+    degradation = None
+    if config.robustness and name == "fusion":
+        degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk)
+    _add_density(results, seed, benchmark)
+    given = {key: value for key, value in dataclasses.asdict(config).items() if value is not None}
+    subject = Subject(
+        path=Path(config.out or path),
+        primary=name,
+        summary={"source": str(path), "method": method, "test_crops": crops, "chunk": chunk},
+        settings={"model": dataclasses.asdict(model.config), "evaluation": given, "provenance": known},
+        command=_command(path, config),
+    )
+    return _shown(write_results(subject, benchmark, results, robustness=degradation))
+
+
+def _test_data(config: TrainConfig, image_folder: str | None) -> Benchmark:
+    """The data of a configuration; of the field's lists that of the test videos is enough."""
+    root = Path(config.features) if config.features else None
+    stored = root is not None and (is_packed(root) or (root / "store.json").is_file())
+    if stored or config.test_list is None or (config.train_list is not None and image_folder is None):
+        return load_benchmark(config)
+    truth = config.gt or config.annotations
+    if truth is None:
+        raise UserError("the truth of the test videos is missing: give --gt gt.npy, or --annotations.")
+    benchmark = load_lists(
+        config.train_list or config.test_list,
+        config.test_list,
+        truth,
+        features=config.features,
+        event_folder=config.event_folder,
+        image_folder=image_folder or "rgb",
+        nan=config.nan,
+    )
+    if config.train_list is None:  # the test list stood in for it
+        benchmark.train = []
+        benchmark.notes = [note for note in benchmark.notes if "also trained on" not in note]
+    return benchmark
+
+
+def _refuse_released(config: EvaluateConfig, path: Path) -> None:
+    given = [f"--{name}" for name in RELEASED if getattr(config, name) is not None]
+    if given:
+        raise UserError(
+            f"{', '.join(given)}: {path} records these itself; they are for released checkpoints, which do not."
+        )
+
+
+def _check_fit(model: IEFVAD, benchmark: Benchmark) -> None:
+    if benchmark.dim != model.config.dim:
+        raise UserError(
+            f"the features are {benchmark.dim} wide, and the model takes {model.config.dim}: evaluate it on features of"
+            " the encoders that it was trained with."
+        )
+    check_encoder(model.provenance.get("encoder") or {}, benchmark.settings, "the features")
+
+
+def _describe(path: Path, model: IEFVAD, method: str, benchmark: Benchmark) -> None:
+    config, videos = model.config, benchmark.test
+    abnormal, segments = sum(bool(video.classes) for video in videos), sum(video.segments for video in videos)
+    print(
+        f"{path}: method {method}, {config.dim} wide, {config.layers} attention layers, {config.refine_steps}"
+        f" refinement steps\n{benchmark.name}: test {len(videos)} videos ({abnormal} abnormal, {segments} segments)"
+    )
+    for note in benchmark.notes:
+        print(f"note: {note}")
+
+
+def _add_density(results: Results, seed: int, benchmark: Benchmark) -> None:
+    density = density_scores(benchmark.test)
+    if density is not None:
+        results.add("event density", seed, density)
+
+
+def _shown(document: dict[str, Any]) -> dict[str, Any]:
+    if "robustness" in document:
+        print("\nrobustness to masked feature dimensions (Appendix H)\n" + table(document["robustness"]))
     return document
+
+
+def _command(path: Path, config: EvaluateConfig) -> str:
+    """The command line of this evaluation, without what is the default."""
+    words = ["iefvad", "evaluate", str(path)]
+    for field in dataclasses.fields(config):
+        if (value := getattr(config, field.name)) != field.default:
+            words += [f"--{field.name.replace('_', '-')}", str(value).lower() if value is False else str(value)]
+    return shlex.join(words)
 
 
 @command("evaluate")
@@ -102,15 +246,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `iefvad evaluate`; returns the exit status."""
     parser = make_parser(
         "evaluate",
-        "Evaluate a finished run on its test videos (or on others): AUC, AP, Ano-AUC, per class, and how the scores"
-        " hold when a share of one stream's feature dimensions is masked. Rewrites metrics.json, scores.csv and"
-        " report.html.",
-        usage="RUN [options]",
+        "Evaluate a finished run on its test videos (or on others), or a saved or released model on the ones you name:"
+        " AUC, AP, Ano-AUC, per class, and how the scores hold when a share of one stream's feature dimensions is"
+        " masked. Writes metrics.json, scores.csv and report.html.",
+        usage="MODEL [options]",
     )
-    parser.add_argument("run", type=str, help="run folder that `iefvad train` wrote", metavar="RUN")
+    parser.add_argument(
+        "run",
+        type=str,
+        help="run folder that `iefvad train` wrote, folder by `save_pretrained`, or .safetensors file (a released"
+        " model after `iefvad convert`)",
+        metavar="MODEL",
+    )
     add_options(parser, EvaluateConfig)
     arguments = parser.parse_args(argv)
-    evaluate_run(arguments.run, from_namespace(EvaluateConfig, arguments))
+    evaluate(arguments.run, from_namespace(EvaluateConfig, arguments))
     return 0
 
 

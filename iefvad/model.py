@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 import ief_kernels
 from ief_kernels import Fusion, Terms
+from iefvad.card import MODEL_CARD, facts
 
 MODALITIES = ("image", "event")
 
@@ -144,11 +148,20 @@ class ModalityEncoder(nn.Module):
         return self.mu(x), self.logvar(x)
 
 
-class IEFVAD(nn.Module):
+class IEFVAD(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="iefvad",
+    tags=["arxiv:2505.02393", "video-anomaly-detection"],
+    paper_url="https://arxiv.org/abs/2505.02393",
+    model_card_template=MODEL_CARD,
+):
     """Scores each segment of a video from its image and event features (paper §3; SPEC §3).
 
     `backend` goes to every operator of `ief_kernels`: "reference" is plain eager PyTorch, "auto" the fastest that
-    serves.
+    serves. `provenance` is what is known of a trained model, JSON values, empty for a fresh one: "encoder" (settings
+    of the features it was trained on), "threshold", "epoch", "seed", "chunk", "test_crops", "method"; it is saved and
+    loaded with the weights. `push_to_hub` is the mixin's.
     Raises ValueError for inputs whose shapes do not fit.
     """
 
@@ -156,6 +169,7 @@ class IEFVAD(nn.Module):
         super().__init__()
         self.config = config
         self.backend = backend
+        self.provenance: dict[str, Any] = {}
         dim = config.dim
         modalities = MODALITIES if config.modality == "fusion" else (config.modality,)
         self.encoders = nn.ModuleDict({name: ModalityEncoder(config) for name in modalities})
@@ -181,16 +195,23 @@ class IEFVAD(nn.Module):
         self.classifier = nn.Linear(dim, 1)
 
     def forward(
-        self, image: Tensor | None, event: Tensor | None, lengths: Tensor | None = None, *, state: State | None = None
+        self,
+        image: Tensor | None,
+        event: Tensor | None,
+        lengths: Tensor | None = None,
+        *,
+        state: State | None = None,
+        context: int = 0,
     ) -> Output:
         """Score a batch of videos.
 
         `image`, `event`: (B, T, D) floating-point features; a single-modality network ignores the other, which may be
         None. `lengths`: (B,) integers, valid segments of each video; what lies behind them never matters. `state`:
-        from the previous chunk of the same videos.
+        from the previous chunk of the same videos. `context`: the first so many segments, which `state` has seen
+        already, are there for the attention alone; all outputs begin behind them, T - context segments long.
         """
         inputs = {"image": image, "event": event}
-        valid, mask = self._masks(inputs, lengths)
+        valid, mask = self._masks(inputs, lengths, context)
         mus: dict[str, Tensor] = {}
         logvars: dict[str, Tensor] = {}
         for name, encoder in self.encoders.items():
@@ -201,7 +222,10 @@ class IEFVAD(nn.Module):
             if valid is not None:
                 # NaN in the padding would survive attention as 0·NaN, so it is replaced rather than multiplied away.
                 features = features.masked_fill(~valid.unsqueeze(-1), 0)
-            mus[name], logvars[name] = encoder(features, mask)
+            mu, logvar = encoder(features, mask)
+            mus[name], logvars[name] = mu[:, context:], logvar[:, context:]
+        if lengths is not None:
+            lengths = (lengths - context).clamp(min=0)
         counted = None if self.config.released else lengths
         fused, terms = self._fuse(mus, logvars, counted)
         gain, end = None, None
@@ -227,6 +251,45 @@ class IEFVAD(nn.Module):
             state=end,
         )
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        backend: str = "auto",
+        device: str | torch.device = "cpu",
+        **options: Any,
+    ) -> IEFVAD:
+        """A trained model from a run folder, a saved folder, a .safetensors file or the Hugging Face hub.
+
+        All options and errors: `iefvad.pretrained.load_pretrained`, which this is.
+        """
+        from iefvad.pretrained import load_pretrained
+
+        return load_pretrained(pretrained_model_name_or_path, backend=backend, device=device, **options)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> str | None:
+        """Write config.json, model.safetensors and a model card (README.md, unless there is one) into a folder.
+
+        Two calls write the same bytes. `options` are the mixin's, such as `push_to_hub=True, repo_id="owner/name"`.
+        Raises UserError where the folder cannot be written.
+        """
+        from iefvad.files import storage_error
+
+        try:
+            return super().save_pretrained(Path(save_directory), **options)
+        except OSError as error:
+            raise storage_error(error, Path(save_directory)) from error
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from iefvad.checkpoint import save_folder
+
+        save_folder(save_directory, self)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The model card: what the network is, how to load it, the paper."""
+        return super().generate_model_card(*args, **{"facts": facts(self.config, self.provenance), **kwargs})
+
     def set_statistics(self, modality: str, features: Tensor) -> None:
         """Take the centre and scale of a modality from training features (N, D); for `standardize` networks."""
         statistics = self.statistics[modality]
@@ -239,7 +302,9 @@ class IEFVAD(nn.Module):
             if isinstance(module, SelfAttention):
                 nn.init.zeros_(module.out_proj.weight)
 
-    def _masks(self, inputs: dict[str, Tensor | None], lengths: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def _masks(
+        self, inputs: dict[str, Tensor | None], lengths: Tensor | None, context: int
+    ) -> tuple[Tensor | None, Tensor | None]:
         shapes = set()
         for name in self.encoders:
             features = inputs[name]
@@ -250,6 +315,8 @@ class IEFVAD(nn.Module):
         if len(shapes) > 1:
             raise ValueError(f"image and event features differ in shape: {sorted(shapes)}")
         batch, segments, _ = shapes.pop()
+        if not 0 <= context <= segments:
+            raise ValueError(f"context must be between 0 and the {segments} segments given, not {context}")
         device = next(self.parameters()).device
         position = torch.arange(segments, device=device)
         valid: Tensor | None = None

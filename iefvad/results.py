@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from iefvad.data.datasets import Benchmark
-from iefvad.files import write_with
+from iefvad.files import write_json, write_with
 from iefvad.metrics import class_rows, evaluate, headline_rows, table
 from iefvad.report import write_report
 from iefvad.run import Run
@@ -54,6 +55,23 @@ def _over_seeds(each: dict[int, dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
+@dataclass
+class Subject:
+    """What results are about, and the folder `path` they are written to.
+
+    `primary` is the model that scores.csv holds; `summary` becomes "run" in metrics.json; `settings`, `history` (rows
+    of log.jsonl) and `command` (what makes the results again) are for the report.
+    """
+
+    path: Path
+    primary: str
+    summary: dict[str, Any]
+    settings: dict[str, Any]
+    command: str
+    notes: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
 def finish(
     run: Run,
     benchmark: Benchmark,
@@ -62,49 +80,73 @@ def finish(
     seconds: float | None = None,
     robustness: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
+    """Results of a run: as `write_results`, and TensorBoard events where that package is installed."""
+    config = run.config
+    subject = Subject(
+        path=run.path,
+        primary=run.variants[0].name,
+        summary={
+            "preset": config.preset,
+            "method": config.method,
+            "select": config.select,
+            "test_crops": config.test_crops,
+            "seeds": config.seeds,
+            "fused": config.fused,
+            "train_videos": len(benchmark.train),
+        },
+        settings=dataclasses.asdict(config),
+        command=f"python -m iefvad.train --config {run.path / 'config.yaml'}",
+        notes=_notes(run),
+        history=run.history,
+    )
+    document = write_results(subject, benchmark, results, seconds=seconds, robustness=robustness)
+    _tensorboard(run, document)
+    return document
+
+
+def write_results(
+    subject: Subject,
+    benchmark: Benchmark,
+    results: Results,
+    *,
+    seconds: float | None = None,
+    robustness: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Print the tables and write metrics.json, scores.csv and report.html. Returns what metrics.json holds."""
     metrics = results.metrics()
-    notes = _notes(run, benchmark)
+    notes = [*benchmark.notes, *subject.notes]
     print("\n" + table(_headline(metrics)))
     classes = class_rows(metrics)
     if classes:
         print("\nAUC on each class's videos\n" + table(classes))
     first = results.first()
-    primary = first[run.variants[0].name]
-    write_with(run.path / "scores.csv", lambda path: write_scores_csv(path, primary))
+    write_with(subject.path / "scores.csv", lambda path: write_scores_csv(path, first[subject.primary]))
     document: dict[str, Any] = dict(metrics)
     document["run"] = {
         "benchmark": benchmark.name,
-        "preset": run.config.preset,
-        "method": run.config.method,
-        "select": run.config.select,
-        "test_crops": run.config.test_crops,
-        "seeds": run.config.seeds,
-        "fused": run.config.fused,
-        "train_videos": len(benchmark.train),
+        **subject.summary,
         "test_videos": len(benchmark.test),
         "notes": notes,
     }
     if robustness is not None:
         document["robustness"] = robustness
-    run.write_metrics(document)
+    write_json(subject.path / "metrics.json", document)
     write_with(
-        run.path / "report.html",
+        subject.path / "report.html",
         lambda path: write_report(
             path,
             title=f"IEF-VAD on {benchmark.name}",
             metrics=metrics,
             videos=first,
-            config=dataclasses.asdict(run.config),
+            config=subject.settings,
             notes=notes,
-            history=run.history,
+            history=subject.history,
             robustness=robustness,
-            command=f"python -m iefvad.train --config {run.path / 'config.yaml'}",
+            command=subject.command,
         ),
     )
-    _tensorboard(run, metrics)
     took = "" if seconds is None else f" ({seconds:.0f} s)"
-    print(f"\nreport: {run.path / 'report.html'}{took}")
+    print(f"\nreport: {subject.path / 'report.html'}{took}")
     sys.stdout.flush()
     return document
 
@@ -120,8 +162,8 @@ def _headline(metrics: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _notes(run: Run, benchmark: Benchmark) -> list[str]:
-    notes = list(benchmark.notes)
+def _notes(run: Run) -> list[str]:
+    notes = []
     if run.config.select == "test":
         notes.append(
             "The epoch was selected on the test set (--select test, as the released code does): figures are optimistic."

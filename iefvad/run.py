@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
+from iefvad.checkpoint import load_model, read_tensors, save_model
 from iefvad.config import METHODS, TrainConfig, load_config, save_config
 from iefvad.errors import UserError
-from iefvad.files import write_json, write_text, write_with
-from iefvad.model import IEFVAD, ModelConfig
+from iefvad.files import write_text, write_with
+
+__all__ = ["Run", "Variant", "load_model", "read_tensors", "save_model"]
 
 
 @dataclass(frozen=True)
@@ -106,55 +103,3 @@ class Run:
         key = ("model", "seed", "epoch")
         self.history = [old for old in self.history if any(old.get(name) != row.get(name) for name in key)] + [row]
         write_text(self.path / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))
-
-    def write_metrics(self, metrics: dict[str, Any]) -> None:
-        """Write metrics.json."""
-        write_json(self.path / "metrics.json", metrics)
-
-    def metrics(self) -> dict[str, Any]:
-        """Read metrics.json. Raises UserError where the run did not finish."""
-        path = self.path / "metrics.json"
-        if not path.exists():
-            raise UserError(
-                f"the run in {self.path} is not finished (no metrics.json): continue it with"
-                f" `python -m iefvad.train --config {self.path / 'config.yaml'} --resume`."
-            )
-        result: dict[str, Any] = json.loads(path.read_text())
-        return result
-
-
-def save_model(path: Path, model: IEFVAD, extra: dict[str, Any] | None = None) -> None:
-    """Write weights as safetensors with the model's configuration (and `extra`, JSON values) in the header."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    # One entry alone: safetensors writes several in an order that changes from process to process.
-    metadata = {"iefvad": json.dumps({"config": dataclasses.asdict(model.config), "extra": extra or {}})}
-    write_with(path, lambda temporary: save_file(tensors, temporary, metadata))
-
-
-def load_model(
-    path: Path, *, backend: str = "auto", device: str | torch.device = "cpu"
-) -> tuple[IEFVAD, dict[str, Any]]:
-    """Read a model that `save_model` wrote, in evaluation mode, and its `extra`.
-
-    Raises UserError for a missing, damaged or foreign file.
-    """
-    tensors, metadata = read_tensors(path)
-    if "iefvad" not in metadata:
-        raise UserError(
-            f"{path} holds no IEF-VAD model of this package: convert a published one with `iefvad convert`."
-        )
-    header = json.loads(metadata["iefvad"])
-    model = IEFVAD(ModelConfig(**header["config"]), backend=backend)
-    model.load_state_dict(tensors)
-    return model.to(device).eval(), header["extra"]
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the header's metadata of a safetensors file. Raises UserError where it cannot be read."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}.") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or not a safetensors file ({error}).") from None

@@ -4,48 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from published import Published
 from torch import nn
 
 from iefvad.compat import load_official
 from iefvad.errors import UserError
-
-
-class Published(nn.Module):
-    """The published network from its description (SPEC §3): names, order of operations, padding attended."""
-
-    def __init__(self, dim: int, layers: int, heads: int, steps: int, hidden: int) -> None:
-        super().__init__()
-        temporal = nn.Module()
-        for name in ("image", "event"):
-            attention = [nn.MultiheadAttention(dim, heads, dropout=0.1, batch_first=True) for _ in range(layers)]
-            setattr(temporal, f"{name}_attn_layers", nn.ModuleList(attention))
-            setattr(temporal, f"{name}_norms", nn.ModuleList(nn.LayerNorm(dim) for _ in range(layers)))
-            setattr(temporal, f"whiten_{name}", nn.LayerNorm(dim))
-            setattr(temporal, f"{name}_mu", nn.Linear(dim, dim))
-            setattr(temporal, f"{name}_logvar", nn.Linear(dim, dim))
-        temporal.refinement_blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim)) for _ in range(steps)
-        )
-        temporal.classifier = nn.Linear(dim, 1)
-        self.temporal = temporal
-
-    def forward(self, image, event, *, nu, attenuation):
-        parts = {}
-        for name, x in (("image", image), ("event", event)):
-            t = self.temporal
-            attentions, norms = getattr(t, f"{name}_attn_layers"), getattr(t, f"{name}_norms")
-            for attend, norm in zip(attentions, norms, strict=True):
-                x = norm(x + attend(x, x, x)[0])
-            x = getattr(t, f"whiten_{name}")(x)
-            mu, logvar = getattr(t, f"{name}_mu")(x), getattr(t, f"{name}_logvar")(x)
-            factor = 1.0 if nu is None else (nu + 1) / nu
-            parts[name] = mu, factor * torch.exp(-logvar)
-        (mu_i, w_i), (mu_e, w_e) = parts["image"], parts["event"]
-        total = w_i + w_e + 1e-8
-        z = w_i / total * mu_i + w_e / total * mu_e
-        for block in self.temporal.refinement_blocks:
-            z = z - attenuation * block(z)
-        return self.temporal.classifier(z).squeeze(-1), w_i / total
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -74,9 +37,48 @@ def test_loaded_model_gives_the_published_outputs(prefix, layers, heads, steps, 
 def test_foreign_missing_and_misshapen_tensors_are_named():
     with pytest.raises(UserError, match=r"temporal\.classifier\.weight"):
         load_official({"encoder.weight": torch.zeros(2, 2)})
-    state = dict(Published(16, 1, 2, 1, 16).state_dict())
-    with pytest.raises(UserError, match="extra"):
-        load_official({**state, "temporal.extra.weight": torch.zeros(1)}, heads=2)
-    missing = {name: value for name, value in state.items() if name != "temporal.event_mu.bias"}
-    with pytest.raises(UserError, match=r"encoders\.event\.mu\.bias"):
-        load_official(missing, heads=2)
+    state = dict(Published(16, 2, 2, 3, 16).state_dict())
+
+    def refused(changed, *named, **arguments):
+        with pytest.raises(UserError) as error:
+            load_official(changed, **{"heads": 2, **arguments})
+        for name in named:
+            assert name in str(error.value)
+
+    refused({**state, "temporal.extra.weight": torch.zeros(1)}, "unexpected: temporal.extra.weight")
+    refused({**state, "module.clip.weight": torch.zeros(1)}, "unexpected: clip.weight")
+    for gone in (
+        "temporal.event_mu.bias",
+        "temporal.image_attn_layers.0.in_proj_weight",
+        "temporal.event_norms.1.bias",
+    ):
+        refused({name: value for name, value in state.items() if name != gone}, f"missing: {gone}")
+    middle = "temporal.refinement_blocks.1.0.weight"
+    refused({name: value for name, value in state.items() if name != middle}, f"missing: {middle}")
+    several = {name: value for name, value in state.items() if ".refinement_blocks.1." not in name}
+    refused(several, middle, "and 1 more")
+    misshapen = {**state, "temporal.image_mu.bias": torch.zeros(3)}
+    refused(misshapen, "of another shape: temporal.image_mu.bias (3,) instead of (16,)")
+    refused({**state, "temporal.refinement_blocks.0.0.weight": torch.zeros(())}, "refinement_blocks.0.0.weight ()")
+    # An absurd index must not make an absurd network.
+    refused({**state, "temporal.image_norms.999999999999.weight": torch.zeros(16)}, "missing")
+    refused(state, "heads = 3 does not divide", heads=3)
+    refused(state, "nu must be positive", nu=-1.0)
+
+
+def test_half_precision_checkpoints_become_float32_and_are_copies():
+    state = {name: value.half() for name, value in Published(16, 1, 2, 2, 16).state_dict().items()}
+    model = load_official(state, heads=2)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    whole = Published(16, 1, 2, 2, 16).state_dict()
+    model = load_official(whole, heads=2)
+    whole["temporal.classifier.bias"].fill_(7)
+    assert model.classifier.bias.item() != 7
+
+
+def test_loading_draws_no_random_number():
+    state = Published(16, 1, 2, 2, 16).state_dict()
+    before = torch.random.get_rng_state()
+    load_official(state, heads=2)
+    assert torch.equal(before, torch.random.get_rng_state())

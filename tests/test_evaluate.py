@@ -10,6 +10,7 @@ import pytest
 import torch
 from stores import DIM, training_flags, write_store
 
+from iefvad.config import load_config
 from iefvad.data.datasets import load_store
 from iefvad.evaluate import main
 from iefvad.model import IEFVAD, ModelConfig
@@ -42,6 +43,46 @@ def test_evaluation_reproduces_the_training_figures_and_adds_robustness(run, tmp
         assert by[stream, 0.5] > by[stream, 0.05] >= 0
     assert "robustness" in capsys.readouterr().out
     assert (tmp_path / "again" / "report.html").exists()
+
+
+def test_a_saved_model_gives_the_figures_of_its_run(run, tmp_path, capsys):
+    store = load_config(run / "config.yaml").features
+    IEFVAD.from_pretrained(run).save_pretrained(tmp_path / "saved")
+    assert main([str(tmp_path / "saved"), "--features", store, "--device", "cpu"]) == 0
+    found = json.loads((tmp_path / "saved" / "metrics.json").read_text())
+    trained = json.loads((run / "metrics.json").read_text())
+    # Another backend may add in another order (the run used the same one, but its batches were the trainer's).
+    assert found["fusion"]["auc"] == pytest.approx(trained["fusion"]["auc"], abs=1e-6)
+    assert found["event density"] == trained["event density"]
+    assert found["run"] | {"notes": []} == {
+        "benchmark": trained["run"]["benchmark"],
+        "source": str(tmp_path / "saved"),
+        "method": "ief",
+        "test_crops": "5",
+        "chunk": 32,
+        "test_videos": 8,
+        "notes": [],
+    }
+    assert len(found["robustness"]) == 11
+    assert (tmp_path / "saved" / "scores.csv").read_text() == (run / "scores.csv").read_text()
+    page = (tmp_path / "saved" / "report.html").read_text()
+    assert f"iefvad evaluate {tmp_path / 'saved'} --features {store} --device cpu" in page
+    assert "report:" in capsys.readouterr().out
+
+
+def test_options_of_released_checkpoints_are_refused_for_others(run, tmp_path, capsys):
+    IEFVAD.from_pretrained(run).save_pretrained(tmp_path / "saved")
+    for source in (run, tmp_path / "saved"):
+        assert main([str(source), "--nu", "4", "--heads", "2"]) == 2
+        assert "--nu, --heads" in capsys.readouterr().err
+
+
+def test_features_of_another_width_are_refused(run, tmp_path, capsys):
+    model = IEFVAD(ModelConfig(dim=DIM + 8, heads=2))
+    model.save_pretrained(tmp_path / "wide")
+    store = load_config(run / "config.yaml").features
+    assert main([str(tmp_path / "wide"), "--features", store]) == 2
+    assert f"{DIM} wide, and the model takes {DIM + 8}" in capsys.readouterr().err
 
 
 def test_masking_zeroes_the_dimensions_of_one_stream_alone(tmp_path):

@@ -92,6 +92,92 @@ def test_state_carries_the_recursion_across_chunks():
     assert not torch.allclose(fresh.logits, second.logits, atol=1e-4), "the state was ignored"
 
 
+LOCAL = {
+    "ief": dataclasses.replace(SMALL, window=1),
+    "windows": dataclasses.replace(SMALL, window=4),
+    "robust": dataclasses.replace(SMALL, window=1, temporal="robust-kalman"),
+    "image": dataclasses.replace(SMALL, window=1, modality="image"),
+    "released": dataclasses.replace(SMALL, window=1, temporal="none", released=True),
+}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_context_is_a_slice_where_attention_is_local(name):
+    """Attention within windows sees no context, so what comes behind it is scored as if it were not there."""
+    model = build(LOCAL[name]).eval()
+    image, event = torch.randn(2, 3, 12, 24)
+    lengths = torch.tensor([12, 9, 4])
+    out = model(image, event, lengths, context=4)
+    alone = model(image[:, 4:], event[:, 4:], (lengths - 4).clamp(min=0))
+    for field in dataclasses.fields(out):
+        found, expected = getattr(out, field.name), getattr(alone, field.name)
+        if isinstance(found, torch.Tensor) and field.name != "terms":
+            assert found.shape[:2] == (3, 8)
+            # The third video is all context: behind it there is nothing valid to compare.
+            torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(found[1, :5], expected[1, :5], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ief", "paper", "robust", "gaussian", "image", "event"])
+def test_context_lets_the_attention_see_what_the_state_has_seen(name):
+    """Pieces with their whole past as context equal a causal computation: each piece's last window of attention."""
+    model = build(VARIANTS[name]).eval()
+    image, event = torch.randn(2, 2, 13, 24)
+    first = model(image[:, :5], event[:, :5])
+    second = model(image, event, state=first.state, context=5)
+    assert second.scores.shape == (2, 8)
+    # The features behind the context are those of attention over all 13, and the recursion starts from `first`.
+    whole = model(image, event)
+    for part in ("mu", "logvar"):
+        for stream in ("image", "event"):
+            found, expected = getattr(second, f"{stream}_{part}"), getattr(whole, f"{stream}_{part}")
+            if found is not None:
+                torch.testing.assert_close(found, expected[:, 5:], rtol=1e-5, atol=1e-6)
+    without = model(image[:, 5:], event[:, 5:], state=first.state)
+    assert not torch.allclose(second.logits, without.logits, atol=1e-4), "the context was ignored"
+    fresh = model(image, event, context=5)
+    assert not torch.allclose(second.logits, fresh.logits, atol=1e-4), "the state was ignored"
+
+
+@pytest.mark.parametrize("name", ["ief", "robust", "windows"])
+def test_pieces_with_context_continue_each_other(name):
+    """With local attention the pieces, context and state carried, give what the whole video gives."""
+    config = LOCAL[name]
+    model = build(config).eval()
+    image, event = torch.randn(2, 2, 24, 24)
+    whole = model(image, event)
+    state, logits = None, []
+    for start in range(0, 24, 4):
+        before = min(start, 8)  # a multiple of the window, so that windows lie where they lie in the whole
+        piece = slice(start - before, start + 4)
+        out = model(image[:, piece], event[:, piece], torch.tensor([before + 4] * 2), state=state, context=before)
+        state = out.state
+        logits.append(out.logits)
+    # The chunks' recursion adds in another order.
+    torch.testing.assert_close(torch.cat(logits, 1), whole.logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("temporal", ["kalman", "robust-kalman"])
+def test_the_state_of_a_sequence_that_ends_within_the_context_stays(temporal):
+    model = build(dataclasses.replace(SMALL, temporal=temporal)).eval()
+    image, event = torch.randn(2, 3, 10, 24)
+    first = model(image[:, :6], event[:, :6])
+    out = model(image, event, torch.tensor([10, 6, 3]), state=first.state, context=6)
+    for found, before in zip(out.state, first.state, strict=True):
+        torch.testing.assert_close(found[1:], before[1:], rtol=0, atol=0)
+        assert not torch.equal(found[0], before[0])
+
+
+def test_context_has_gradients_and_terms_of_what_is_scored_alone():
+    model = build(dataclasses.replace(SMALL, window=2)).eval()
+    image, event = torch.randn(2, 1, 8, 24)
+    out, alone = model(image, event, context=2), model(image[:, 2:], event[:, 2:])
+    # The terms are means over segments: sums over one length or the other differ in order only.
+    torch.testing.assert_close(out.terms, alone.terms, rtol=1e-5, atol=1e-6)
+    out.logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.classifier.parameters())
+
+
 def test_learned_process_noise_starts_at_the_gain_of_the_specification():
     """SPEC §3: q starts so that the steady gain on equal variances is about 0.6."""
     model = build(ModelConfig(dim=8, heads=2))
@@ -117,5 +203,9 @@ def test_wrong_shapes_are_refused():
         model(torch.randn(2, 5, 24), torch.randn(2, 6, 24))
     with pytest.raises(ValueError, match=r"lengths must be \(2,\)"):
         model(*torch.randn(2, 2, 5, 24), torch.tensor([1, 2, 3]))
+    for context in (-1, 6):
+        with pytest.raises(ValueError, match="context must be between 0 and the 5 segments"):
+            model(*torch.randn(2, 2, 5, 24), context=context)
+    assert model(*torch.randn(2, 2, 5, 24), context=5).scores.shape == (2, 0)
     with pytest.raises(ValueError, match="does not divide"):
         ModelConfig(dim=10, heads=4)

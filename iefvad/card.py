@@ -1,0 +1,39 @@
+"""The model card that is saved beside a network's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iefvad.model import ModelConfig
+
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+# IEF-VAD: scores for the segments of a video
+
+{{ facts }}
+
+```python
+from iefvad import IEFVAD
+
+model = IEFVAD.from_pretrained("{{ repo_id | default("FOLDER OR HUB ID", true) }}")
+```
+
+The method: [Uncertainty-Weighted Image-Event Multimodal Fusion for Video Anomaly Detection]({{ paper_url }}),
+arXiv:2505.02393.
+"""
+
+
+def facts(config: ModelConfig, provenance: Mapping[str, Any]) -> str:
+    """One or two sentences on a network: its sizes, and the encoder of its features where that is known."""
+    streams = "image and event features" if config.modality == "fusion" else f"{config.modality} features"
+    text = (
+        f"A network of width {config.dim} on {streams}: {config.layers} attention layers, {config.refine_steps}"
+        f" refinement steps, recursion over time: {config.temporal}."
+    )
+    if encoder := (provenance.get("encoder") or {}).get("image_encoder"):
+        text += f" Its features come from the image encoder `{encoder}`."
+    return text

@@ -1,0 +1,147 @@
+"""The Python API: light to import, right for type checkers, and every example of its page runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from published import Published, vary
+from safetensors.torch import save_file
+
+import iefvad
+from iefvad.config import TrainConfig, resolve
+from iefvad.encoders import build_encoder
+from iefvad.model import IEFVAD, ModelConfig
+from iefvad.run import Run, save_model
+from iefvad.store import FeatureStore
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "api.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def python(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = ("torch", "numpy", "open_clip", "av", "cv2", "sklearn", "huggingface_hub", "triton")
+    python(
+        "import sys, iefvad; names = dir(iefvad); iefvad.__version__; from iefvad import UserError;"
+        f"found = [name for name in {heavy} if name in sys.modules]; assert not found, found;"
+        "assert 'IEFVAD' in names and 'detect' in names"
+    )
+
+
+@pytest.mark.parametrize("name", iefvad.__all__)
+def test_every_name_is_there(name):
+    assert getattr(iefvad, name) is not None
+    assert name in dir(iefvad)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'fly'"):
+        iefvad.fly  # noqa: B018
+    with pytest.raises(ImportError, match="fly"):
+        from iefvad import fly  # noqa: F401
+
+
+@pytest.mark.parametrize("order", ["from iefvad import detect; import iefvad.detect as module", "import iefvad.detect"])
+def test_detect_is_function_and_command(order):
+    python(
+        f"{order}; import iefvad; from iefvad import detect; import sys;"
+        "assert callable(detect) and callable(iefvad.detect.main) and detect is sys.modules['iefvad.detect']"
+    )
+
+
+def test_names_are_the_same_objects_as_in_their_modules():
+    assert iefvad.IEFVAD is IEFVAD
+    assert iefvad.load_pretrained is importlib.import_module("iefvad.pretrained").load_pretrained
+
+
+def test_version_is_the_packages():
+    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert declared is not None and declared[1] == iefvad.__version__
+
+
+@pytest.mark.slow  # where mypy has no cache of torch yet
+def test_type_checkers_see_the_real_types(tmp_path):
+    (tmp_path / "user.py").write_text(
+        "from iefvad import IEFVAD, detect, load_pretrained\n"
+        "model: IEFVAD = IEFVAD.from_pretrained('runs/mine')\n"
+        "other: IEFVAD = load_pretrained('runs/mine')\n"
+        "peak: float = detect(model, ['video.mp4'])[0].intervals[0][2]\n"
+        "wrong: int = IEFVAD.from_pretrained('runs/mine')\n"
+        "detect(3)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(tmp_path / "user.py")]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250).stdout
+    found = re.findall(r"user\.py:(\d+): error: .*\[(.+)\]", printed)
+    assert {line for line, _ in found} == {"5", "6"}, printed
+    assert ("5", "assignment") in found
+
+
+# The page's examples.
+
+
+def write_video(path: Path, frames: int = 80) -> None:
+    random = np.random.default_rng(0)
+    still = random.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for index in range(frames):
+            picture = np.roll(still, 3 * index, 1) if index >= 32 else still
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_run(folder: Path, store: Path) -> None:
+    """A run folder as training on features of the fixed descriptor leaves it, with weights that were not trained."""
+    settings = {**build_encoder().settings, "crops": [0], "threshold": 10, "clamp": 10, "normalize": "clamp"}
+    settings = FeatureStore(store, settings={**settings, "format": 1, "tail": "drop"}, create=True).settings
+    torch.manual_seed(0)
+    model = IEFVAD(ModelConfig(dim=settings["dim"], heads=1, refine_steps=2))
+    model.provenance = {"encoder": settings, "threshold": 0.5, "epoch": 1, "seed": 0, "chunk": 32}
+    run = Run.create(resolve(TrainConfig(features=str(store), out=str(folder))))
+    save_model(run.checkpoint(run.variants[0]), model)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with everything that the page names."""
+    folder = tmp_path_factory.mktemp("api")
+    write_run(folder / "runs" / "mine", folder / "store")
+    write_video(folder / "video.mp4")
+    state = vary(Published(32, 2, 8, 2, 32)).state_dict()
+    torch.save(state, folder / "model.pth")
+    save_file(state, folder / "released.safetensors")
+    return folder
+
+
+def test_the_page_has_examples():
+    assert len(EXAMPLES) == PAGE.count("```python") >= 8
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_example_runs(number, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    names: dict[str, object] = {}
+    exec(compile(EXAMPLES[number], f"docs/api.md, example {number + 1}", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "print(" not in EXAMPLES[number] or printed
+    if "UserError" in EXAMPLES[number]:
+        assert "iefvad convert model.pth" in printed
+    if "scores" in names:
+        assert names["scores"].shape == (1, 100)
+    if "again" in names:
+        assert names["again"].provenance == names["model"].provenance
+    if "detections" in names:
+        assert all((workplace / path).is_file() for path in names["detections"][0].files)
