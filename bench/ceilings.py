@@ -40,15 +40,34 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, *, size: int, repeats: i
     return 2 * size**3 / quartiles(samples[1:])[1]
 
 
-def measure(device: torch.device, *, quick: bool = False) -> dict[str, float]:
-    """`copy` in bytes/s, and `gemm_<dtype>` in operations/s for the dtypes the device is measured in."""
-    cuda = device.type == "cuda"
-    repeats = 5 if quick else 11
-    found = {"copy": copy_rate(device, megabytes=2048 if cuda else 256, repeats=repeats)}
-    for dtype in GEMM_DTYPES[device.type]:
-        size = 8192 if cuda else 1024 if quick else 2048
-        found[f"gemm_{dtype_name(dtype)}"] = gemm_rate(device, dtype, size=size, repeats=repeats)
-    return found
+class Ceilings:
+    """Rates of one device, measured as often as asked for during a run.
+
+    Attributes:
+        samples: by name, in the order measured: "copy" in bytes/s, and "gemm_<dtype>" in operations/s for the dtypes
+            the device is measured in.
+    """
+
+    def __init__(self, device: torch.device, *, quick: bool = False) -> None:
+        self.device = device
+        self.quick = quick
+        self.samples: dict[str, list[float]] = {}
+
+    def measure(self) -> None:
+        """Adds one sample (a median of several runs) to each rate; about a second on two cores."""
+        cuda = self.device.type == "cuda"
+        repeats = 4 if self.quick else 9
+        self._add("copy", copy_rate(self.device, megabytes=2048 if cuda else 256, repeats=repeats))
+        for dtype in GEMM_DTYPES[self.device.type]:
+            size = 8192 if cuda else 1024 if self.quick else 2048
+            self._add(f"gemm_{dtype_name(dtype)}", gemm_rate(self.device, dtype, size=size, repeats=repeats))
+
+    def _add(self, name: str, value: float) -> None:
+        self.samples.setdefault(name, []).append(value)
+
+    def best(self) -> dict[str, float]:
+        """The highest sample of each rate."""
+        return {name: max(values) for name, values in self.samples.items()}
 
 
 def dtype_name(dtype: torch.dtype) -> str:

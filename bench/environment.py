@@ -7,11 +7,14 @@ import importlib.metadata
 import os
 import platform
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench import revisions
 from ief_kernels import _native
 
 
@@ -39,8 +42,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def driver() -> str | None:
+    """The NVIDIA driver's version, or None where `nvidia-smi` is absent or fails."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    asked = subprocess.run(
+        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True
+    )
+    lines = asked.stdout.split()
+    return lines[0] if asked.returncode == 0 and lines else None
+
+
 def describe(device: torch.device) -> dict[str, Any]:
-    """The `device`, `versions`, `date` and `load` entries of a result file.
+    """The `device`, `versions`, `commit`, `date` and other entries of a result file.
 
     `load` is the number of other runnable processes over the last minute: near 0 on a quiet machine.
     """
@@ -55,11 +69,13 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": version("triton"),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "driver": driver() if device.type == "cuda" else None,
     }
     return {
         "device": about,
         "versions": versions,
         "native": _native.describe(),
+        "commit": revisions.label(revisions.ROOT),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
@@ -73,3 +89,12 @@ def key(about: dict[str, Any]) -> str:
     if device["type"] == "cuda" and versions["triton"]:
         parts.append(f"triton {versions['triton']}")
     return "_".join(re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-") for part in parts)
+
+
+def name(about: dict[str, Any]) -> str:
+    """Device and versions as one line for people."""
+    device, versions = about["device"], about["versions"]
+    machine = device.get("gpu") or f"{device['cpu']}, {device['cores']} cores, {device['threads']} threads"
+    listed = ", ".join(f"{package} {number}" for package, number in versions.items() if number)
+    commit = about.get("commit")
+    return f"{machine}; {listed}" + (f"; commit {commit}" if commit else "")

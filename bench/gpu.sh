@@ -71,7 +71,7 @@ status=$?
 tee -a "$log" <"$work/static.log"
 record static "$status" $((SECONDS - static_began))
 
-step bench 230 "$python" -m bench --device cuda --out "$out"
+step bench 260 "$python" -m bench --device cuda --seconds 170 --out "$out"
 step bench-cpu 60 "$python" -m bench --device cpu --quick --out "$out"
 
 {

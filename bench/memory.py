@@ -1,19 +1,22 @@
-"""Peak memory of one training step through fusion, scan and refinement, each provider in a process of its own.
+"""Peak memory: of any call in this process, and of a training step of each provider in a process of its own.
 
     python -m bench.memory --provider native --device cpu --shape 16 256 768
 
-prints {"peak_mb", "step_mb"}: the highest memory above that of the loaded program, and above program, inputs and
-weights. On the CPU that is resident memory, on a GPU what torch's allocator handed out.
+runs one step through fusion, scan and refinement and prints {"peak_mb", "step_mb"}: the highest memory above that of
+the loaded program, and above program, inputs and weights. On the CPU that is resident memory, on a GPU what torch's
+allocator handed out.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,14 @@ def forget_peak() -> None:
         clear.write_text("5", encoding="ascii")
 
 
+def return_freed() -> None:
+    """Gives memory that was freed back to the system where the C library can (glibc), so that it counts as freed."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 class _Meter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -59,6 +70,17 @@ class _Meter:
 
     def peak(self) -> int:
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else resident("VmHWM")
+
+
+def peak_of(call: Callable[[], object], device: torch.device) -> float:
+    """The highest memory during one call above that before it, in MB; what the call returns is dropped."""
+    meter = _Meter(device)
+    if device.type == "cpu":
+        return_freed()
+    before = meter.now()
+    meter.forget()
+    call()
+    return max(meter.peak() - before, 0) / 1e6
 
 
 def _leaves(case: Case, device: torch.device) -> dict[str, dict[str, Any]]:

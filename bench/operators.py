@@ -16,7 +16,7 @@ from torch import Tensor
 
 import ief_kernels
 
-SIZES = ("training", "inference", "long", "odd")
+SIZES = ("inference", "odd", "small", "training", "long")
 FRAME = (16, 256, 340, 3)
 STEPS = 10
 
@@ -27,7 +27,7 @@ class Case:
 
     Attributes:
         op: name in `OPERATORS`.
-        size: which of `SIZES`, or a variant such as "robust".
+        size: which of `SIZES`, or a variant: "robust", "surrogate".
         shape: of the first input: (B, T, D), or (N, S, H, W, 3) frames, or (n, H, W, 3) of one video.
         dtype: of the floating-point inputs.
         trains: gradients are wanted, so backward is timed too.
@@ -127,11 +127,14 @@ def _beliefs(case: Case, device: torch.device) -> Inputs:
     return {name: torch.randn(case.shape, device=device).to(case.dtype).requires_grad_(case.trains) for name in names}
 
 
-def _ragged_beliefs(case: Case, device: torch.device) -> Inputs:
+def _lengths(case: Case) -> list[int]:
+    """From all T steps down to half of them."""
     batch, steps, _ = case.shape
-    lengths = torch.randint(steps // 2, steps + 1, (batch,), device=device)
-    lengths[0] = steps
-    return {**_beliefs(case, device), "lengths": lengths}
+    return [steps - steps // 2 * row // max(batch - 1, 1) for row in range(batch)]
+
+
+def _ragged_beliefs(case: Case, device: torch.device) -> Inputs:
+    return {**_beliefs(case, device), "lengths": torch.tensor(_lengths(case), device=device)}
 
 
 def _fusion_work(case: Case) -> tuple[Work, Work]:
@@ -141,9 +144,11 @@ def _fusion_work(case: Case) -> tuple[Work, Work]:
 
 
 def _fusion_terms_work(case: Case) -> tuple[Work, Work]:
-    forward, backward = _fusion_work(case)
-    elements = prod(case.shape)
-    return forward + Work(0, 14 * elements), backward + Work(0, 14 * elements)
+    elements, size = prod(case.shape), _bytes(case.dtype)
+    valid = sum(_lengths(case)) * case.shape[-1]
+    # as above, but padding need not be read; the terms: two divergences, two norms and a dot product
+    forward = Work(size * (4 * valid + 4 * elements), 30 * valid)
+    return forward, Work(size * (6 * valid + 4 * elements), 48 * valid)
 
 
 # ---------------------------------------------------------------- scan
@@ -213,6 +218,7 @@ def cases(device: torch.device, *, quick: bool = False) -> list[Case]:
 
 def _cpu_cases(quick: bool) -> list[Case]:
     training, inference, long, odd = (16, 256, 768), (1, 256, 768), (1, 8192, 768), (3, 63, 500)
+    small = (4, 256, 768)
     segments = 2 if quick else 8
     found = [
         Case("event_synthesis", "training", (segments, *FRAME), torch.uint8, trains=False),
@@ -220,8 +226,10 @@ def _cpu_cases(quick: bool) -> list[Case]:
         Case("ten_crop_events", "training", (16 if quick else 64, 240, 320, 3), torch.uint8, trains=False),
     ]
     for op in ("precision_fusion", "fusion_and_terms", "kalman_scan"):
-        found.append(Case(op, "training", training))
         found.append(Case(op, "odd", odd))
+        found.append(Case(op, "small", small))
+        if op == "precision_fusion" or not quick:
+            found.append(Case(op, "training", training))
     if quick:
         return [*found, Case("refine", "odd", odd)]
     found += [
@@ -229,6 +237,7 @@ def _cpu_cases(quick: bool) -> list[Case]:
         Case("event_synthesis", "long", (48, *FRAME), torch.uint8, trains=False),
         Case("event_synthesis", "surrogate", (2, *FRAME), torch.float32),
         Case("kalman_scan", "robust", training, nu=8.0),
+        Case("refine", "small", small),
         Case("refine", "training", training),
         Case("refine", "training", training, torch.bfloat16),
         Case("refine", "inference", inference, trains=False, latency=True),
@@ -243,7 +252,7 @@ def _cpu_cases(quick: bool) -> list[Case]:
 
 def _cuda_cases(quick: bool) -> list[Case]:
     training, inference, odd = (128, 256, 768), (1, 256, 768), (3, 63, 500)
-    long = (1, 131072, 768)
+    small, long = (16, 256, 768), (1, 131072, 768)
     found = [
         Case("event_synthesis", "training", (16 if quick else 128, *FRAME), torch.uint8, trains=False),
         Case("event_synthesis", "odd", (2, 7, 131, 173, 3), torch.uint8, trains=False),
@@ -259,10 +268,12 @@ def _cuda_cases(quick: bool) -> list[Case]:
         Case("event_synthesis", "surrogate", (16, *FRAME), torch.float32),
         Case("kalman_scan", "long", long),
         Case("kalman_scan", "robust", training, nu=8.0),
-        Case("precision_fusion", "training", training, torch.float16),
         Case("refine", "inference", inference, torch.bfloat16, latency=True),
         Case("refine", "inference", inference, torch.float32, trains=False, latency=True),
     ]
-    for op in ("precision_fusion", "fusion_and_terms", "kalman_scan"):
-        found.append(Case(op, "inference", inference, trains=False, latency=True))
+    for op in ("precision_fusion", "fusion_and_terms", "kalman_scan", "refine"):
+        found.append(Case(op, "small", small))
+        found.append(Case(op, "training", training, torch.float16))
+        if op != "refine":
+            found.append(Case(op, "inference", inference, trains=False, latency=True))
     return sorted(found, key=lambda case: list(OPERATORS).index(case.op))

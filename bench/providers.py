@@ -13,12 +13,15 @@ from torch import Tensor
 
 import ief_kernels
 import ief_kernels.reference
-from bench import plain
+from bench import associative, plain
 from bench.operators import Case, Inputs
 
-PROVIDERS = ("reference", "plain", "compile", "native", "triton", "cuda")
-COMPILED = frozenset({"compile", "triton"})
+PROVIDERS = ("reference", "plain", "compile", "associative", "native", "triton", "cuda")
+COMPILED = frozenset({"compile", "associative", "triton"})
 """Providers whose first call compiles."""
+
+SLOW = frozenset({"compile", "associative"})
+"""Providers that take from seconds to a minute to compile for one shape."""
 
 # torch.compile unrolls the loop over t; beyond this compiling takes minutes.
 UNROLLED = 64
@@ -38,7 +41,9 @@ class Bound:
 
 def refusal(provider: str, case: Case, device: torch.device, *, quick: bool = False) -> str | None:
     """Why a provider is not tried on a case; None if it is (it may still refuse when called)."""
-    if provider == "compile" and quick and (case.op, case.size) != ("precision_fusion", "training"):
+    if provider == "associative" and (reason := _not_associative(case)):
+        return reason
+    if quick and (provider, case.op, case.size) != ("compile", "precision_fusion", "training") and provider in SLOW:
         return "compiling takes too long for --quick"
     cuda = device.type == "cuda"
     if provider == "native" and cuda:
@@ -60,6 +65,16 @@ def refusal(provider: str, case: Case, device: torch.device, *, quick: bool = Fa
     return None
 
 
+def _not_associative(case: Case) -> str | None:
+    if case.op != "kalman_scan":
+        return "the scan alone has an associative form"
+    if case.nu is not None:
+        return "the robust update is not associative"
+    if case.dtype != torch.float32 or case.size not in ("training", "long"):
+        return "compiling takes about a minute: only training and long, in float32"
+    return None
+
+
 def bind(provider: str, case: Case, inputs: Inputs) -> Bound:
     """A provider's call on these inputs."""
     if provider == "plain" and case.op == "refine":
@@ -77,6 +92,8 @@ def _function(provider: str, case: Case) -> Callable[..., Any]:
     if provider == "plain":
         name = "soft_event_synthesis" if settings else case.op
         return partial(getattr(plain, name), **settings)
+    if provider == "associative":
+        return torch.compile(associative.kalman_scan, fullgraph=True, dynamic=False)
     if provider in ("reference", "compile"):
         function = getattr(ief_kernels.reference, case.op)
         if provider == "compile":

@@ -8,7 +8,19 @@ from typing import Any
 
 from bench.measure import Row
 
-HEADER = ("case", "pass", "provider", "median", "quartiles", "runs", "rate", "of ceiling", "× reference", "× plain")
+HEADER = (
+    "case",
+    "pass",
+    "provider",
+    "median",
+    "quartiles",
+    "runs",
+    "rate",
+    "of ceiling",
+    "× reference",
+    "× plain",
+    "peak",
+)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
@@ -79,6 +91,7 @@ def result_table(rows: Sequence[Row]) -> str:
                 share,
                 _times(row.times_reference),
                 _times(row.times_plain),
+                "" if row.peak_mb is None else f"{row.peak_mb:.0f} MB",
             )
         )
     parts = [text_table(HEADER, lines, left=3)]

@@ -1,8 +1,8 @@
 """Interleaved timing of several ways to compute one thing, in one process.
 
-Every round runs each provider once, in an order that turns by one from round to round, on the next of several input
-sets; so a drift of the machine (clocks, other load) meets all of them alike, and no run finds its inputs in the cache
-because the last one left them there. Medians and quartiles are over a provider's runs.
+Every round runs each provider once, on the next of several input sets, in an order that turns by one and is reversed
+from round to round; so a drift of the machine (clocks, other load) and what the run before left behind (caches, warm
+cores) meet all of them alike. Medians and quartiles are over a provider's runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Budget:
     quick: bool = False
 
 
-QUICK = Budget(rounds=10, provider_seconds=0.6, single_seconds=1.0, quick=True)
+QUICK = Budget(rounds=7, provider_seconds=0.3, single_seconds=0.5, quick=True)
 
 
 @dataclass
@@ -120,7 +120,7 @@ def interleave(
     budget: Budget,
     *,
     compiled: frozenset[str] = frozenset(),
-    on_first: Callable[[str], None] = lambda name: None,
+    on_first: Callable[[str, float], None] = lambda name, seconds: None,
 ) -> tuple[dict[str, Timing], dict[str, str]]:
     """Times all `runs` in turn.
 
@@ -128,8 +128,8 @@ def interleave(
         runs: by provider.
         budget: when to stop.
         compiled: providers whose first call compiles, and therefore is no sample.
-        on_first: called after a provider's first run, for example to check its results; a RuntimeError or ValueError
-            raised there, as one raised by a run, takes the provider out.
+        on_first: called with a provider's name and its slowest pass in seconds after its first run, for example to
+            check its results; an exception raised there, as one raised by a run, takes the provider out.
 
     Returns:
         Timings by provider, and the reason for each provider that was taken out.
@@ -141,9 +141,9 @@ def interleave(
         try:
             laps = run(0)
             timing = Timing(first_seconds=time.perf_counter() - began)
-            on_first(name)
             if name in compiled:
                 laps = run(0)
+            on_first(name, max(laps.values()))
         except Exception as error:  # whatever a provider dies of becomes its row
             failures[name] = explanation(error)
             continue
@@ -158,7 +158,8 @@ def interleave(
     try:
         for round_number in range(budget.rounds):
             turn = round_number % max(len(names), 1)
-            for name in names[turn:] + names[:turn]:
+            order = names[turn:] + names[:turn]
+            for name in reversed(order) if round_number % 2 else order:
                 enough = spent[name] > budget.provider_seconds and round_number >= budget.least_rounds
                 if enough or name in failures:
                     continue

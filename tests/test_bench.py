@@ -6,15 +6,34 @@ import dataclasses
 import itertools
 import json
 import math
+import re
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-from bench import environment, measure, memory, providers, tables, targets, timing
-from bench.__main__ import file_stem, main, parse
+from bench import (
+    associative,
+    environment,
+    measure,
+    memory,
+    plots,
+    providers,
+    revisions,
+    tables,
+    targets,
+    timing,
+    trial,
+)
+from bench.__main__ import commands, main
+from bench.ceilings import Ceilings
+from bench.command import file_stem, parse
 from bench.operators import OPERATORS, Case, Work, cases, tensors_of
 from bench.timing import Budget
+from ief_kernels import reference
 
 CPU = torch.device("cpu")
 TINY = Budget(rounds=3, least_rounds=1, provider_seconds=0.2)
@@ -52,7 +71,7 @@ def test_ratio() -> None:
     assert math.isnan(timing.ratio(math.inf, 1.0))
 
 
-def test_interleaving_turns_the_order_and_takes_out_what_fails() -> None:
+def test_interleaving_takes_out_what_fails_and_counts_no_first_run() -> None:
     order: list[tuple[str, int]] = []
 
     def run(name: str) -> timing.Run:
@@ -68,9 +87,25 @@ def test_interleaving_turns_the_order_and_takes_out_what_fails() -> None:
     timings, failures = timing.interleave(
         {"a": run("a"), "b": run("b"), "c": broken}, Budget(rounds=2, provider_seconds=9), compiled=frozenset("b")
     )
-    assert order == [("a", 0), ("b", 0), ("b", 0), ("a", 1), ("b", 1), ("b", 2), ("a", 2)]
+    assert order[:3] == [("a", 0), ("b", 0), ("b", 0)]
+    assert order[3:] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)], "turned by one and reversed"
     assert failures == {"c": "RuntimeError: no such kernel"}
     assert timings["a"].samples == {"forward": [2.0, 3.0]}, "the first run warms up and is no sample"
+
+
+def test_interleaving_puts_every_provider_after_every_other() -> None:
+    order: list[str] = []
+
+    def run(name: str) -> timing.Run:
+        def timed(index: int) -> timing.Laps:
+            order.append(name)
+            return {"forward": 1.0}
+
+        return timed
+
+    timing.interleave({name: run(name) for name in "abc"}, Budget(rounds=6, provider_seconds=9))
+    rounds = order[3:]
+    assert ["".join(rounds[i : i + 3]) for i in range(0, 18, 3)] == ["abc", "acb", "cab", "cba", "bca", "bac"]
 
 
 def test_a_very_slow_provider_runs_once() -> None:
@@ -105,23 +140,37 @@ def test_a_case_that_cannot_be_set_up_does_not_stop_the_others(monkeypatch: pyte
 
     monkeypatch.setitem(OPERATORS, "refine", dataclasses.replace(OPERATORS["refine"], inputs=broken))
     found = [Case("refine", "odd", (1, 2, 4)), Case("precision_fusion", "odd", (1, 2, 4))]
-    rows = measure.measure(found, CPU, {}, TINY, ("reference",))
+    monkeypatch.setattr(Ceilings, "measure", lambda self: self.samples.update({"copy": [1e9, 2e9, 1e9]}))
+    rows = measure.measure(found, CPU, Ceilings(CPU), TINY, ("reference",))
     assert [row.reason for row in rows if row.op == "refine"] == ["MemoryError: no room"]
-    assert all(row.median_ms for row in rows if row.op == "precision_fusion")
+    for made in (row for row in rows if row.op == "precision_fusion"):
+        assert made.fraction_of_ceiling == pytest.approx(made.gigabytes_per_s / 2.0), "of the best copy"
+
+
+def test_no_case_begins_when_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ceilings, "measure", lambda self: None)
+    monkeypatch.setattr("bench.measure.time.perf_counter", itertools.count(0.0, 6.0).__next__)
+    order: list[str] = []
+    found = [Case("refine", size, (1, 2, 4)) for size in ("odd", "small", "training")]
+    rows = measure.measure(found, CPU, Ceilings(CPU), TINY, ("cuda",), seconds=12, progress=order.append)
+    assert [text.split()[2] for text in order] == ["training", "odd"]
+    reasons = {row.size: row.reason for row in rows}
+    assert list(reasons) == ["odd", "small", "training"], "in the order of the cases"
+    assert reasons == {"odd": "needs a CUDA device", "small": "no time was left", "training": "needs a CUDA device"}
 
 
 def test_relative_error() -> None:
     a = torch.tensor([3.0, 4.0])
-    assert measure.relative_error([a], [a]) == 0
-    assert measure.relative_error([a + torch.tensor([0.0, 0.5])], [a]) == pytest.approx(0.1)
-    assert measure.relative_error([torch.tensor([math.nan, 4.0])], [a]) == math.inf
-    assert measure.relative_error([a[:1]], [a]) == math.inf
-    assert measure.relative_error([a, a * 0 + 2], [a, a * 0]) == pytest.approx(math.sqrt(8))
+    assert trial.relative_error([a], [a]) == 0
+    assert trial.relative_error([a + torch.tensor([0.0, 0.5])], [a]) == pytest.approx(0.1)
+    assert trial.relative_error([torch.tensor([math.nan, 4.0])], [a]) == math.inf
+    assert trial.relative_error([a[:1]], [a]) == math.inf
+    assert trial.relative_error([a, a * 0 + 2], [a, a * 0]) == pytest.approx(math.sqrt(8))
 
 
 @pytest.mark.parametrize("case", TINY_CASES, ids=lambda case: f"{case.op}-{case.size}")
 def test_plain_and_native_agree_with_the_reference_and_are_timed(case: Case) -> None:
-    rows = measure.measure_case(case, CPU, {"copy": 1e10, "gemm_float32": 1e11}, TINY, ("reference", "plain", "native"))
+    rows = measure.measure_case(case, CPU, TINY, ("reference", "plain", "native"))
     unavailable = {row.provider: row.reason for row in rows if row.reason}
     assert unavailable.keys() <= {"native"}, unavailable
     assert "differs" not in unavailable.get("native", "")
@@ -131,6 +180,7 @@ def test_plain_and_native_agree_with_the_reference_and_are_timed(case: Case) -> 
     for found in measured:
         assert found.q1_ms <= found.median_ms <= found.q3_ms
         assert found.repeats >= 1
+        assert (found.peak_mb is not None) == (found.direction == directions[-1])
         if found.provider != "reference":
             base = next(r for r in measured if r.provider == "reference" and r.direction == found.direction)
             assert found.times_reference == pytest.approx(base.median_ms / found.median_ms)
@@ -140,7 +190,7 @@ def test_a_wrong_provider_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     right = providers.plain.precision_fusion
     monkeypatch.setattr(providers.plain, "precision_fusion", lambda *a, **k: tuple(1.001 * f for f in right(*a, **k)))
     case = Case("precision_fusion", "odd", (2, 3, 5))
-    rows = measure.measure_case(case, CPU, {}, TINY, ("reference", "plain"))
+    rows = measure.measure_case(case, CPU, TINY, ("reference", "plain"))
     (wrong,) = (row for row in rows if row.provider == "plain")
     assert wrong.median_ms is None
     assert "differs from reference by 1.0e-03" in wrong.reason
@@ -155,6 +205,8 @@ def test_work_counts_each_tensor_once() -> None:
     forward, backward = OPERATORS["refine"].work(Case("refine", "training", (128, 256, 768)))
     assert forward.operations == pytest.approx(773e9, rel=1e-3)
     assert backward.operations == 2 * forward.operations
+    ragged, _ = OPERATORS["fusion_and_terms"].work(Case("fusion_and_terms", "odd", (3, 10, 2)))
+    assert ragged.bytes == 4 * (4 * 2 * (10 + 8 + 5) + 4 * 2 * 30), "padding is written but not read"
     event, _ = OPERATORS["event_synthesis"].work(Case("event_synthesis", "x", (1, 16, 4, 4, 3), torch.uint8, False))
     assert event.bytes == 16 * 16 * 3 + 16 * 4
 
@@ -166,7 +218,8 @@ def test_cases_are_distinct_and_cover_every_operator(device: str, quick: bool) -
     assert {case.op for case in found} >= set(OPERATORS) - ({"ten_crop_events"} if device == "cuda" else set())
     if not quick:
         sizes = {case.size for case in found if case.op == "kalman_scan"}
-        assert sizes == {"training", "inference", "long", "odd", "robust"}
+        assert sizes == {"training", "inference", "small", "long", "odd", "robust"}
+        assert {case.dtype for case in found if case.op == "kalman_scan"} >= {torch.float32, torch.bfloat16}
 
 
 def test_a_provider_that_cannot_serve_says_why() -> None:
@@ -174,7 +227,7 @@ def test_a_provider_that_cannot_serve_says_why() -> None:
     assert "CUDA" in (providers.refusal("cuda", case, CPU) or "")
     assert "256 steps" in (providers.refusal("compile", case, CPU) or "")
     assert providers.refusal("plain", case, CPU) is None
-    rows = measure.measure_case(Case("refine", "odd", (1, 2, 4)), CPU, {}, TINY, ("triton",))
+    rows = measure.measure_case(Case("refine", "odd", (1, 2, 4)), CPU, TINY, ("triton",))
     assert [(row.provider, row.median_ms) for row in rows] == [("triton", None)]
     assert rows[0].reason
 
@@ -182,7 +235,7 @@ def test_a_provider_that_cannot_serve_says_why() -> None:
 def test_ten_crop_maps_are_those_of_the_plain_way() -> None:
     pytest.importorskip("cv2")
     case = Case("ten_crop_events", "training", (20, 24, 32, 3), torch.uint8, trains=False)
-    rows = measure.measure_case(case, CPU, {}, Budget(rounds=1, least_rounds=1), ("reference", "plain", "native"))
+    rows = measure.measure_case(case, CPU, Budget(rounds=1, least_rounds=1), ("reference", "plain", "native"))
     reasons = {row.provider: row.reason for row in rows if row.reason}
     assert reasons.keys() <= {"native"}
     assert "differs" not in reasons.get("native", "")
@@ -257,12 +310,23 @@ def test_key_names_device_and_versions_only() -> None:
     assert key == key.lower()
     assert not set(key) & set(" /\\()")
     assert file_stem(about, parse(["--op", "refine", "--quick"])) == f"{key}_refine_quick"
+    compared = file_stem({**about, "base": {"commit": "0123456"}}, parse(["--base", "HEAD", "--size", "odd"]))
+    assert compared == f"{key}_compared_0123456_odd"
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.__main__.QUICK", TINY)
-    monkeypatch.setattr("bench.__main__.ceilings.measure", lambda device, quick: {"copy": 1e10, "gemm_float32": 1e11})
-    command = ["--quick", "--op", "precision_fusion", "--size", "odd", "--out", str(tmp_path)]
+@pytest.fixture
+def tiny_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few runs of small cases, and ceilings that need no measuring."""
+    small = [Case(op, "odd", (2, 3, 5)) for op in ("precision_fusion", "kalman_scan")]
+    small.append(Case("precision_fusion", "training", (4, 3, 5)))
+    monkeypatch.setattr("bench.command.cases", lambda device, quick: small)
+    monkeypatch.setattr("bench.command.QUICK", TINY)
+    known = {"copy": [1e10], "gemm_float32": [1e11]}
+    monkeypatch.setattr(Ceilings, "measure", lambda self: self.samples.update(known))
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_runs: None) -> None:
+    command = ["--quick", "--op", "precision_fusion", "--out", str(tmp_path)]
     assert main([*command, "--provider", "reference", "plain", "native", "cuda"]) == 0
     printed = capsys.readouterr().out
     assert "Ceilings: copy 10.0 GB/s" in printed
@@ -274,11 +338,13 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
         "device",
         "versions",
         "native",
+        "commit",
         "date",
         "load",
         "quick",
         "seconds",
         "ceilings",
+        "ceiling_samples",
         "results",
         "memory",
         "targets",
@@ -286,15 +352,171 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     fields = {"op", "size", "shape", "dtype", "direction", "provider", "median_ms", "q1_ms", "q3_ms", "reason"}
     assert all(fields <= set(record) for record in result["results"])
     assert {record["provider"] for record in result["results"]} == {"reference", "plain", "native", "cuda"}
-    assert all(record["measured"] is None for record in result["targets"])
+    for name in ("times", "ceilings"):
+        picture = path.with_name(f"{path.stem}_{name}.png")
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert str(picture) in printed
 
-    assert main([*command, "--provider", "reference", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["format"] == 1
+    assert main(["operators", *command, "--size", "odd", "--provider", "reference", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == 2
 
 
-def test_command_line_refuses_what_it_cannot_do(capsys: pytest.CaptureFixture[str]) -> None:
-    if not torch.cuda.is_available():
-        assert main(["--device", "cuda"]) == 2
-        assert "no CUDA device" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trane"], "there is no benchmark 'trane'; there are operators, static, plot"),
+        (["--quick", "--size", "huge"], "no case is left"),
+        (["--static", "--base", "HEAD"], "leave out one"),
+        (["plot", "nowhere.json"], "cannot read nowhere.json"),
+        pytest.param(
+            ["--device", "cuda"],
+            "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there"),
+        ),
+    ],
+)
+def test_mistakes_are_one_line_on_stderr(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bench: error: ")
+    assert message in error
+
+
+def test_unknown_operator() -> None:
     with pytest.raises(SystemExit):
         parse(["--op", "nonsense"])
+
+
+def test_a_module_of_end_to_end_is_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sleep.py").write_text("def main(argv):\n    return 40 + len(argv)\n")
+    (tmp_path / "_shared.py").write_text("")
+    monkeypatch.setattr("bench.end_to_end.__path__", [str(tmp_path)])
+    monkeypatch.setitem(sys.modules, "bench.end_to_end.sleep", ModuleType("placeholder"))
+    del sys.modules["bench.end_to_end.sleep"]
+    assert list(commands())[-1] == "sleep"
+    assert main(["sleep", "--long", "8"]) == 42
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # half a minute on a machine that does nothing else
+def test_quick_run_of_everything(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "bench", "--quick", "--no-memory", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=570)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*.json")
+    result = json.loads(path.read_text())
+    measured = {record["op"] for record in result["results"] if record["median_ms"] is not None}
+    assert measured == set(OPERATORS)
+    faults = [r for r in result["results"] if r["reason"] and re.match("differs|[A-Z][A-Za-z]*Error", r["reason"])]
+    assert not faults
+    assert len(list(tmp_path.glob("*.png"))) == 2
+
+
+# ------------------------------------------------------------------------------------------------------- providers
+
+
+def test_associative_scan_is_the_scan() -> None:
+    """Uncompiled, as compiling takes a minute; float32 sums in another order, hence 1e-5."""
+    x, var = torch.randn(2, 37, 3, requires_grad=True), (torch.rand(2, 37, 3) + 0.1).requires_grad_()
+    noise = (torch.rand(3) + 0.1).requires_grad_()
+    found = associative.kalman_scan(x, var, noise)
+    expected = reference.kalman_scan(x, var, process_noise=noise)
+    for a, b in zip(found, expected[:3], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    incoming = torch.randn_like(x)
+    gradients = (torch.autograd.grad(mean, (x, var, noise), incoming) for mean in (found[0], expected.mean))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_associative_scan_stays_finite_over_long_sequences() -> None:
+    x, var = torch.randn(1, 5000, 2), torch.rand(1, 5000, 2) * 100 + 1e-3
+    noise = torch.tensor([1e-3, 50.0])
+    mean, variance, _ = associative.kalman_scan(x, var, noise)
+    expected = reference.kalman_scan(x, var, process_noise=noise)
+    torch.testing.assert_close(mean, expected.mean, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(variance, expected.var, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (Case("refine", "training", (16, 256, 768)), "the scan alone"),
+        (Case("kalman_scan", "robust", (16, 256, 768), nu=8.0), "not associative"),
+        (Case("kalman_scan", "odd", (3, 63, 500)), "about a minute"),
+        (Case("kalman_scan", "training", (16, 256, 768), torch.bfloat16), "about a minute"),
+    ],
+)
+def test_associative_scan_says_where_it_does_not_apply(case: Case, reason: str) -> None:
+    assert reason in (providers.refusal("associative", case, CPU) or "")
+    assert providers.refusal("associative", Case("kalman_scan", "training", (16, 256, 768)), CPU) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_compared_with_float32(dtype: torch.dtype) -> None:
+    """Ten steps rounded one by one are farther from the truth than a kernel that rounds once; that is no fault."""
+    rows = measure.measure_case(Case("refine", "odd", (3, 63, 200), dtype), CPU, TINY, ("reference", "native"))
+    errors = {row.provider: row.error for row in rows if row.median_ms is not None}
+    assert errors["native"] < errors["reference"] < 0.1
+
+
+def test_peak_memory_of_a_call() -> None:
+    size = 64 << 20
+    assert memory.peak_of(lambda: None, CPU) < 4
+    kept: list[torch.Tensor] = []
+    found = memory.peak_of(lambda: kept.append(torch.ones(size, dtype=torch.uint8)), CPU)
+    if memory._STATUS.exists():  # elsewhere the peak of an earlier moment may hide this one
+        assert found == pytest.approx(size / 1e6, rel=0.1)
+    assert memory.peak_of(lambda: torch.ones(size, dtype=torch.uint8), CPU) >= 0
+
+
+# --------------------------------------------------------------------------------------------------- plots and notes
+
+
+def test_every_provider_has_a_style() -> None:
+    assert list(plots.STYLES) == list(plots.NAMES) == list(providers.PROVIDERS)
+
+
+def test_plots_leave_out_what_was_not_measured(tmp_path: Path) -> None:
+    about = {**environment.describe(CPU), "ceilings": {}}
+    assert plots.draw({**about, "results": []}, tmp_path / "none") == []
+    one = row("native", 5.0, direction="forward").record()
+    assert plots.draw({**about, "results": [one]}, tmp_path / "one") == [], "one size and no ceiling show nothing"
+    two = row("native", 9.0, direction="forward", size="long", shape=[1, 8192, 768]).record()
+    drawn = plots.draw({**about, "results": [one, two]}, tmp_path / "two")
+    assert [path.name for path in drawn] == ["two_times.png"]
+
+
+def test_plot_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (committed,) = (revisions.ROOT / "bench" / "results").glob("*cores_torch-2.15.0.json")
+    assert main(["plot", str(committed), "--out", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.split()) == len(list(tmp_path.glob("*.png"))) == 2
+    (tmp_path / "other.json").write_text("[1]")
+    assert main(["plot", str(tmp_path / "other.json")]) == 2
+    assert "is not a result" in capsys.readouterr().err
+
+
+NOTED = {
+    "`event_synthesis`": Case("event_synthesis", "training", (8, 16, 256, 340, 3), torch.uint8, trains=False),
+    "`event_synthesis`, surrogate": Case("event_synthesis", "surrogate", (2, 16, 256, 340, 3)),
+    "`ten_crop_events`": Case("ten_crop_events", "training", (64, 240, 320, 3), torch.uint8, trains=False),
+    "`precision_fusion`": Case("precision_fusion", "training", (16, 256, 768)),
+    "`fusion_and_terms`": Case("fusion_and_terms", "long", (1, 8192, 768)),
+    "`kalman_scan`": Case("kalman_scan", "training", (16, 256, 768)),
+    "`refine`": Case("refine", "training", (128, 256, 768), torch.bfloat16),
+}
+
+
+def test_notes_state_the_work_that_the_benchmark_counts() -> None:
+    lines = (revisions.ROOT / "bench" / "NOTES.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    table = {row[0]: [float(cell) for cell in row[2:] if cell] for row in rows if len(row) == 6}
+    assert table.keys() == NOTED.keys()
+    for name, case in NOTED.items():
+        elements = math.prod(case.shape[:-1] if case.op in ("event_synthesis", "ten_crop_events") else case.shape)
+        passes = OPERATORS[case.op].work(case)[: 2 if case.trains else 1]
+        counted = [number / elements for work in passes for number in (work.operations, work.bytes)]
+        assert table[name] == pytest.approx(counted, rel=5e-3), "three digits"
