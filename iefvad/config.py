@@ -58,7 +58,7 @@ class TrainConfig:
     eps: float = option(1e-8, "added to variances before they are inverted")
     layers: int = option(2, "self-attention layers a modality")
     heads: int = option(8, "attention heads")
-    dropout: float = option(0.1, "dropout of the attention weights in training")
+    dropout: float = option(0.1, "dropout of the attention weights in training; processes draw masks of their own")
     window: int = option(None, "self-attention stays within windows of so many segments; 0: no windows")
     standardize: bool = option(None, "centre and scale each feature by its mean and deviation over the training videos")
     identity_start: bool = option(
@@ -80,7 +80,7 @@ class TrainConfig:
     lambda_norm: float = option(None, "weight of the norm term within the regularisation")
     max_segments: int = option(None, "longer training videos are averaged into this many bins; chunk length in testing")
     precision: Literal["float32", "bfloat16"] = option("float32", "bfloat16 trains under autocast")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N; under torchrun each process has a GPU of its own")
 
     # Protocol.
     seeds: list[int] = option([0], "random seeds; several train one model each and report mean and deviation")
@@ -184,7 +184,8 @@ def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
     parser = make_parser(
         "train",
         "Train IEF-VAD and evaluate it. Without data of your own it renders a small surveillance benchmark and runs the"
-        " whole system on it. Writes a run folder: checkpoint, metrics.json, scores.csv, report.html.",
+        " whole system on it. Writes a run folder: checkpoint, metrics.json, scores.csv, report.html. With `torchrun"
+        " --nproc-per-node N -m iefvad.train` N processes share each batch; the results are those of one.",
     )
     groups = {
         "features": "data",

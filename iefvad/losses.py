@@ -25,6 +25,20 @@ class LossWeights:
     norm: float = 0.5
 
 
+@dataclass(frozen=True)
+class Share:
+    """What a part of a batch weighs where several processes share one: factors of its means over videos and positions.
+
+    The mean of the processes' losses, and of their gradients, is then the whole batch's.
+    """
+
+    videos: float = 1.0
+    positions: float = 1.0
+
+
+WHOLE = Share()
+
+
 @dataclass
 class Loss:
     """The total and its parts, scalar tensors."""
@@ -88,12 +102,18 @@ def total_loss(
     lengths: Tensor,
     weights: LossWeights,
     mil: Literal["topk", "segment"] = "topk",
+    share: Share = WHOLE,
 ) -> Loss:
-    """classification + λ_kl·(KL_img + KL_evt) + λ_reg·(λ_cos·cosine + λ_norm·norm)  (paper Eq. 6)."""
+    """classification + λ_kl·(KL_img + KL_evt) + λ_reg·(λ_cos·cosine + λ_norm·norm)  (paper Eq. 6).
+
+    The parts come multiplied by `share`.
+    """
     cls = mil_loss(output.logits, labels, lengths, mil)
     terms = output.terms
     if terms is None:
         raise ValueError("the output carries no loss terms")
     kl = terms.kl_img + terms.kl_evt
     reg = weights.cos * terms.cosine + weights.norm * terms.norm
+    if share != WHOLE:
+        cls, kl, reg = share.videos * cls, share.positions * kl, share.positions * reg
     return Loss(total=cls + weights.kl * kl + weights.reg * reg, cls=cls, kl=kl, reg=reg)

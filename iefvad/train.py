@@ -1,4 +1,7 @@
-"""`python -m iefvad.train`: data → training → evaluation → run folder."""
+"""`python -m iefvad.train`: data → training → evaluation → run folder.
+
+On several GPUs or machines: `torchrun --nproc-per-node N -m iefvad.train ...`, with the same options and results.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from iefvad import distributed
 from iefvad.command import command
 from iefvad.config import TrainConfig, parse_train
 from iefvad.data.batches import Clips, split_validation
 from iefvad.data.datasets import Benchmark
 from iefvad.data.sources import load_benchmark
-from iefvad.evaluate import test_model
+from iefvad.distributed import Processes
 from iefvad.results import Results, finish
 from iefvad.run import Run, save_model
 from iefvad.scoring import density_scores
@@ -23,19 +27,32 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, Any]:
     """Run the whole of a resolved configuration and return what metrics.json holds.
 
     Writes the run folder of SPEC §6. Raises UserError for anything wrong with the data or the settings, before
-    training where it can be known before.
+    training where it can be known before. Under torchrun all processes train together; the first alone prints and
+    writes, the others return an empty dictionary. Where one fails, the others raise `distributed.EndedElsewhere`.
     """
+    with distributed.start(config.device) as processes:
+        return _train(config, processes, progress and processes.is_main)
+
+
+def _train(config: TrainConfig, processes: Processes, progress: bool) -> dict[str, Any]:
     begin = time.perf_counter()
-    run = Run.create(config)
-    benchmark = load_benchmark(config, progress=progress)
-    _describe(config, benchmark)
-    training, held_out = split_validation(benchmark.train, config.validation, seed=0)
-    clips = Clips(training, max_segments=config.max_segments)
+    with processes.together():
+        run = Run.create(config) if processes.is_main else Run(config.run_dir, config)
+    benchmark = _load(config, processes, progress)
+    if processes.world > 1:
+        benchmark.notes.append(f"Trained on {processes.world} processes that shared each batch.")
+    if processes.is_main:
+        _describe(config, benchmark)
+    with processes.together():
+        training, held_out = split_validation(benchmark.train, config.validation, seed=0)
+        clips = Clips(training, max_segments=config.max_segments)
     results = Results()
     for seed in config.seeds:
         for variant in run.variants:
-            trainer = Trainer(run, variant, seed, dim=benchmark.dim)
+            with processes.together():
+                trainer = Trainer(run, variant, seed, dim=benchmark.dim, processes=processes)
             fitted = trainer.fit(clips, held_out, benchmark.test, progress=progress)
+            results.add(variant.name, seed, trainer.score(benchmark.test))
             extra = {
                 "threshold": fitted.threshold,
                 "epoch": fitted.epoch,
@@ -43,12 +60,28 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, Any]:
                 "encoder": benchmark.settings,
                 "chunk": config.max_segments,
             }
-            save_model(run.checkpoint(variant, seed), fitted.model, extra)
-            results.add(variant.name, seed, test_model(fitted.model, benchmark.test, trainer.config))
-    density = density_scores(benchmark.test)
-    if density is not None:
-        results.add("event density", config.seeds[0], density)
-    return finish(run, benchmark, results, seconds=time.perf_counter() - begin)
+            with processes.together():
+                if processes.is_main:
+                    save_model(run.checkpoint(variant, seed), fitted.model, extra)
+    # What was found while reading features is known only to the process that read them.
+    benchmark.notes = processes.union(benchmark.notes)
+    with processes.together():
+        if not processes.is_main:
+            return {}
+        density = density_scores(benchmark.test)
+        if density is not None:
+            results.add("event density", config.seeds[0], density)
+        return finish(run, benchmark, results, seconds=time.perf_counter() - begin)
+
+
+def _load(config: TrainConfig, processes: Processes, progress: bool) -> Benchmark:
+    """The data on every process. The embedded benchmark is rendered and copied, so its readers take turns."""
+    embedded = config.features is None and config.train_list is None
+    for turn in range(processes.world if embedded else 1):
+        with processes.together():
+            if turn == processes.rank or not embedded:
+                benchmark = load_benchmark(config, progress=progress)
+    return benchmark
 
 
 def _describe(config: TrainConfig, benchmark: Benchmark) -> None:
@@ -68,16 +101,23 @@ def _describe(config: TrainConfig, benchmark: Benchmark) -> None:
 @command("train")
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `iefvad train`; returns the exit status."""
-    config = parse_train(argv)
+    try:
+        with distributed.one_voice():
+            config = parse_train(argv)
+    except distributed.EndedElsewhere:
+        return 2
     try:
         train(config)
+    except distributed.EndedElsewhere:
+        return 2
     except KeyboardInterrupt:
-        path = config.run_dir / "config.yaml"
-        print(
-            f"\niefvad: interrupted; finished epochs are kept. Go on with:"
-            f" python -m iefvad.train --config {path} --resume",
-            file=sys.stderr,
-        )
+        with distributed.one_voice():
+            path = config.run_dir / "config.yaml"
+            print(
+                f"\niefvad: interrupted; finished epochs are kept. Go on with:"
+                f" python -m iefvad.train --config {path} --resume",
+                file=sys.stderr,
+            )
         return 130
     return 0
 

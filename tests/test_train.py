@@ -8,16 +8,21 @@ import re
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from stores import training_flags, write_store
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from iefvad import train as train_module
+from iefvad.data.batches import Batch
+from iefvad.losses import LossWeights, Share
+from iefvad.model import IEFVAD, ModelConfig
 from iefvad.run import load_model, read_tensors
 from iefvad.store import FeatureStore
 from iefvad.train import main
-from iefvad.trainer import Trainer
+from iefvad.trainer import Trainer, training_step
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +214,25 @@ def test_a_full_disk_loses_nothing_and_says_so(store, tmp_path, monkeypatch, cap
 def test_a_diverging_loss_is_explained(store, tmp_path, capsys):
     assert main([*training_flags(store, tmp_path, "--lambda-kl", "1e38"), "--lr", "1e30"]) == 2
     assert "lower --lr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_a_step_never_asks_for_a_value(released):
+    """On a GPU each value that Python asks for waits until the device has finished all that came before."""
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert function.name() not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
+            return function(*args, **(kwargs or {}))
+
+    config = ModelConfig(dim=8, heads=2, refine_steps=2, released=released, window=None if released else 2)
+    model = IEFVAD(config, backend="reference").train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    lengths, labels = torch.tensor([5, 3, 1]), torch.tensor([0.0, 1.0, 1.0])
+    batch = Batch(torch.randn(3, 5, 8), torch.randn(3, 5, 8), lengths, labels)
+    with Watch():
+        losses = training_step(model, batch, optimizer, LossWeights(), share=Share(0.5, 0.25))
+        with pytest.raises(AssertionError):
+            losses[0].item()
+    assert losses.shape == (4,) and torch.isfinite(losses).all()
+    assert losses[0].item() == pytest.approx(losses[1:].sum().item(), rel=1e-6)

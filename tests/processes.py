@@ -1,0 +1,56 @@
+"""What every process of `torchrun tests/processes.py CASES` does: several training runs, one after another.
+
+CASES is a JSON list of {"name", "argv", "stop": epoch or null, "fail": rank or null}; beside it NAME_RANK.json gets the
+exit status and what the process printed. "stop" interrupts the training before that epoch; "fail" lets one process read
+the features of nine videos and no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+from iefvad.data.datasets import Video
+from iefvad.errors import UserError
+from iefvad.train import main
+from iefvad.trainer import Trainer
+
+
+def run(case: dict) -> dict:
+    """Run one case in this process."""
+    train_epoch, features = Trainer._train_epoch, Video.features
+    calls = []
+
+    def interrupted(self, clips):
+        if self.epoch == case.get("stop"):
+            raise KeyboardInterrupt
+        return train_epoch(self, clips)
+
+    def unreadable(self, crop):
+        calls.append(crop)
+        if len(calls) > 9 and str(case.get("fail")) == os.environ["RANK"]:
+            raise UserError(f"{self.name} cannot be read: extract it again.")
+        return features(self, crop)
+
+    Trainer._train_epoch, Video.features = interrupted, unreadable
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main(case["argv"])
+            except SystemExit as end:
+                status = end.code
+    finally:
+        Trainer._train_epoch, Video.features = train_epoch, features
+    return {"status": status, "out": out.getvalue(), "err": err.getvalue()}
+
+
+if __name__ == "__main__":
+    cases = Path(sys.argv[1])
+    for case in json.loads(cases.read_text()):
+        result = cases.with_name(f"{case['name']}_{os.environ['RANK']}.json")
+        result.write_text(json.dumps(run(case)))
