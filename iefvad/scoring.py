@@ -34,16 +34,30 @@ def test_crops(available: Sequence[int], wanted: str) -> list[int]:
 
 
 class Scorer:
-    """Scores one video chunk by chunk: feed features in order, get one row of numbers a segment.
+    """Scores one video in pieces: feed features in order, get one row of numbers a segment.
 
-    The encoder sees `chunk` segments at a time; the state of the recursion goes on from chunk to chunk, so memory does
-    not grow with the video (SPEC §4).
+    `hop` segments are scored at a time (default: `chunk`, the protocol of evaluation, SPEC §4). The attention sees them
+    and the `context` segments before them (default: chunk - hop), at most `chunk` in all. The recursion's state goes on
+    from piece to piece, so memory does not grow with the video. A network with windows sees, of what came before, the
+    begun window and nothing else: windows lie where they would in the whole video. Raises UserError for a hop or
+    context that does not fit.
     """
 
-    def __init__(self, model: IEFVAD, *, chunk: int = 256) -> None:
+    def __init__(self, model: IEFVAD, *, chunk: int = 256, hop: int | None = None, context: int | None = None) -> None:
         self.model = model.eval()
         self.chunk = chunk
+        self.hop = chunk if hop is None else hop
+        if not 1 <= self.hop <= chunk:
+            raise UserError(f"--hop is a number of segments from 1 to {chunk}, what the model sees at once; not {hop}.")
+        self.context = chunk - self.hop if context is None else context
+        if not 0 <= self.context <= chunk - self.hop:
+            raise UserError(
+                f"--context must lie between 0 and {chunk - self.hop}: the model sees {chunk} segments at once and"
+                f" {self.hop} of them are new; not {context}."
+            )
         self._state: State | None = None
+        self._seen = 0
+        self._before: tuple[Tensor, Tensor] | None = None
 
     def feed(self, image: Tensor, event: Tensor) -> np.ndarray:
         """(crops, t, D) features of the next t segments → (t, 4) float32: score, w_img, w_evt, gain, NaN where absent.
@@ -51,33 +65,60 @@ class Scorer:
         Crops are scored as separate sequences and averaged.
         """
         rows = []
-        for start in range(0, image.shape[1], self.chunk):
-            end = min(start + self.chunk, image.shape[1])
-            lengths = torch.full((len(image),), end - start)
-            numbers, self._state = score_batch(
-                self.model, image[:, start:end], event[:, start:end], lengths, chunk=self.chunk, state=self._state
-            )
-            rows.append(numbers.mean(0))
+        for start in range(0, image.shape[1], self.hop):
+            end = min(start + self.hop, image.shape[1])
+            rows.append(self._piece(image[:, start:end], event[:, start:end]))
         return np.concatenate(rows) if rows else np.zeros((0, 4), np.float32)
+
+    def _piece(self, image: Tensor, event: Tensor) -> np.ndarray:
+        context = 0
+        if self._before is not None:
+            context = self._before[0].shape[1]
+            image = torch.cat((self._before[0], image), 1)
+            event = torch.cat((self._before[1], event), 1)
+        lengths = torch.full((len(image),), image.shape[1])
+        numbers, self._state = score_batch(
+            self.model, image, event, lengths, chunk=self.chunk, state=self._state, context=context
+        )
+        self._seen += image.shape[1] - context
+        kept = min(self._keep(), image.shape[1])
+        # Clones: a view would keep the whole tensor it was cut from.
+        self._before = (image[:, -kept:].clone(), event[:, -kept:].clone()) if kept else None
+        return numbers.mean(0)
+
+    def _keep(self) -> int:
+        """Segments before the next piece that its attention shall see."""
+        window = self.model.config.window
+        if self.hop == self.chunk or window is None:
+            return self.context
+        return self._seen % window
 
 
 @torch.inference_mode()
 def score_batch(
-    model: IEFVAD, image: Tensor, event: Tensor, lengths: Tensor, *, chunk: int, state: State | None = None
+    model: IEFVAD,
+    image: Tensor,
+    event: Tensor,
+    lengths: Tensor,
+    *,
+    chunk: int,
+    state: State | None = None,
+    context: int = 0,
 ) -> tuple[np.ndarray, State | None]:
-    """(B, T, D) features with T ≤ chunk → (B, T, 4) float32 rows as of `Scorer.feed`, and the recursion's state.
+    """(B, T, D) features with T ≤ chunk → (B, T - context, 4) float32 rows as of `Scorer.feed`, and the state.
 
-    The published variant attends to padding, so its input is padded to `chunk` segments, as in its training.
+    The first `context` segments are there for the attention alone. The published variant attends to padding, so its
+    input is padded to `chunk` segments, as in its training.
     """
     device = next(model.parameters()).device
     segments = image.shape[1]
-    if model.config.released:
+    if model.config.released and segments < chunk:
         image, event = (F.pad(features, (0, 0, 0, chunk - segments)) for features in (image, event))
-    out = model(image.to(device).float(), event.to(device).float(), lengths.to(device), state=state)
+    out = model(image.to(device).float(), event.to(device).float(), lengths.to(device), state=state, context=context)
     columns = [out.scores]
     for values in (out.w_img, out.w_evt, out.gain):
         columns.append(torch.full_like(out.scores, torch.nan) if values is None else values.float().mean(-1))
-    return torch.stack(columns, -1)[:, :segments].cpu().numpy(), out.state
+    return torch.stack(columns, -1)[:, : segments - context].cpu().numpy(), out.state
 
 
 class Masked(Video):
@@ -141,20 +182,24 @@ def score_videos(
 
 def as_scores(video: Video, rows: np.ndarray) -> VideoScores:
     """Scores of a video from the (T, 4) rows of a `Scorer`; absent columns become None."""
-    columns = [None if np.isnan(column).all() else column for column in rows.T[1:]]
-    if len(rows) == 0:
-        columns = [None, None, None]
+    w_img, w_evt, gain = columns_of(rows)
     return VideoScores(
         name=video.name,
         classes=video.classes,
         fps=video.fps,
         truth=video.truth,
         scores=rows[:, 0],
-        w_img=columns[0],
-        w_evt=columns[1],
-        gain=columns[2],
+        w_img=w_img,
+        w_evt=w_evt,
+        gain=gain,
         source=video.source,
     )
+
+
+def columns_of(rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """w_img, w_evt and gain (T,) from the (T, 4) rows of a `Scorer`; None for what the network does not have."""
+    columns = [column if len(column) and not np.isnan(column).all() else None for column in rows.T[1:]]
+    return columns[0], columns[1], columns[2]
 
 
 def density_scores(videos: Sequence[Video]) -> list[VideoScores] | None:

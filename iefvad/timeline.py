@@ -10,11 +10,8 @@ import numpy as np
 
 from iefvad import html, plots
 from iefvad.files import write_text
-from iefvad.metrics import intervals_above
 from iefvad.plot_output import data_uri
 from iefvad.video_scores import SEGMENT, VideoScores
-
-__all__ = ["intervals_above", "write_timeline"]
 
 _LISTED = 200  # flagged intervals in the table; the CSV has every segment
 _THUMB_WIDTH = 320

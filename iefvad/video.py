@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ class Segments:
 
     ``size`` = (width, height) resizes every frame as :func:`resize` does; None keeps the video's own. A last partial
     segment is dropped (``tail="drop"``) or filled by repeating the last frame (``tail="repeat"``). After iteration
-    ``frames_read``, ``frames_dropped`` and ``truncated`` say what was found. An object is iterated once.
+    ``frames_read``, ``frames_dropped`` and ``truncated`` say what was found; ``seconds`` is the time that decoding and
+    resizing took so far. An object is iterated once.
 
     Raises UserError as :func:`probe` on construction, as :func:`read_frames` while iterating, and at the end if the
     video is too short for one segment.
@@ -107,13 +109,18 @@ class Segments:
         self.frames_read = 0
         self.frames_dropped = 0
         self.truncated = False
+        self.seconds = 0.0
         self._segments = self._run(path)
 
     def __iter__(self) -> Segments:
         return self
 
     def __next__(self) -> np.ndarray:
-        return next(self._segments)
+        begin = time.perf_counter()
+        try:
+            return next(self._segments)
+        finally:
+            self.seconds += time.perf_counter() - begin
 
     def close(self) -> None:
         """Release the file before the end is reached."""
@@ -248,6 +255,22 @@ def _resize_into(frame: np.ndarray, out: np.ndarray) -> None:
         cv2.resize(np.ascontiguousarray(frame), (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
 
 
+def frame_rate(stream: av.VideoStream) -> float:
+    """Average frames a second of a stream; what it guesses, or 25, where it does not say."""
+    return float(stream.average_rate or stream.guessed_rate or stream.base_rate or 25)
+
+
+def upright(frame: av.VideoFrame, converter: VideoReformatter) -> tuple[np.ndarray, tuple[int, ...] | None]:
+    """A decoded frame as uint8 RGB (H, W, 3), turned as its display matrix says, and that matrix or None."""
+    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+    matrix = None if side_data is None else tuple(np.frombuffer(bytes(side_data), np.int32).tolist())
+    image = converter.reformat(frame, format="rgb24").to_ndarray()
+    rotation, mirrored = _orientation(matrix)
+    if mirrored:
+        image = image[:, ::-1]
+    return np.ascontiguousarray(np.rot90(image, rotation // 90)), matrix  # rows of odd widths come padded
+
+
 def _orientation(matrix: tuple[int, ...] | None) -> tuple[int, bool]:
     """Reduce a display matrix to (degrees counter-clockwise, mirrored left-right before turning).
 
@@ -290,7 +313,7 @@ class _Decoder:
                 raise UserError(f"{self.path} has no video track (only sound or text); give a video file")
             assert isinstance(stream, av.VideoStream)
             stream.thread_type = "AUTO" if self.threads else "NONE"
-            self.fps = float(stream.average_rate or stream.guessed_rate or stream.base_rate or 25)
+            self.fps = frame_rate(stream)
             self.claimed = stream.frames or None
             converter = VideoReformatter()  # one for all frames: setting it up costs more than using it
             packets, last_end, cut, failures, failure = 0, 0.0, False, 0, ""
@@ -343,13 +366,8 @@ class _Decoder:
             ) from error
 
     def _convert(self, frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-        side_data: Any = frame.side_data.get("DISPLAYMATRIX")
-        self.matrix = None if side_data is None else tuple(np.frombuffer(bytes(side_data), np.int32).tolist())
-        image = converter.reformat(frame, format="rgb24").to_ndarray()
-        rotation, mirrored = _orientation(self.matrix)
-        if mirrored:
-            image = image[:, ::-1]
-        return np.ascontiguousarray(np.rot90(image, rotation // 90))  # rows of odd widths come padded
+        image, self.matrix = upright(frame, converter)
+        return image
 
     def _missing(
         self, container: av.container.InputContainer, stream: av.VideoStream, packets: int, last_end: float, cut: bool

@@ -107,11 +107,16 @@ def write_scores_csv(path: str | Path, videos: Sequence[VideoScores]) -> None:
     writer.writerow(CSV_COLUMNS)
     for v in videos:
         for t in range(v.scores.size):
-            start, end = round(SEGMENT * t / v.fps, 6), round(SEGMENT * (t + 1) / v.fps, 6)
-            row = [_number(x[t] if x is not None else None) for x in (v.scores, v.w_img, v.w_evt, v.gain)]
-            writer.writerow([v.name, t, start, end, *row])
+            row = [x[t] if x is not None else None for x in (v.scores, v.w_img, v.w_evt, v.gain)]
+            writer.writerow(csv_row(v.name, t, v.fps, row))
     # File names that are no UTF-8 come back as they were.
     write_bytes(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def csv_row(name: str, t: int, fps: float, values: Sequence[float | None]) -> list[Any]:
+    """The cells of `CSV_COLUMNS` for segment `t`; `values` are score, w_img, w_evt, gain, None where absent."""
+    start, end = round(SEGMENT * t / fps, 6), round(SEGMENT * (t + 1) / fps, 6)
+    return [name, t, start, end, *map(_number, values)]
 
 
 def read_scores_csv(path: str | Path) -> list[VideoScores]:
@@ -165,12 +170,14 @@ def intervals_above(
     low: float | None = None,
     segment: int = SEGMENT,
     merge_gap_s: float = 0.0,
+    min_length_s: float = 0.0,
 ) -> list[tuple[float, float, float]]:
     """Flagged intervals (start s, end s, peak score) of scores (T,), by hysteresis, in order of time.
 
     An interval is a maximal run of segments at or above `low` (default: `threshold`) that reaches `threshold`
-    somewhere. Intervals at most `merge_gap_s` seconds apart become one. Raises UserError for low > threshold, a
-    negative gap, an fps that is not positive or scores that are not finite.
+    somewhere. Intervals at most `merge_gap_s` seconds apart become one; what is then shorter than `min_length_s`
+    seconds is left out. Raises UserError for low > threshold, a negative gap or length, an fps that is not positive or
+    scores that are not finite.
     """
     values = np.asarray(scores, dtype=np.float64)
     floor = threshold if low is None else low
@@ -184,6 +191,8 @@ def intervals_above(
         raise UserError(f"the low threshold {floor} must not exceed the threshold {threshold}")
     if not merge_gap_s >= 0:
         raise UserError(f"the gap to merge must be 0 s or more, got {merge_gap_s}")
+    if not min_length_s >= 0:
+        raise UserError(f"the least length of an interval must be 0 s or more, got {min_length_s}")
     edges = np.flatnonzero(np.diff(np.concatenate([[False], values >= floor, [False]]).astype(np.int8)))
     seconds = segment / fps
     found: list[tuple[float, float, float]] = []
@@ -196,4 +205,4 @@ def intervals_above(
             found[-1] = (found[-1][0], last * seconds, max(peak, found[-1][2]))
         else:
             found.append((first * seconds, last * seconds, peak))
-    return found
+    return [interval for interval in found if interval[1] - interval[0] >= min_length_s - 0.1 / fps]

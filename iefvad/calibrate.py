@@ -1,0 +1,222 @@
+"""`iefvad calibrate RUN NORMAL_VIDEO...`: the threshold for a rate of false alarms, from normal footage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from iefvad.command import command
+from iefvad.detection.config import DetectConfig
+from iefvad.detection.detector import Detector
+from iefvad.detection.outputs import describe_failure, describe_rule
+from iefvad.detection.threshold import CALIBRATION, Calibration, Rule, fingerprint
+from iefvad.errors import UserError
+from iefvad.model import IEFVAD
+from iefvad.options import add_options, from_namespace, make_parser, option
+from iefvad.plots import clock
+from iefvad.video import find_videos
+from iefvad.video_scores import VideoScores
+
+
+@dataclass
+class CalibrateConfig:
+    """Settings of `iefvad calibrate`."""
+
+    false_alarms_per_hour: float = option(1.0, "flagged intervals an hour of normal footage that are put up with")
+    low_share: float = option(
+        0.8, "a flagged interval goes on until the score falls under this share of the threshold; 1: the threshold"
+    )
+    merge_gap: float = option(2.0, "flagged intervals closer than this many seconds become one")
+    min_length: float = option(0.0, "flagged intervals shorter than this many seconds are left out")
+    hop: int | None = option(
+        None, "segments scored at a time, as `iefvad detect` will: 1 for live input [default: the protocol of files]"
+    )
+    context: int | None = option(None, "segments before these that the attention also sees [default: as in detect]")
+    tail: Literal["drop", "repeat"] = option(
+        "repeat", "a last segment of fewer than 16 frames: leave it out, or fill it with its last frame"
+    )
+    on_truncated: Literal["error", "keep"] = option(
+        "error", "a video that breaks off: report an error, or score what there is"
+    )
+    image_weights: str | None = option(
+        None, "image encoder weights, where the path of the run's features does not hold here"
+    )
+    event_weights: str | None = option(None, "event encoder weights, likewise")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    out: str | None = option(None, "folder for calibration.json [default: RUN, where detect looks for it]")
+
+
+def calibrate(
+    model: str | Path | IEFVAD, videos: Sequence[str | Path], config: CalibrateConfig
+) -> tuple[Calibration, list[str]]:
+    """Score normal videos and find the threshold for them; returns it and what could not be read, a line a video.
+
+    Raises UserError where no video could be read and as `find_threshold` does.
+    """
+    shared = ("hop", "context", "tail", "on_truncated", "image_weights", "event_weights", "device")
+    # Any threshold: only the scores matter here, and an older calibration must not.
+    settings = DetectConfig(threshold=1.0, thumbnails=0, **{name: getattr(config, name) for name in shared})
+    found = find_videos(videos)
+    detector = Detector(model, settings)
+    scores: list[VideoScores] = []
+    paths: list[str] = []
+    failed: list[str] = []
+    for video in found:
+        try:
+            scores.append(detector(video).scores)
+        except UserError as error:
+            failed.append(describe_failure(video, error))
+            continue
+        paths.append(str(video))
+        print(f"{video}: {clock(scores[-1].seconds)}, highest score {scores[-1].scores.max():.3f}", flush=True)
+    if not scores:
+        raise UserError("no video could be read, so nothing is calibrated: " + "; ".join(failed))
+    rule = find_threshold(
+        scores,
+        config.false_alarms_per_hour,
+        low_share=config.low_share,
+        merge_gap=config.merge_gap,
+        min_length=config.min_length,
+    )
+    counts = [len(rule.intervals(video)) for video in scores]
+    hours = sum(video.seconds for video in scores) / 3600
+    calibration = Calibration(
+        threshold=rule.threshold,
+        low=rule.low,
+        merge_gap=rule.merge_gap,
+        min_length=rule.min_length,
+        allowed=config.false_alarms_per_hour,
+        measured=sum(counts) / hours,
+        upper_bound=poisson_bound(sum(counts)) / hours,
+        hours=hours,
+        hop=detector.hop,
+        context=detector.context,
+        model=fingerprint(detector.model),
+        videos=[
+            {"path": path, "segments": int(video.scores.size), "flagged": count}
+            for path, video, count in zip(paths, scores, counts, strict=True)
+        ],
+    )
+    return calibration, failed
+
+
+def find_threshold(
+    videos: Sequence[VideoScores],
+    rate: float,
+    *,
+    low_share: float = 0.8,
+    merge_gap: float = 0.0,
+    min_length: float = 0.0,
+) -> Rule:
+    """The lowest threshold for which it and every higher one flags at most `rate` intervals an hour of these videos.
+
+    The intervals are those of detection: hysteresis down to `low_share` times the threshold, gaps bridged, short ones
+    left out. Raises UserError for settings out of range, for no footage, and where every threshold keeps to the rate.
+    """
+    if not rate >= 0:
+        raise UserError(f"--false-alarms-per-hour must be 0 or more, not {rate}.")
+    if not 0 < low_share <= 1:
+        raise UserError(f"--low-share must be above 0 and at most 1, not {low_share}.")
+    hours = sum(video.seconds for video in videos) / 3600
+    if not hours > 0:
+        raise UserError("there is no footage to calibrate on: give normal videos.")
+
+    def rule(threshold: float) -> Rule:
+        return Rule(threshold, low_share * threshold, merge_gap, min_length)
+
+    def allowed(threshold: float) -> bool:
+        return sum(len(rule(threshold).intervals(video)) for video in videos) <= rate * hours * (1 + 1e-12)
+
+    # As the threshold falls, runs of flagged segments only grow and merge. There are more of them only where it
+    # reaches a new peak, or where a growing run becomes long enough; so the first violation is at one of these.
+    values = [_peaks(video.scores.astype(np.float64)) for video in videos]
+    if min_length > 0:
+        values += [video.scores.astype(np.float64) / low_share for video in videos]
+    candidates = np.unique(np.concatenate(values))[::-1].tolist()
+    violated = next((value for value in candidates if not allowed(value)), None)
+    if violated is None:
+        raise UserError(
+            f"every threshold flags at most {rate:g} intervals an hour of this footage"
+            f" ({clock(hours * 3600)}): ask for fewer, or bring more normal footage."
+        )
+    threshold = float(np.nextafter(violated, np.inf))
+    while not allowed(threshold):  # rounding of the low threshold may take a few steps
+        threshold = float(np.nextafter(threshold, np.inf))
+    return rule(threshold)
+
+
+def poisson_bound(count: int, confidence: float = 0.95) -> float:
+    """Upper confidence bound of a Poisson mean of which `count` events were seen; 3.0 for none (the rule of three).
+
+    The m at which P(N ≤ count | m) = 1 - confidence: Garwood (1936), one-sided.
+    """
+    low, high = 0.0, 10.0 + 3.0 * count
+    for _ in range(60):
+        middle = (low + high) / 2
+        # P(N ≤ count | m) is the regularised upper incomplete gamma function Q(count + 1, m).
+        above = torch.special.gammaincc(
+            torch.tensor(count + 1.0, dtype=torch.float64), torch.tensor(middle, dtype=torch.float64)
+        )
+        low, high = (middle, high) if float(above) > 1 - confidence else (low, middle)
+    return high
+
+
+def _peaks(scores: np.ndarray) -> np.ndarray:
+    """Values (T,) → those that are not exceeded by a neighbour."""
+    padded = np.concatenate([[-np.inf], scores, [-np.inf]])
+    return scores[(scores >= padded[:-2]) & (scores >= padded[2:])]
+
+
+@command("calibrate")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `iefvad calibrate`; 0 if every video was used, 1 if some could not be read."""
+    parser = make_parser(
+        "calibrate",
+        "Find the threshold that flags at most so many intervals an hour of footage in which nothing happens. Writes"
+        " calibration.json, which `iefvad detect` then uses.",
+        usage="RUN NORMAL_VIDEO [NORMAL_VIDEO ...] [options]",
+    )
+    parser.add_argument("run", type=str, help="run folder that `iefvad train` wrote", metavar="RUN")
+    parser.add_argument(
+        "videos", nargs="+", type=str, help="videos, or folders of videos, without anomalies", metavar="NORMAL_VIDEO"
+    )
+    add_options(parser, CalibrateConfig)
+    arguments = parser.parse_args(argv)
+    config = from_namespace(CalibrateConfig, arguments)
+    calibration, failed = calibrate(arguments.run, arguments.videos, config)
+    path = Path(config.out or arguments.run) / CALIBRATION
+    calibration.write(path)
+    for line in failed:
+        print(f"iefvad calibrate: {line}", file=sys.stderr)
+    _report(calibration, path)
+    return 1 if failed else 0
+
+
+def _report(calibration: Calibration, path: Path) -> None:
+    rule = Rule(calibration.threshold, calibration.low, calibration.merge_gap, calibration.min_length)
+    flagged = sum(video["flagged"] for video in calibration.videos)
+    print(
+        f"\n{describe_rule(rule)}\n{flagged} flagged interval(s) in {clock(3600 * calibration.hours)} of normal"
+        f" footage: {calibration.measured:.3g} an hour, {calibration.allowed:g} allowed"
+    )
+    needed = poisson_bound(0) / calibration.allowed if calibration.allowed else float("inf")
+    if calibration.hours < needed:
+        wanted = f"{needed:.3g} h at least" if calibration.allowed else "ever more footage"
+        print(
+            f"This is too little footage to be sure: all it shows (at 95% confidence) is fewer than"
+            f" {calibration.upper_bound:.3g} false alarms an hour. To show {calibration.allowed:g} an hour takes"
+            f" {wanted}."
+        )
+    if calibration.threshold > 1:
+        print("Normal footage reaches the highest possible score, so nothing will be flagged: train on such footage.")
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(None))

@@ -1,0 +1,162 @@
+"""Scoring a live input segment by segment: scores, alarms and latencies as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from array import array
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+
+from ief_kernels import event_synthesis
+from iefvad.detection.alarm import Alarm, AlarmTracker
+from iefvad.detection.detector import Detector, TimedEncoder, score_segments
+from iefvad.detection.result import Collector, Detection, Timing
+from iefvad.detection.sources import LiveSegment, LiveSource, file_stem
+from iefvad.encoders import Encoder
+from iefvad.errors import UserError
+from iefvad.scoring import Scorer
+from iefvad.stream import SegmentFeatures, encode_segments
+from iefvad.video import SEGMENT
+
+
+@dataclass
+class LiveScore:
+    """One scored segment: `row` is score, w_img, w_evt, gain (NaN where absent); `start`, `end` seconds of video.
+
+    `clock` is the time of day (Unix seconds) of its last frame, `latency` the seconds from reading that frame to this.
+    """
+
+    number: int
+    start: float
+    end: float
+    row: np.ndarray
+    alarms: list[Alarm]
+    clock: float
+    latency: float
+
+
+class Watch:
+    """Iterate over the `LiveScore`s of one address or camera; `detection` is what there is so far, at any time.
+
+    Ends when the source does, or after the settings' `duration`, counted from the first segment. Segments are numbered
+    as they are scored: what was dropped, or lost with a connection, is not counted as time. Raises UserError where
+    the source cannot be reached at all. `notify` is told, in words, when a connection is lost and made again.
+    """
+
+    def __init__(self, detector: Detector, address: str, notify: Callable[[str], None] | None = None) -> None:
+        config = detector.config
+        self.detector = detector
+        self.source = LiveSource(
+            address,
+            retries=config.retries,
+            retry_seconds=config.retry_seconds,
+            timeout=config.timeout,
+            tail=config.tail,
+            notify=notify,
+        )
+        self.name = file_stem(address)
+        self.timing = Timing()
+        self.clocks: array[float] = array("d")
+        self._collector = Collector(config.thumbnails)
+        self._encoder = TimedEncoder(detector.encoder)
+        self._begin = time.perf_counter()
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of the source; 0 until it is known."""
+        return self.source.fps
+
+    def __iter__(self) -> Generator[LiveScore, None, None]:
+        scorer, rule, tracker = self.detector.scorer(), self.detector.rule, None
+        pending: list[tuple[LiveSegment, SegmentFeatures]] = []
+        timer: threading.Timer | None = None
+        try:
+            with contextlib.closing(iter(self.source)) as segments:
+                for segment in segments:
+                    if tracker is None:
+                        tracker = AlarmTracker(
+                            self.fps,
+                            rule.threshold,
+                            low=rule.low,
+                            merge_gap_s=rule.merge_gap,
+                            min_length_s=rule.min_length,
+                        )
+                        if self.detector.config.duration is not None:
+                            timer = threading.Timer(self.detector.config.duration, self.source.stop)
+                            timer.daemon = True
+                            timer.start()
+                    pending.append((segment, self._features(segment, len(self._collector) + len(pending))))
+                    if len(pending) == scorer.hop:
+                        yield from self._score(scorer, tracker, pending)
+                        pending = []
+                if pending and tracker is not None:
+                    yield from self._score(scorer, tracker, pending)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _features(self, segment: LiveSegment, number: int) -> SegmentFeatures:
+        settings = self.detector.settings
+        events = event_synthesis(
+            torch.from_numpy(segment.frames),
+            threshold=settings["threshold"],
+            clamp=settings["clamp"],
+            normalize=settings["normalize"],
+        )
+        maps = events.numpy()[None]
+        image, event = encode_segments(
+            cast(Encoder, self._encoder), [segment.frames], maps, list(self.detector.settings["crops"])
+        )
+        return SegmentFeatures(
+            index=number,
+            time=number * SEGMENT / self.fps,
+            image=image[0],
+            event=event[0],
+            density=float(maps.mean(dtype=np.float64)),
+            thumbnail=segment.thumbnail,
+        )
+
+    def _score(
+        self, scorer: Scorer, tracker: AlarmTracker, pending: list[tuple[LiveSegment, SegmentFeatures]]
+    ) -> Generator[LiveScore, None, None]:
+        features = [entry[1] for entry in pending]
+        rows = score_segments(scorer, features, self.timing)
+        done = time.monotonic()
+        self._collector.add(features, rows)
+        for (segment, feature), row in zip(pending, rows, strict=True):
+            self.timing.latencies.append(done - segment.read)
+            self.clocks.append(segment.clock)
+            end = (feature.index + 1) * SEGMENT / self.fps
+            alarms = tracker.feed(float(row[0]))
+            yield LiveScore(feature.index, feature.time, end, row, alarms, segment.clock, done - segment.read)
+
+    def detection(self) -> Detection:
+        """Scores, intervals and timing so far. Raises UserError where not one segment was scored."""
+        if not len(self._collector):
+            raise UserError(f"{self.source.shown}: not one segment of {SEGMENT} frames came; nothing is scored.")
+        timing, health = self.timing, self.source.health
+        timing.segments, timing.total = len(self._collector), time.perf_counter() - self._begin
+        timing.encode = self._encoder.seconds
+        scores = self._collector.scores(self.name, self.fps, self.source.shown)
+        live = {
+            "frames_read": health.frames,
+            "frames_dropped": health.dropped,
+            "connections_lost": dict(health.lost),
+            "gave_up": self.source.gave_up,
+            "clock": self.clocks.tolist(),
+        }
+        return Detection(
+            self.source.shown,
+            scores,
+            self.detector.rule.intervals(scores),
+            self._collector.pictures(),
+            self.detector.rule,
+            timing,
+            live=live,
+        )

@@ -1,0 +1,200 @@
+"""What detection leaves behind for each video: NAME.csv, NAME_intervals.csv, NAME.json and NAME.html."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from iefvad.detection.detector import Detector
+from iefvad.detection.overlay import write_overlay
+from iefvad.detection.result import Detection
+from iefvad.detection.threshold import Rule, fingerprint
+from iefvad.files import write_text, write_with
+from iefvad.timeline import write_timeline
+from iefvad.video import SEGMENT
+from iefvad.video_scores import VideoScores, write_scores_csv
+
+_SUFFIXES = (".csv", "_intervals.csv", ".json", ".html", "_overlay.mp4")
+
+
+class Names:
+    """Hands out a file name for each video, so that no two videos share one: not within a call, and not with what an
+    earlier one left in the folder (its JSON tells whose it is; a video's own results are replaced)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._taken: dict[str, str] = {}
+
+    def of(self, video: Path) -> str:
+        """The video's stem; where that is taken, with its suffix, then with its folders, then with a number."""
+        owner = os.path.realpath(video)
+        parts = [part for part in video.resolve().parts[:-1] if part != os.sep]
+        candidates = itertools.chain(
+            [video.stem],
+            [f"{video.stem}_{video.suffix[1:]}"] if video.suffix else [],
+            ("_".join([*parts[-depth:], video.stem]) for depth in range(1, len(parts) + 1)),
+            (f"{video.stem}_{number}" for number in itertools.count(2)),
+        )
+        name = next(name for name in candidates if self._free(name, owner))
+        for suffix in _SUFFIXES:
+            self._taken[(name + suffix).lower()] = owner  # some file systems do not tell case
+        return name
+
+    def fresh(self, stem: str) -> str:
+        """A name that no file in the folder carries: a live input never replaces an earlier recording."""
+        name, number = stem, 2
+        while any((self.folder / f"{name}{suffix}").exists() for suffix in _SUFFIXES):
+            name, number = f"{stem}_{number}", number + 1
+        return name
+
+    def _free(self, name: str, owner: str) -> bool:
+        if any(self._taken.get((name + suffix).lower(), owner) != owner for suffix in _SUFFIXES):
+            return False
+        try:
+            before = json.loads((self.folder / f"{name}.json").read_text(errors="surrogateescape"))
+        except (OSError, ValueError):
+            return True
+        return not isinstance(before, dict) or before.get("path", owner) == owner
+
+
+def write_results(detection: Detection, folder: Path, name: str, detector: Detector) -> list[Path]:
+    """Write all files of one video under `folder`, each complete or not at all; returns their paths.
+
+    The overlay video is written where the settings ask for it and the input was a file.
+    """
+    scores = _renamed(detection.scores, name)
+    paths = [folder / f"{name}{suffix}" for suffix in _SUFFIXES[:4]]
+    write_scores_csv(paths[0], [scores])
+    _write_intervals(paths[1], detection.intervals)
+    if detector.config.overlay and isinstance(detection.video, Path):
+        paths.append(folder / f"{name}{_SUFFIXES[4]}")
+        write_overlay(paths[-1], detection.video, scores, detection.intervals, detection.rule.threshold)
+    write_timeline(
+        paths[3],
+        title=scores.source or name,
+        video=scores,
+        intervals=detection.intervals,
+        threshold=detection.rule.threshold,
+        thumbnails=detection.pictures,
+        notes=_notes(detection, detector),
+    )
+    # Last: where the JSON is, the rest is.
+    write_with(paths[2], lambda path: _write_json(path, detection, detector, [p.name for p in paths]))
+    detection.files = paths
+    return paths
+
+
+def describe_failure(video: Path, error: Exception) -> str:
+    """A line that names the video once: most messages do so themselves."""
+    return str(error) if str(video) in str(error) else f"{video}: {error}"
+
+
+def describe_rule(rule: Rule) -> str:
+    """The rule in words: threshold, hysteresis, merging."""
+    text = f"flagged where the score reaches {rule.threshold:.3g}"
+    if rule.low < rule.threshold:
+        text += f", until it falls under {rule.low:.3g}"
+    if rule.merge_gap:
+        text += f"; gaps up to {rule.merge_gap:g} s are bridged"
+    if rule.min_length:
+        text += f"; what is shorter than {rule.min_length:g} s is left out"
+    return text
+
+
+def _notes(detection: Detection, detector: Detector) -> list[str]:
+    notes = [
+        f"model {detector.name}, method {detector.provenance.get('method', 'unknown')}",
+        f"features: {detector.encoder.description}",
+        f"{describe_rule(detection.rule)} ({detection.rule.origin})",
+        f"the model sees {detector.chunk} segments of {SEGMENT} frames at once and scores {detector.hop} at a time",
+    ]
+    if detection.live is not None:
+        live = detection.live
+        notes.append(
+            f"live input: {live['frames_read']} frames read, {live['frames_dropped']} dropped, connection lost"
+            f" {sum(live['connections_lost'].values())} time(s); times count the scored frames"
+        )
+    return notes
+
+
+def _renamed(scores: VideoScores, name: str) -> VideoScores:
+    return VideoScores(
+        name, (), scores.fps, None, scores.scores, scores.w_img, scores.w_evt, scores.gain, source=scores.source
+    )
+
+
+def _write_intervals(path: Path, intervals: list[tuple[float, float, float]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["start s", "end s", "peak"])
+    writer.writerows([f"{start:.3f}", f"{end:.3f}", f"{peak:.6f}"] for start, end, peak in intervals)
+    write_text(path, text.getvalue())
+
+
+def _write_json(path: Path, detection: Detection, detector: Detector, files: list[str]) -> None:
+    scores, timing, live = detection.scores, detection.timing, detection.live
+    clocks = None if live is None else live["clock"]
+    rule = detection.rule
+    document: dict[str, Any] = {
+        "format": 1,
+        "video": str(scores.source),
+        "path": str(detection.video) if live is not None else os.path.realpath(detection.video),
+        "fps": scores.fps,
+        "segment_frames": SEGMENT,
+        "seconds": scores.seconds,
+        "model": {
+            "source": detector.name,
+            "fingerprint": fingerprint(detector.model),
+            "method": detector.provenance.get("method"),
+            "encoder": detector.encoder.description,
+            "crops": detector.settings["crops"],
+            "chunk": detector.chunk,
+            "hop": detector.hop,
+            "context": detector.context,
+        },
+        "rule": {
+            "threshold": rule.threshold,
+            "low": rule.low,
+            "merge_gap": rule.merge_gap,
+            "min_length": rule.min_length,
+            "origin": rule.origin,
+        },
+        "timing": {
+            "frames_per_second": timing.frames_per_second,
+            "ms_per_segment": timing.milliseconds(),
+            "latency": timing.latency(),
+        },
+        "live": None if live is None else {key: value for key, value in live.items() if key != "clock"},
+        "files": files,
+        "intervals": [{"start": start, "end": end, "peak": peak} for start, end, peak in detection.intervals],
+    }
+    # A segment a line, written one by one: hours of them need not fit in memory a second time.
+    head = json.dumps(document, indent=2, allow_nan=False)
+    with path.open("w", encoding="utf-8") as file:
+        file.write(head[: head.rindex("\n}")] + ',\n  "segments": [')
+        for t in range(scores.scores.size):
+            row: dict[str, Any] = {
+                "start": round(SEGMENT * t / scores.fps, 6),
+                "end": round(SEGMENT * (t + 1) / scores.fps, 6),
+                "score": _short(scores.scores[t]),
+            }
+            for column in ("w_img", "w_evt", "gain"):
+                values = getattr(scores, column)
+                row[column] = None if values is None else _short(values[t])
+            if clocks is not None:
+                row["clock"] = round(clocks[t], 3)
+                row["latency_ms"] = round(1000 * timing.latencies[t], 1)
+            file.write(("," if t else "") + "\n    " + json.dumps(row, allow_nan=False))
+        file.write("\n  ]\n}\n")
+
+
+def _short(value: Any) -> float:
+    """Nine digits: enough to restore a float32 exactly."""
+    number = float(value)
+    return float(f"{number:.9g}") if math.isfinite(number) else number

@@ -1,0 +1,138 @@
+"""The video again with its score drawn in: a red frame where it is flagged, a bar and the running score below."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from iefvad.files import write_with
+from iefvad.plots import clock
+from iefvad.video import SEGMENT, read_frames
+from iefvad.video_scores import VideoScores
+
+_LEAST_WIDTH = 480  # smaller pictures are enlarged by a whole factor, so that the writing can be read
+_SPAN = 30.0  # seconds of the running score
+_PAPER, _INK, _DIM, _FAINT = (24, 26, 31), (235, 236, 240), (160, 166, 178), (92, 98, 110)
+_LINE, _ALERT = (96, 165, 250), (239, 68, 68)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def write_overlay(
+    path: Path,
+    video: Path,
+    scores: VideoScores,
+    intervals: list[tuple[float, float, float]],
+    threshold: float,
+) -> None:
+    """Write an MP4 (H.264, or MPEG-4 where FFmpeg lacks libx264) of the whole video at its frame rate, without sound.
+
+    Decodes the video once more, a frame at a time. The file appears complete or not at all.
+    """
+    write_with(path, lambda temporary: _encode(temporary, video, _Painter(scores, intervals, threshold)))
+
+
+def _encode(path: Path, video: Path, painter: _Painter) -> None:
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    with av.open(str(path), "w", format="mp4") as container:
+        quality: dict[str, object] = (
+            {"preset": "veryfast", "crf": "23"} if codec == "libx264" else {"qmin": "2", "qmax": "5"}
+        )
+        rate = Fraction(painter.scores.fps).limit_denominator(100_000)
+        stream = container.add_stream(codec, rate=rate, options=quality)
+        assert isinstance(stream, av.VideoStream)
+        stream.pix_fmt = "yuv420p"
+        size: tuple[int, int] | None = None
+        for number, frame in enumerate(read_frames(video, on_truncated="keep")):
+            picture = painter.paint(frame, number)
+            if size is None:
+                size = (picture.shape[1], picture.shape[0])
+                stream.width, stream.height = size
+            elif size != (picture.shape[1], picture.shape[0]):  # a video may change its size on the way
+                picture = cv2.resize(picture, size)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+class _Painter:
+    """Draws one frame after another. Pictures are uint8 RGB."""
+
+    def __init__(self, scores: VideoScores, intervals: list[tuple[float, float, float]], threshold: float) -> None:
+        self.scores, self.threshold = scores, threshold
+        self.flagged = np.zeros(scores.scores.size, bool)
+        each = SEGMENT / scores.fps
+        for start, end, _ in intervals:
+            self.flagged[round(start / each) : round(end / each)] = True
+
+    def paint(self, frame: np.ndarray, number: int) -> np.ndarray:
+        """Frame (H, W, 3) with its number → the enlarged picture with the panel below, both sides even."""
+        enlarged = -(-_LEAST_WIDTH // frame.shape[1])
+        if enlarged > 1:
+            frame = cv2.resize(frame, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_CUBIC)
+        height, width = frame.shape[:2]
+        unit = max(1, round(width / 480))
+        panel = 64 * unit + height % 2
+        picture = np.empty((height + panel, width + width % 2, 3), np.uint8)
+        picture[:] = _PAPER
+        picture[:height, :width] = frame
+        segment = number // SEGMENT
+        known = segment < self.scores.scores.size
+        if known and self.flagged[segment]:
+            cv2.rectangle(picture, (0, 0), (width - 1, height - 1), _ALERT, 6 * unit)
+        self._panel(picture[height:], segment if known else None, number / self.scores.fps, unit)
+        return picture
+
+    def _panel(self, panel: np.ndarray, segment: int | None, seconds: float, unit: int) -> None:
+        height, width = panel.shape[:2]
+        left, right, top, bottom = 10 * unit, width - 10 * unit, 8 * unit, height - 8 * unit
+        split = left + 118 * unit
+        score = None if segment is None else float(self.scores.scores[segment])
+        flagged = segment is not None and bool(self.flagged[segment])
+        colour = _ALERT if flagged else _LINE
+        text = "-" if score is None else f"{score:.2f}"
+        cv2.putText(panel, text, (left, top + 19 * unit), _FONT, 0.75 * unit, _INK, 2 * unit, cv2.LINE_AA)
+        if flagged:
+            word = (left + 62 * unit, top + 19 * unit)
+            cv2.putText(panel, "FLAGGED", word, _FONT, 0.38 * unit, _ALERT, unit, cv2.LINE_AA)
+        cv2.putText(panel, clock(seconds, 1), (left, bottom), _FONT, 0.36 * unit, _DIM, unit, cv2.LINE_AA)
+        bar = (left, top + 25 * unit, 104 * unit, 8 * unit)
+        self._bar(panel, bar, score or 0.0, colour, unit)
+        self._run(panel, (split, top, right, bottom), segment, seconds, unit)
+
+    def _bar(
+        self, panel: np.ndarray, box: tuple[int, int, int, int], score: float, colour: tuple[int, ...], unit: int
+    ) -> None:
+        x, y, width, height = box
+        cv2.rectangle(panel, (x, y), (x + width, y + height), _FAINT, unit)
+        cv2.rectangle(panel, (x, y), (x + round(width * min(max(score, 0.0), 1.0)), y + height), colour, -1)
+        mark = x + round(width * min(max(self.threshold, 0.0), 1.0))
+        cv2.line(panel, (mark, y - 2 * unit), (mark, y + height + 2 * unit), _INK, unit)
+
+    def _run(
+        self, panel: np.ndarray, box: tuple[int, int, int, int], segment: int | None, seconds: float, unit: int
+    ) -> None:
+        """The score over the last `_SPAN` seconds: now is at the right edge."""
+        left, top, right, bottom = box
+        scale = (right - left) / _SPAN
+
+        def place(at: float, value: float) -> tuple[int, int]:
+            return round(right - (seconds - at) * scale), round(bottom - min(max(value, 0.0), 1.0) * (bottom - top))
+
+        level = place(seconds, self.threshold)[1]
+        for x in range(left, right, 8 * unit):
+            cv2.line(panel, (x, level), (min(x + 4 * unit, right), level), _FAINT, unit)
+        cv2.line(panel, (left, bottom), (right, bottom), _FAINT, unit)
+        each = SEGMENT / self.scores.fps
+        last = self.scores.scores.size - 1 if segment is None else segment
+        first = max(0, int((seconds - _SPAN) / each))
+        for t in range(first, last + 1):
+            begin, end = max(t * each, seconds - _SPAN), min((t + 1) * each, seconds)
+            value = float(self.scores.scores[t])
+            colour = _ALERT if self.flagged[t] else _LINE
+            if t > first:
+                cv2.line(panel, place(begin, float(self.scores.scores[t - 1])), place(begin, value), colour, 2 * unit)
+            if end > begin:
+                cv2.line(panel, place(begin, value), place(end, value), colour, 2 * unit)
