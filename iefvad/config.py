@@ -34,7 +34,10 @@ class TrainConfig:
         None, "frame annotations of the test videos [default: annotations.txt of the store]"
     )
     gt: str | None = option(None, "gt.npy: 16 frame labels a segment, concatenated in the order of the test list")
-    event_folder: str = option("event", "folder that replaces `rgb` in a listed path to find the event features")
+    image_folder: str = option("rgb", "folder of the image features in a listed path")
+    event_folder: str = option(
+        "event", "folder that replaces --image-folder in a listed path to find the event features"
+    )
     nan: Literal["error", "zero"] = option("error", "what to do with NaN or Inf in features: stop, or put zeros there")
     synth_seed: int = option(0, "seed that the embedded benchmark is rendered from")
     cache: str | None = option(None, "where the embedded benchmark is kept [default: $IEFVAD_CACHE or ~/.cache/iefvad]")

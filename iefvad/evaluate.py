@@ -57,7 +57,7 @@ class EvaluateConfig:
     heads: int | None = option(None, "attention heads of a released checkpoint [default: 8]")
 
 
-DATA = ("features", "test_list", "annotations", "gt", "event_folder")
+DATA = ("features", "test_list", "annotations", "gt", "image_folder", "event_folder")
 RELEASED = ("noise", "nu", "attenuation", "heads")
 
 
@@ -105,9 +105,13 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     run = Run.open(path)
     _refuse_released(config, run.path)
     overrides = {name: value for name in (*DATA, "test_crops") if (value := getattr(config, name)) is not None}
+    if config.features is not None and _is_store(config.features):
+        # A store brings its own lists and truth; those of the run belong to other files.
+        own = dict.fromkeys(("train_list", "test_list", "annotations", "gt"))
+        overrides = own | overrides
     run.config = replace(run.config, device=config.device, **overrides)
     device = choose_device(config.device)
-    benchmark = _test_data(run.config, config.image_folder)
+    benchmark = _test_data(run.config)
     crops, chunk = run.config.test_crops, run.config.max_segments
     results = Results()
     degradation: list[dict[str, Any]] | None = None
@@ -143,7 +147,7 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
             " and --gt."
         )
     data = {name: value for name in DATA if (value := getattr(config, name)) is not None}
-    benchmark = _test_data(TrainConfig(**data), config.image_folder)
+    benchmark = _test_data(TrainConfig(**data))
     _check_fit(model, benchmark)
     known = model.provenance
     method = known.get("method", "released" if model.config.released else "unknown")
@@ -168,28 +172,26 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     return _shown(write_results(subject, benchmark, results, robustness=degradation))
 
 
-def _test_data(config: TrainConfig, image_folder: str | None) -> Benchmark:
+def _test_data(config: TrainConfig) -> Benchmark:
     """The data of a configuration; of the field's lists that of the test videos is enough."""
-    root = Path(config.features) if config.features else None
-    stored = root is not None and (is_packed(root) or (root / "store.json").is_file())
-    if stored or config.test_list is None or (config.train_list is not None and image_folder is None):
+    if config.test_list is None or config.train_list is not None or (config.features and _is_store(config.features)):
         return load_benchmark(config)
     truth = config.gt or config.annotations
     if truth is None:
         raise UserError("the truth of the test videos is missing: give --gt gt.npy, or --annotations.")
-    benchmark = load_lists(
-        config.train_list or config.test_list,
+    return load_lists(
+        None,
         config.test_list,
         truth,
         features=config.features,
         event_folder=config.event_folder,
-        image_folder=image_folder or "rgb",
+        image_folder=config.image_folder,
         nan=config.nan,
     )
-    if config.train_list is None:  # the test list stood in for it
-        benchmark.train = []
-        benchmark.notes = [note for note in benchmark.notes if "also trained on" not in note]
-    return benchmark
+
+
+def _is_store(path: str | Path) -> bool:
+    return is_packed(path) or (Path(path) / "store.json").is_file()
 
 
 def _refuse_released(config: EvaluateConfig, path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from iefvad.errors import UserError
 from iefvad.video_scores import (
@@ -92,11 +91,15 @@ class _Points:
     def auc(self) -> float | None:
         if not self.both_labels:
             return None
+        from sklearn.metrics import roc_auc_score  # here, because detection needs none of its 150 MB
+
         return float(roc_auc_score(self.labels, self.scores, sample_weight=self.weights))
 
     def ap(self) -> float | None:
         if not self.both_labels:
             return None
+        from sklearn.metrics import average_precision_score
+
         return float(average_precision_score(self.labels, self.scores, sample_weight=self.weights))
 
 
@@ -121,6 +124,8 @@ def average_precision(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float | No
 
 def curves(videos: Sequence[VideoScores]) -> Curves | None:
     """Frame-level curves over the videos that have truth; None unless both labels occur."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
     points = _Points.of([v for v in videos if v.truth is not None])
     auc, ap = points.auc(), points.ap()
     if auc is None or ap is None:

@@ -161,7 +161,7 @@ class IEFVAD(
     `backend` goes to every operator of `ief_kernels`: "reference" is plain eager PyTorch, "auto" the fastest that
     serves. `provenance` is what is known of a trained model, JSON values, empty for a fresh one: "encoder" (settings
     of the features it was trained on), "threshold", "epoch", "seed", "chunk", "test_crops", "method"; it is saved and
-    loaded with the weights. `push_to_hub` is the mixin's.
+    loaded with the weights. `folder` is where `from_pretrained` found it, None elsewhere. `push_to_hub` is the mixin's.
     Raises ValueError for inputs whose shapes do not fit.
     """
 
@@ -170,6 +170,7 @@ class IEFVAD(
         self.config = config
         self.backend = backend
         self.provenance: dict[str, Any] = {}
+        self.folder: Path | None = None
         dim = config.dim
         modalities = MODALITIES if config.modality == "fusion" else (config.modality,)
         self.encoders = nn.ModuleDict({name: ModalityEncoder(config) for name in modalities})

@@ -27,6 +27,7 @@ class _HelpFormatter(DefaultHelpFormatter):
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action)
         text = re.sub(r" ?\(type: [^()]*(\([^()]*\))?[^()]*, default: null\)", "", text)
+        text = re.sub(r" ?\(required, type: [^()]*\)$", "", text)
         return re.sub(r"\(type: .*, default: (.*)\)$", r"(default: \1)", text)
 
 

@@ -47,7 +47,9 @@ def load_pretrained(
     """
     path = Path(source)
     if path.is_dir():
-        return _load_directory(path, backend, device)
+        model = _load_directory(path, backend, device)
+        model.folder = path
+        return model
     if path.is_file() or path.suffix == ".safetensors":
         released: dict[str, Any] = {"noise": noise, "nu": nu, "attenuation": attenuation, "heads": heads}
         return _load_file(path, backend, device, released)

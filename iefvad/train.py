@@ -59,6 +59,8 @@ def _train(config: TrainConfig, processes: Processes, progress: bool) -> dict[st
                 "seed": seed,
                 "encoder": benchmark.settings,
                 "chunk": config.max_segments,
+                "test_crops": config.test_crops,
+                "method": trainer.config.method,
             }
             with processes.together():
                 if processes.is_main:

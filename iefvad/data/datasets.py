@@ -132,7 +132,7 @@ def load_store(
 
 
 def load_lists(
-    train_list: PathLike,
+    train_list: PathLike | None,
     test_list: PathLike,
     gt: PathLike | None,
     *,
@@ -146,15 +146,18 @@ def load_lists(
 
     ``features`` is the folder below which the lists' files are, when their authors' paths do not hold here. An event
     file is the image file's with the folder ``image_folder`` exchanged for ``event_folder``. ``gt`` may also be an
-    annotation ``.txt``, or None. ``fps`` only serves to print times. Raises UserError for missing files (the first few
-    named), truth of another length, and image and event features that disagree. NaN and infinity raise too, unless
-    ``nan="zero"`` puts 0 in their place and notes it; large sets (over 2,000 files or 1 GiB) are searched for them
-    only as they are read.
+    annotation ``.txt``, or None; without a training list only testing is possible. ``fps`` only serves to print times.
+    Raises UserError for missing files (the first few named), truth of another length, and image and event features
+    that disagree. NaN and infinity raise too, unless ``nan="zero"`` puts 0 in their place and notes it; large sets
+    (over 2,000 files or 1 GiB) are searched for them only as they are read.
     """
     notes: list[str] = []
     splits: list[list[Video]] = []
-    for path in (Path(train_list), Path(test_list)):
-        splits.append(_listed_videos(path, features, event_folder, image_folder, fps, nan, notes))
+    for path in (train_list, test_list):
+        found = (
+            [] if path is None else _listed_videos(Path(path), features, event_folder, image_folder, fps, nan, notes)
+        )
+        splits.append(found)
     train, test = splits
     if gt is not None and Path(gt).suffix.lower() == ".npy":
         attach_gt(test, gt)

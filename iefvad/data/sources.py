@@ -58,6 +58,7 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
         truth,
         features=config.features,
         event_folder=config.event_folder,
+        image_folder=config.image_folder,
         nan=config.nan,
     )
 

@@ -126,9 +126,9 @@ class TimedEncoder:
 def _open(source: str | Path | IEFVAD, device: torch.device) -> tuple[IEFVAD, dict[str, Any], Path | None]:
     """The model in evaluation mode, what is known of its training, and its folder where it has one."""
     if isinstance(source, IEFVAD):
-        return source.to(device).eval(), source.provenance, None
+        return source.to(device).eval(), source.provenance, source.folder
     model = load_pretrained(source, device=device)
-    return model, model.provenance, Path(source) if Path(source).is_dir() else None
+    return model, model.provenance, model.folder
 
 
 def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
