@@ -15,6 +15,7 @@ from iefvad.detect import DetectConfig, Detector
 from iefvad.detect import main as detect
 from iefvad.detection.threshold import Calibration, Rule
 from iefvad.errors import UserError
+from iefvad.model import IEFVAD
 from iefvad.video_scores import SEGMENT, VideoScores
 
 FPS = 16.0  # a segment is a second
@@ -113,6 +114,8 @@ def test_calibrated_detection_keeps_to_the_rate_on_that_footage(folder, capsys):
     assert detect([str(run), str(normal), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert f"reaches {found['threshold']:.3g}" in printed and "calibration.json" in printed
+    loaded = Detector(IEFVAD.from_pretrained(run), DetectConfig(device="cpu"))
+    assert loaded.rule.threshold == found["threshold"], "a loaded model must use the calibration of its folder"
     flagged = 0
     for path in sorted((run / "detections").glob("n?.json")):
         document = json.loads(path.read_text())

@@ -103,6 +103,13 @@ def test_training_and_evaluation_by_the_released_method(tmp_path):
     assert evaluate([str(out), "--out", str(tmp_path / "again"), "--robustness", "false", "--device", "cpu"]) == 0
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["fusion"] == trained["fusion"]
+    # A packed store of the same features replaces the run's lists and truth.
+    where = flags(listed, "--train-list", listed["train"], "--out", tmp_path / "packed")
+    assert features(["import", *(word for word in where if word not in ("--device", "cpu"))]) == 0
+    words = [str(out), "--features", str(tmp_path / "packed"), "--out", str(tmp_path / "other")]
+    assert evaluate([*words, "--robustness", "false", "--device", "cpu"]) == 0
+    packed = json.loads((tmp_path / "other" / "metrics.json").read_text())
+    assert packed["fusion"]["auc"] == pytest.approx(trained["fusion"]["auc"], abs=0.02)  # float16 may swap close scores
     # The checkpoint alone, told where the data are, gives the same figures as the run that knows.
     alone = flags(listed, "--out", tmp_path / "alone", "--robustness", "false")
     assert evaluate([str(out / "checkpoint.safetensors"), *alone]) == 0
