@@ -19,7 +19,7 @@ from iefvad.weights import convert_checkpoint
 
 __all__ = ["Encoder", "build_encoder", "convert_checkpoint", "resolve_device"]
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Encoder:
@@ -134,11 +134,11 @@ def resolve_device(name: str, *, cpu_only: bool = False) -> torch.device:
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if precision not in kinds:
-        raise UserError(f"--precision {precision} is not known: use auto, float32 or bfloat16.")
+        raise UserError(f"--precision {precision} is not known: use auto, float32, bfloat16 or float16.")
     return kinds[precision]
 
 

@@ -1,17 +1,28 @@
-"""Writing files so that a reader never sees half of one, and a full disk loses nothing that was complete."""
+"""Writing files so that a reader never sees half of one, and a full disk or a kill loses nothing that was complete."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import re
+import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from iefvad.errors import UserError
+
+# A temporary file's name says who writes it: host, process, and the run of that process, since a container gives
+# every start the same process id. That is how a later start tells what a kill left from what is being written.
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+_RUN = uuid.uuid4().hex[:8]
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.tmp")
+_ABANDONED = 24 * 3600.0  # seconds after which a file of another host, whose processes we cannot see, counts as left
 
 
 @contextlib.contextmanager
@@ -20,16 +31,72 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Creates missing parent folders. Raises UserError where the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        with _exchanged(path) as temporary:
+            yield temporary
     except OSError as error:
         raise storage_error(error, path.parent) from error
+
+
+@contextlib.contextmanager
+def replacing_durably(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
+    """Yield a new open file that takes the place of `path` once all of it is on the disk, not in a cache only.
+
+    `before` runs just before it does. Errors of the file system come through as they are.
+    """
+    with _exchanged(path, before) as temporary, open(temporary, "xb") as file:
+        yield file
+        flush(file)
+
+
+@contextlib.contextmanager
+def _exchanged(path: Path, before: Callable[[], None] | None = None) -> Iterator[Path]:
+    name = f".{_HOST}-{os.getpid()}-{_RUN}-{uuid.uuid4().hex[:8]}.tmp"  # never too long, whatever the file's own name
+    temporary = path.with_name(name)
+    try:
+        yield temporary
+        if before is not None:
+            before()
+        os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_left_over(folder: Path) -> int:
+    """Remove temporary files that killed processes left below `folder`; returns how many.
+
+    Those of a living process stay. Of other hosts, whose processes cannot be seen, only those a day old go.
+    """
+    removed = 0
+    for path in folder.rglob(".*.tmp"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and not _is_being_written(path, *match.groups()):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _is_being_written(path: Path, host: str, process: str, run: str) -> bool:
+    try:
+        if host != _HOST:
+            return time.time() - path.stat().st_mtime < _ABANDONED
+        if int(process) == os.getpid():
+            return run == _RUN
+        os.kill(int(process), 0)
+    except (ProcessLookupError, FileNotFoundError, OverflowError):
+        return False
+    except OSError:
+        return True  # someone else's process
+    return True
+
+
+def flush(file: BinaryIO) -> None:
+    """Return once the file's content is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def storage_error(error: OSError, folder: Path) -> Exception:

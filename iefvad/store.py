@@ -14,9 +14,8 @@ import io
 import json
 import os
 import re
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from iefvad.data.npy import load_npy, npy_shape, split_crop
 from iefvad.errors import UserError
+from iefvad.files import flush, replacing_durably
 from iefvad.video import SEGMENT
 
 FORMAT = 1
@@ -77,7 +77,7 @@ class FeatureStore:
                 raise ValueError("settings are required to create a store")
             with _clear_errors(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)
-                with _replacing(self.root / _SETTINGS) as file:
+                with replacing_durably(self.root / _SETTINGS) as file:
                     file.write(_json(wanted))
             stored = self._read_settings() or {}  # read back: another process may have been faster
         if stored.get("format") != FORMAT:
@@ -130,10 +130,10 @@ class FeatureStore:
             features.parent.mkdir(parents=True, exist_ok=True)
             # Both files are written in full before either takes its place. The old sidecar goes first: were we killed
             # between the two renames, an old sidecar beside new features would pass for complete.
-            with _replacing(side_path) as side_file:
+            with replacing_durably(side_path) as side_file:
                 side_file.write(_json(asdict(sidecar)))
-                _flush(side_file)
-                with _replacing(features, before=lambda: side_path.unlink(missing_ok=True)) as file:
+                flush(side_file)
+                with replacing_durably(features, before=lambda: side_path.unlink(missing_ok=True)) as file:
                     _write_safetensors(file, tensors, {"source_hash": sidecar.source_hash})
 
     def read(self, name: str) -> tuple[np.ndarray, np.ndarray, Sidecar]:
@@ -168,7 +168,7 @@ class FeatureStore:
         for side in self.sidecars():
             row = [getattr(side, column) for column in _INDEX_COLUMNS[:-1]]
             writer.writerow([*row, " ".join(map(str, side.crops))])
-        with _clear_errors(self.root), _replacing(self.root / _INDEX) as file:
+        with _clear_errors(self.root), replacing_durably(self.root / _INDEX) as file:
             file.write(text.getvalue().encode())
         return self.root / _INDEX
 
@@ -279,7 +279,7 @@ def export_npy(
                 path = folder / f"{name}__{crop}.npy"
                 with _clear_errors(folder, name):
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    with _replacing(path) as file:
+                    with replacing_durably(path) as file:
                         np.save(file, features[row].astype(dtype), allow_pickle=False)
             written += 1
     return written
@@ -369,28 +369,6 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-@contextmanager
-def _replacing(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
-    """Yield a new file that takes ``path``'s place only once all of it is on disk; ``before`` runs just before."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # its own name for each of several writers, never too long
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            _flush(file)
-        if before is not None:
-            before()
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -5,8 +5,6 @@ Extraction and detection both run on `FeatureStream`, so that a model meets the 
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,10 @@ from torch import Tensor
 
 from ief_kernels import event_synthesis
 from iefvad.encoders import Encoder
+from iefvad.prefetch import ahead
 from iefvad.video import SEGMENT, Segments, crops
+
+__all__ = ["CROPS", "DEFAULTS", "FeatureStream", "SegmentFeatures", "ahead", "encode_segments", "stream_features"]
 
 Item = TypeVar("Item")
 
@@ -101,7 +102,7 @@ class FeatureStream:
                         time=index * SEGMENT / self.fps,
                         image=image[row],
                         event=event[row],
-                        density=float(item.map.mean(dtype=np.float64)),
+                        density=float(density(torch.from_numpy(item.map))),
                         thumbnail=item.thumbnail,
                     )
                     index += 1
@@ -143,56 +144,25 @@ def encode_segments(
     cut = [crops(segment, indices) for segment in frames]
     pixels = torch.from_numpy(cut[0] if len(cut) == 1 else np.concatenate(cut))
     image = encoder.encode_image(pixels.flatten(0, 1))
-    image = image.view(len(frames), -1, len(indices), encoder.dim).mean(1)
+    image = segment_means(image.view(len(frames), -1, len(indices), encoder.dim))
     event = encoder.encode_event(torch.from_numpy(crops(maps, indices)).flatten(0, 1))
     return image.cpu(), event.view(len(frames), len(indices), encoder.dim).cpu()
 
 
-def ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
-    """Let a thread run an iterator up to `depth` items ahead of its consumer.
+def segment_means(rows: Tensor) -> Tensor:
+    """Mean over the frames of each segment, float32 (S, frames, C, D) → (S, C, D).
 
-    An exception in the iterator is raised here, in its place. Closing this generator ends the thread.
+    One segment at a time: a sum over several at once may be taken in another order, and differ in its last bit.
     """
-    handed: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-    stop = threading.Event()
+    return torch.stack([segment.mean(0) for segment in rows])
 
-    def put(entry: tuple[bool, Any]) -> bool:
-        while not stop.is_set():
-            try:
-                handed.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
 
-    def work() -> None:
-        iterator = iter(items)
-        try:
-            for item in iterator:
-                if not put((True, item)):
-                    break
-            else:
-                put((False, None))
-        except BaseException as error:
-            put((False, error))
-        finally:
-            if isinstance(iterator, Generator):
-                iterator.close()
+def density(events: Tensor) -> Tensor:
+    """Mean of event maps (..., H, W) as float64 (...), the same to the last bit wherever it is computed.
 
-    thread = threading.Thread(target=work, name="decode", daemon=True)
-    thread.start()
-    try:
-        while True:
-            more, value = handed.get()
-            if more:
-                yield value
-            elif value is None:
-                return
-            else:
-                raise value
-    finally:
-        stop.set()
-        thread.join()
+    Values are counts over at most 255, of 24 bits each, so that their sum is exact in float64 in any order.
+    """
+    return events.sum((-2, -1), dtype=torch.float64) / (events.shape[-2] * events.shape[-1])
 
 
 def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -12,10 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision.transforms.functional as TF
+from published import Published
 from torch import Tensor
 
 from iefvad import descriptor
-from iefvad.encoders import build_encoder, convert_checkpoint, resolve_device
+from iefvad.encoders import Precision, build_encoder, convert_checkpoint, resolve_device
 from iefvad.errors import UserError
 from iefvad.weights import hash_tensors
 
@@ -231,13 +232,14 @@ def test_random_weights_follow_the_seed_alone(frames: Tensor) -> None:
     assert "random weights of seed 0" in first.description and first.weights == {"image_weights": "random:0"}
 
 
-def test_bfloat16_is_close_to_float32(weights: Path, frames: Tensor) -> None:
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_half_precision_is_close_to_float32(weights: Path, frames: Tensor, half: Precision) -> None:
     full, low = (
         build_encoder(image_model=QUICK, image_weights=weights, device="cpu", precision=precision).encode_image(frames)
-        for precision in ("float32", "bfloat16")
+        for precision in ("float32", half)
     )
     assert low.dtype == torch.float32 and not torch.equal(full, low)
-    # 8 bits of mantissa through two layers: a few percent of the features' size.
+    # At least 8 bits of mantissa through two layers: a few percent of the features' size.
     assert (full - low).norm() < 0.05 * full.norm()
 
 
@@ -322,11 +324,11 @@ def test_convert_explains_what_it_cannot_read(tmp_path: Path) -> None:
 
 
 def test_convert_keeps_a_released_model_whole(tmp_path: Path) -> None:
-    state = {"module.temporal.image_mu.weight": torch.ones(2, 2), "module.temporal.classifier.bias": torch.zeros(1)}
-    torch.save({"state_dict": state}, tmp_path / "model.pth")
+    published = Published(16, 1, 2, 2, 16).state_dict()
+    torch.save({"state_dict": {f"module.{name}": value for name, value in published.items()}}, tmp_path / "model.pth")
     report = convert_checkpoint(tmp_path / "model.pth", tmp_path / "model.safetensors")
     stored = safetensors.torch.load_file(tmp_path / "model.safetensors")
-    assert set(stored) == {"temporal.image_mu.weight", "temporal.classifier.bias"} and report.dropped == 0
+    assert set(stored) == set(published) and report.dropped == 0
 
 
 def test_auto_device_of_the_descriptor_is_the_cpu() -> None:

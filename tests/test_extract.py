@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from video_files import content, make_video
 
 from ief_kernels import event_synthesis
 from iefvad.encoders import build_encoder
@@ -30,24 +30,6 @@ from iefvad.video import read_frames, resize, ten_crop
 
 # Half a unit of float16's last place, relative, plus what float32 sums in another order differ by.
 RTOL, ATOL = 6e-4, 1e-4
-
-
-def make_video(path: Path, frames: int = 40, size: tuple[int, int] = (96, 64), seed: int = 0) -> Path:
-    """A bright square that moves over noise, in a real compressed file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(seed)
-    width, height = size
-    background = generator.integers(0, 120, (height, width, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for index in range(frames):
-            image = background.copy()
-            left = (seed * 7 + index * 2) % (width - 16)
-            image[20:36, left : left + 16] = 250
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +53,6 @@ def videos(originals: Path, tmp_path: Path) -> Path:
 
 def quiet(**changes: object) -> ExtractConfig:
     return ExtractConfig(quiet=True, **{"device": "cpu", "workers": 1, **changes})  # type: ignore[arg-type]
-
-
-def content(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize("crops", [1, 5, 10])

@@ -1,0 +1,6 @@
+"""Extraction at scale, in reading order.
+
+`config`: the settings and the report. `progress`: what a person sees. `record`: which videos are to be done, and what
+became of them. `decoding`: processes that decode ahead of the encoder. `encoding`: batches filled across videos.
+`local` and `ray_engine`: the two engines that put these together. `iefvad.extract` is the command.
+"""

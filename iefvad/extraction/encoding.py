@@ -1,0 +1,227 @@
+"""Batches of the encoder, filled across videos, and the videos put together again from their rows."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ief_kernels import event_synthesis
+from iefvad.encoders import Encoder
+from iefvad.stream import density, segment_means
+from iefvad.video import CROP, SEGMENT, crop_boxes
+
+Key = TypeVar("Key", bound=Hashable)
+
+_IN_FLIGHT = 16  # segments on the GPU whose encoding is not over: 4 MB each
+
+
+def event_batch(encoder: Encoder) -> int:
+    """Event maps in one pass: fewer than frames on a CPU, where waiting for a large batch gains nothing."""
+    return encoder.batch if encoder.device.type == "cuda" else max(1, encoder.batch // 4)
+
+
+class _Batch:
+    """Rows of any number of videos, encoded `size` at a time; the last pass is filled up with zeros.
+
+    Passes of one size only: with another, matrix products may be summed in another order.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], rows: Tensor) -> None:
+        self._encode, self._rows = encode, rows
+        self._filled = 0
+        self._parts: list[tuple[Tensor, Callable[[], None] | None]] = []
+
+    def add(self, rows: Tensor, out: Tensor, done: Callable[[], None]) -> None:
+        """Encode (n, ...) rows into `out` (n, D) sooner or later, and then call `done`."""
+        while len(rows):
+            count = min(len(rows), len(self._rows) - self._filled)
+            self._rows[self._filled : self._filled + count] = rows[:count]
+            self._filled += count
+            self._parts.append((out[:count], done if count == len(rows) else None))
+            rows, out = rows[count:], out[count:]
+            if self._filled == len(self._rows):
+                self._run()
+
+    def flush(self) -> None:
+        """Encode what is waiting."""
+        if self._filled:
+            self._rows[self._filled :] = 0
+            self._run()
+
+    def _run(self) -> None:
+        encoded = self._encode(self._rows)
+        parts, self._parts, self._filled = self._parts, [], 0
+        start = 0
+        for out, done in parts:
+            out.copy_(encoded[start : start + len(out)])
+            start += len(out)
+            if done is not None:
+                done()
+
+
+@dataclass
+class Encoded(Generic[Key]):
+    """Features of a whole video: `image`, `event` float32 (C, T, D) on the encoder's device, `density` float64 (T,)."""
+
+    key: Key
+    image: Tensor
+    event: Tensor
+    density: list[float]
+
+
+@dataclass
+class _Video:
+    batches: tuple[_Batch, _Batch]
+    image: list[Tensor] = field(default_factory=list)  # (C, D) a segment
+    event: list[Tensor] = field(default_factory=list)
+    density: list[Tensor] = field(default_factory=list)
+    ended: bool = False
+
+
+class VideoEncoder(Generic[Key]):
+    """Encodes segments of several videos at a time, on the encoder's device.
+
+    Where a row of the encoder does not depend on its place in a batch (which is tried once), batches are filled across
+    videos; elsewhere each video has its own. Either way a video's features do not depend on the others.
+
+    settings: those of `stream.DEFAULTS`. `across`: whether batches are shared, None: as tried, when a second video
+    comes. Keys name videos.
+    """
+
+    def __init__(self, encoder: Encoder, settings: Mapping[str, Any], *, across: bool | None = None) -> None:
+        self._encoder, self._settings = encoder, settings
+        self._crops = list(settings["crops"])
+        self._across = across
+        self._shared: tuple[_Batch, _Batch] | None = None  # the first video's alone, until it is known
+        self._opened = False
+        self._videos: dict[Key, _Video] = {}
+        self._copies = torch.cuda.Stream(encoder.device) if encoder.device.type == "cuda" else None
+        self._in_flight: deque[torch.cuda.Event] = deque()
+
+    @torch.inference_mode()
+    def add(self, key: Key, segment: Tensor) -> None:
+        """Take the next segment of a video, uint8 (16, 256, 340, 3) on the CPU; it may be overwritten afterwards."""
+        video = self._videos.get(key) or self._open(key)
+        frames = self._upload(segment)
+        events = event_synthesis(
+            frames,
+            threshold=self._settings["threshold"],
+            clamp=self._settings["clamp"],
+            normalize=self._settings["normalize"],
+        )
+        video.density.append(density(events))
+        count, dim = len(self._crops), self._encoder.dim
+        image = torch.empty(SEGMENT * count, dim, device=self._encoder.device)
+        event = torch.empty(count, dim, device=self._encoder.device)
+
+        def image_done() -> None:
+            video.image.append(segment_means(image.view(1, SEGMENT, count, dim))[0])
+
+        images, maps = video.batches
+        images.add(_cut(frames, self._crops).flatten(0, 1), image, image_done)
+        maps.add(_cut(events[None], self._crops).flatten(0, 1), event, lambda: video.event.append(event))
+        self._keep_pace()
+
+    @torch.inference_mode()
+    def end(self, key: Key) -> None:
+        """There are no more segments of this video."""
+        video = self._videos[key]
+        video.ended = True
+        if self._across is False:
+            self._flush_own(video)
+
+    def drop(self, key: Key) -> None:
+        """Forget a video that failed."""
+        self._videos.pop(key, None)
+
+    @torch.inference_mode()
+    def flush(self) -> None:
+        """Encode what is waiting for a full batch."""
+        for batch in self._shared or ():
+            batch.flush()
+
+    def complete(self) -> Iterator[Encoded[Key]]:
+        """Give out, once, the ended videos all of whose segments are encoded."""
+        for key, video in list(self._videos.items()):
+            if video.ended and len(video.image) == len(video.event) == len(video.density):
+                del self._videos[key]
+                densities = torch.stack(video.density).tolist()
+                yield Encoded(key, torch.stack(video.image, 1), torch.stack(video.event, 1), densities)
+
+    def _open(self, key: Key) -> _Video:
+        if self._shared is None:
+            self._shared = self._batches()
+        elif self._across is None:
+            self._across = rows_stand_alone(self._encoder)
+            if not self._across:
+                for first in self._videos.values():
+                    self._flush_own(first)
+        first_or_shared = self._across or not self._opened
+        self._opened = True
+        video = self._videos[key] = _Video(self._shared if first_or_shared else self._batches())
+        return video
+
+    def _flush_own(self, video: _Video) -> None:
+        if video.ended:
+            for batch in video.batches:
+                batch.flush()
+
+    def _batches(self) -> tuple[_Batch, _Batch]:
+        encoder = self._encoder
+        images = torch.zeros(encoder.batch, CROP, CROP, 3, dtype=torch.uint8, device=encoder.device)
+        maps = torch.zeros(event_batch(encoder), CROP, CROP, device=encoder.device)
+        return _Batch(encoder.encode_image, images), _Batch(encoder.encode_event, maps)
+
+    def _keep_pace(self) -> None:
+        """Let the GPU fall behind by a few segments, but not by so many that they fill its memory."""
+        if self._copies is None:
+            return
+        self._in_flight.append(torch.cuda.current_stream(self._encoder.device).record_event())
+        if len(self._in_flight) > _IN_FLIGHT:
+            self._in_flight.popleft().synchronize()
+
+    def _upload(self, segment: Tensor) -> Tensor:
+        if self._copies is None:
+            return segment
+        # On a stream of its own, so that waiting for the copy is not waiting for the encoder.
+        with torch.cuda.stream(self._copies):
+            frames = segment.to(self._encoder.device, non_blocking=True)
+        self._copies.synchronize()
+        frames.record_stream(torch.cuda.current_stream(self._encoder.device))
+        return frames
+
+
+def _cut(images: Tensor, indices: list[int]) -> Tensor:
+    """Crops of full-size images, (n, 256, 340[, 3]) → (n, len(indices), 224, 224[, 3]), where they lie."""
+    boxes = crop_boxes()
+    windows = []
+    for index in indices:
+        top, left, mirrored = boxes[index]
+        window = images[:, top : top + CROP, left : left + CROP]
+        windows.append(window.flip(2) if mirrored else window)
+    return torch.stack(windows, 1)
+
+
+def rows_stand_alone(encoder: Encoder) -> bool:
+    """Whether this encoder, on this machine, gives a row the same bits wherever it lies in a batch.
+
+    Tried once an encoder, on batches of random frames and maps and the same batches rolled.
+    """
+    known: bool | None = getattr(encoder, "_rows_stand_alone", None)
+    if known is None:
+        random = torch.Generator().manual_seed(0)
+        frames = torch.randint(0, 256, (encoder.batch, CROP, CROP, 3), dtype=torch.uint8, generator=random)
+        maps = torch.rand((event_batch(encoder), CROP, CROP), generator=random)
+        known = _rolls(encoder.encode_image, frames) and _rolls(encoder.encode_event, maps)
+        encoder._rows_stand_alone = known  # type: ignore[attr-defined]
+    return known
+
+
+def _rolls(encode: Callable[[Tensor], Tensor], rows: Tensor) -> bool:
+    step = max(1, len(rows) // 3)
+    return torch.equal(encode(rows).roll(step, 0), encode(rows.roll(step, 0)))

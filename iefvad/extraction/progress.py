@@ -1,0 +1,91 @@
+"""What a person sees while videos are extracted: videos, frames a second, and when it will be over."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+_TERMINAL, _LOG = 0.2, 15.0  # seconds between two lines
+
+
+class Progress:
+    """A bar of `paths` (name: file), safe to use from several threads; a video counts by its file's size.
+
+    `frames` is the number of frames decoded so far.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], *, quiet: bool) -> None:
+        self.frames = 0
+        self._sizes = {name: _size(path) for name, path in paths.items()}
+        self._left = sum(self._sizes.values())
+        self._shares: dict[str, float] = {}  # of videos in work: the part that is done
+        self._finished = 0
+        self._worked = 0.0  # bytes of videos that were done here, not skipped
+        self._lock = threading.Lock()
+        self._begin = self._shown = time.perf_counter()
+        self._every = _TERMINAL if sys.stderr.isatty() else _LOG
+        self._bar: tqdm[Any] = tqdm(
+            total=len(paths),
+            disable=quiet,
+            bar_format="{l_bar}{bar}| {n:.1f}/{total} videos [{elapsed}{postfix}]",
+        )
+
+    def advance(self, name: str, frames: int, share: float) -> None:
+        """`frames` more of a video were decoded, and `share` of it, 0 to 1, is done."""
+        with self._lock:
+            self.frames += frames
+            self._shares[name] = min(1.0, share)
+        self.show()
+
+    def finish(self, name: str, *, skipped: bool = False) -> None:
+        """A video is done with, whether it is stored or failed; `skipped`: it cost no time."""
+        with self._lock:
+            self._shares.pop(name, None)
+            self._finished += 1
+            self._left -= self._sizes[name]
+            self._worked += 0 if skipped else self._sizes[name]
+        self.show()
+
+    def show(self, *, now: bool = False) -> None:
+        """Draw the bar if the last time is long enough ago."""
+        moment = time.perf_counter()
+        with self._lock:
+            if moment - self._shown < self._every and not now:
+                return
+            self._shown = moment
+            self._bar.n = self._finished + sum(self._shares.values())
+            text = f"{self.frames / (moment - self._begin):.0f} frames/s"
+            if left := self._seconds_left(moment):
+                text += f", {tqdm.format_interval(left)} left, until {time.strftime('%H:%M', _clock(left))}"
+        self._bar.set_postfix_str(text)
+
+    def write(self, line: str) -> None:
+        """Print a line on stderr without harm to the bar."""
+        self._bar.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Draw the bar for the last time."""
+        self.show(now=True)
+        self._bar.close()
+
+    def _seconds_left(self, moment: float) -> int:
+        half_done = sum(share * self._sizes[name] for name, share in self._shares.items())
+        done = self._worked + half_done
+        return round((self._left - half_done) * (moment - self._begin) / done) if done else 0
+
+
+def _clock(seconds: float) -> time.struct_time:
+    return time.localtime(time.time() + seconds)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,276 @@
+"""The engine of a cluster: the same stages as a Ray Data pipeline over the videos.
+
+Tasks decode, each through a process of its own (`iefvad.extraction.decoding`), actors encode batches across videos, and
+the calling process collects the rows of a video and stores it. Features are those of the local engine to the last bit,
+as both encode in passes of one size, in which a row's place makes no difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from iefvad.errors import UserError
+from iefvad.extraction.config import ExtractConfig, ExtractReport, encoder_of, store_settings
+from iefvad.extraction.decoding import SHAPE, DecoderCrash, DecodingProcess, Ended, Opened
+from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
+from iefvad.extraction.record import Features, Job, Record, open_store, sidecar_of
+from iefvad.store import hash_file
+from iefvad.video import SEGMENT
+
+# Kinds of rows. Every row has `name`, `kind`, `index` and `info` (JSON); segments have `frames`, later features.
+_SEGMENT, _FAILED, _SKIPPED, _BROKEN = "segment", "failed", "skipped", "broken"
+
+
+def extract_with_ray(paths: dict[str, Path], out: Path, config: ExtractConfig) -> ExtractReport:
+    """Extract videos {name: file} into the store `out` on a Ray cluster, or on this machine without an address.
+
+    Files and weights must lie at the same paths on all machines. Raises UserError if Ray is not installed, if the
+    cluster cannot be reached or has no GPU where one is asked for, and as `iefvad.extract.extract`.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError(f"--engine ray needs Ray ({error}): pip install 'iefvad[ray]'.") from None
+    # Settings tell which store fits, and need the weights' hashes; the actors compute.
+    encoder = encoder_of(config, device="cpu")
+    store = open_store(out, store_settings(encoder, config))
+    settings = store.settings | {"on_truncated": config.on_truncated}
+    hashes = {key: value for key, value in encoder.settings.items() if key.endswith("_hash")}
+    del encoder
+    with Record(store, paths, quiet=config.quiet) as record, _cluster(ray, config):
+        rows = _pipeline(ray, record, config, settings, hashes)
+        _collect(record, rows, settings)
+        record.wait()
+    return record.report
+
+
+@contextlib.contextmanager
+def _cluster(ray: Any, config: ExtractConfig) -> Iterator[None]:
+    """Connect to the cluster, or start one on this machine; a connection that was there already stays."""
+    mine = not ray.is_initialized()
+    if mine:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        try:
+            ray.init(
+                address=config.ray_address or "local",
+                include_dashboard=None if config.ray_address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"the Ray cluster {config.ray_address or 'of this machine'} does not start or answer ({error}): check"
+                " --ray-address, or use --engine local."
+            ) from error
+    levels = {name: logging.getLogger(name).level for name in ("ray", "ray.data")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        if mine:
+            ray.shutdown()
+
+
+def _pipeline(
+    ray: Any, record: Record, config: ExtractConfig, settings: dict[str, Any], hashes: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """Rows of features, in any order."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    device, actors, cores = _resources(ray.cluster_resources(), config)
+    config = dataclasses.replace(config, device=device)
+    batch = config.batch or (4 * SEGMENT if device == "cuda" else SEGMENT)
+    items = [
+        {"name": name, "path": str(path), "known": record.stored_hash(name) or ""}
+        for name, path in record.paths.items()
+    ]
+    # Unlike needs keep Ray from fusing the two stages, which would leave the encoder waiting for its own decoding.
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).flat_map(
+        _Decode(settings), num_cpus=0.9 if cores >= 1 else 0.4
+    )
+    dataset = dataset.map_batches(
+        _Encode,
+        fn_constructor_kwargs={"config": config, "settings": settings, "hashes": hashes, "threads": int(max(1, cores))},
+        batch_size=batch,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=cores,
+        num_gpus=1 if device == "cuda" else None,
+    )
+    for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        for place in range(len(block["name"])):
+            yield {key: column[place] for key, column in block.items()}
+
+
+def _resources(there: dict[str, float], config: ExtractConfig) -> tuple[str, int, float]:
+    """Device of the actors, how many there are, and CPU cores for each."""
+    gpus, cores = int(there.get("GPU", 0)), there.get("CPU", 1.0)
+    wanted = config.device.split(":")[0]
+    if wanted == "cuda" and not gpus:
+        raise UserError("--device cuda: the Ray cluster has no GPU; use --device cpu, or another cluster.")
+    device = "cuda" if gpus and wanted != "cpu" and config.image_model.strip() != "descriptor" else "cpu"
+    actors = config.ray_actors or (gpus if device == "cuda" else 1)
+    if device == "cuda" and actors > gpus:
+        raise UserError(f"--ray-actors {actors}: the Ray cluster has {gpus} GPUs, and each actor takes one.")
+    if cores < 2:
+        return device, actors, 0.5 / actors
+    if actors >= cores:
+        raise UserError(f"--ray-actors {actors}: the Ray cluster has {cores:.0f} cores, and decoding needs one.")
+    return device, actors, 1.0 if device == "cuda" else max(1.0, (cores * 3 // 4) // actors)
+
+
+class _Decode:
+    """Rows of one video: its segments, or why there are none. Run in Ray's tasks; imports no torch by itself."""
+
+    _process: DecodingProcess | None = None  # one a worker of Ray's, kept from video to video
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    def __call__(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        name, path = item["name"], Path(item["path"])
+        try:
+            source_hash = hash_file(path)
+            if source_hash == item["known"]:
+                yield _row(name, _SKIPPED)
+            else:
+                yield from self._segments(name, path, source_hash)
+        except OSError as error:
+            yield _row(name, _FAILED, reason=f"{path} cannot be read ({error.strerror or error})")
+        except (DecoderCrash, UserError) as error:
+            yield _row(name, _FAILED, reason=str(error))
+
+    def _segments(self, name: str, path: Path, source_hash: str) -> Iterator[dict[str, Any]]:
+        process, _Decode._process = _Decode._process or DecodingProcess(), None
+        try:
+            yield from self._decode(process, name, path, source_hash)
+        except UserError:
+            _Decode._process = process
+            raise
+        except BaseException:
+            process.close()  # crashed, or left in the middle of a video
+            raise
+        _Decode._process = process
+
+    def _decode(self, process: DecodingProcess, name: str, path: Path, source_hash: str) -> Iterator[dict[str, Any]]:
+        opened, last, index = Opened(25.0, None), None, 0
+        for part in process.decode(path, self.settings, lambda: np.empty(SHAPE, np.uint8)):
+            if isinstance(part, Opened):
+                opened = part
+            elif isinstance(part, Ended):
+                assert last is not None
+                ended = dataclasses.asdict(part) | {"segments": index, "source_hash": source_hash}
+                yield _row(name, _SEGMENT, index - 1, last, opened=dataclasses.asdict(opened), ended=ended)
+            else:
+                if last is not None:
+                    yield _row(name, _SEGMENT, index - 1, last, opened=dataclasses.asdict(opened))
+                last, index = part, index + 1
+
+
+def _row(name: str, kind: str, index: int = 0, frames: np.ndarray | None = None, **info: Any) -> dict[str, Any]:
+    content = b"" if frames is None else frames.tobytes()
+    return {"name": name, "kind": kind, "index": index, "info": json.dumps(info), "frames": content}
+
+
+class _Encode:
+    """Actor: batches of rows with frames to batches of rows with features."""
+
+    def __init__(self, config: ExtractConfig, settings: dict[str, Any], hashes: dict[str, str], threads: int) -> None:
+        self.problem = ""
+        self.crops = len(settings["crops"])
+        try:
+            if config.device == "cpu":
+                torch.set_num_threads(threads)
+            self.encoder = encoder_of(config)
+            if any(self.encoder.settings[key] != value for key, value in hashes.items()):
+                raise UserError("the weights at the given path differ between the machines of the cluster")
+            if not rows_stand_alone(self.encoder):
+                raise UserError(
+                    "on this device a row of the encoder depends on its place in a batch, so that features would not"
+                    " be reproducible: use --engine local, or another --precision or --batch"
+                )
+            self.video_encoder: VideoEncoder[int] = VideoEncoder(self.encoder, settings, across=True)
+        except Exception as error:  # said by rows: Ray would start the actor again and again
+            self.problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        count = len(rows["name"])
+        dim = 1 if self.problem else self.encoder.dim
+        image, event = (np.zeros((count, self.crops, dim), np.float32) for _ in range(2))
+        density = np.zeros(count)
+        kind, info = rows["kind"].astype(object), rows["info"].astype(object)
+        if self.problem:
+            kind[:], info[:] = _BROKEN, json.dumps({"reason": self.problem})
+        else:
+            for place in np.flatnonzero(kind == _SEGMENT).tolist():
+                frames = np.frombuffer(rows["frames"][place], np.uint8).reshape(SHAPE)
+                self.video_encoder.add(place, torch.from_numpy(frames.copy()))
+                self.video_encoder.end(place)
+            self.video_encoder.flush()
+            for done in self.video_encoder.complete():
+                image[done.key] = done.image[:, 0].cpu().numpy()
+                event[done.key] = done.event[:, 0].cpu().numpy()
+                density[done.key] = done.density[0]
+        kept = {"name": rows["name"], "index": rows["index"], "kind": kind, "info": info}
+        return kept | {"image": image, "event": event, "density": density}
+
+
+@dataclasses.dataclass
+class _Video:
+    rows: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    opened: Opened | None = None
+    ended: dict[str, Any] | None = None
+
+
+def _collect(record: Record, rows: Iterator[dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Put the rows of each video in their order, and store it when the last has come."""
+    videos: dict[str, _Video] = {}
+    for row in rows:
+        name, info = str(row["name"]), json.loads(str(row["info"]))
+        if row["kind"] == _BROKEN:
+            raise UserError(f"an encoder of the Ray cluster cannot work: {info['reason']}.")
+        if row["kind"] == _SKIPPED:
+            record.skip(name)
+        elif row["kind"] == _FAILED:
+            videos.pop(name, None)
+            record.fail(name, info["reason"])
+        elif name not in record.report.failed:
+            video = videos.setdefault(name, _Video())
+            video.rows[int(row["index"])] = row
+            video.opened = Opened(**info["opened"])
+            video.ended = info.get("ended") or video.ended
+            claimed = video.opened.frames or float("inf")
+            record.progress.advance(name, SEGMENT, len(video.rows) * SEGMENT / claimed)
+            if video.ended and len(video.rows) == video.ended["segments"]:
+                _store(record, name, videos.pop(name), settings)
+        record.check()
+    for name, video in videos.items():
+        record.fail(
+            name, f"only {len(video.rows)} of its segments came back from the cluster; run the same command again"
+        )
+
+
+def _store(record: Record, name: str, video: _Video, settings: dict[str, Any]) -> None:
+    assert video.opened is not None and video.ended is not None
+    rows = [video.rows[index] for index in range(len(video.rows))]
+    image, event = (torch.from_numpy(np.stack([row[key] for row in rows], 1)) for key in ("image", "event"))
+    job = Job(name, record.paths[name], video.ended["source_hash"])
+    ended = Ended(video.ended["frames"], video.ended["frames_dropped"])
+    density = [float(row["density"]) for row in rows]
+    record.write(job, Features(image, event, sidecar_of(job, settings, video.opened, ended, len(rows), density)))

@@ -1,0 +1,234 @@
+"""Which videos are to be done, and what became of each: the store, the report and failed.csv."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from iefvad.errors import UserError
+from iefvad.extraction.config import ExtractReport
+from iefvad.extraction.decoding import Ended, Opened
+from iefvad.extraction.progress import Progress
+from iefvad.files import remove_left_over, write_text
+from iefvad.store import FeatureStore, Sidecar, hash_file
+from iefvad.video import find_videos
+
+FAILED = "failed.csv"
+"""File in the store that lists the videos which could not be extracted: name, path, reason."""
+
+_WRITING = 4  # videos that may wait for the disk before the encoder does
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video to extract: its name in the store, its file and the file's hash."""
+
+    name: str
+    path: Path
+    source_hash: str
+
+
+@dataclass
+class Features:
+    """All features of one video: `image` and `event` float32 (C, T, D) on any device, and its sidecar."""
+
+    image: Tensor
+    event: Tensor
+    sidecar: Sidecar
+
+
+class Record:
+    """One call of `extract` on a store: hands out the videos that it lacks, and writes what engines bring.
+
+    All methods may be called from several threads. Used as a context; leaving it waits for what is being written,
+    rewrites failed.csv and the index, and completes `report`.
+    """
+
+    def __init__(self, store: FeatureStore, paths: dict[str, Path], *, quiet: bool) -> None:
+        self.store, self.paths = store, paths
+        self.report = ExtractReport()
+        self.progress = Progress(paths, quiet=quiet)
+        self.stop = threading.Event()
+        self._todo = iter(paths.items())
+        self._todo_lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, "write")
+        self._writing: set[Future[None]] = set()
+        self._writing_lock = threading.Lock()
+        self._slots = threading.Semaphore(_WRITING)
+        self._broken = False
+        self._begin = time.perf_counter()
+
+    def __enter__(self) -> Record:
+        remove_left_over(self.store.root)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop.set()
+        try:
+            self._writer.shutdown()  # finished videos are kept, whatever happened
+            if error is None:
+                self.check()
+        finally:
+            self._complete()
+            self.progress.close()
+            # After a full disk these would raise again, and hide what happened.
+            with contextlib.nullcontext() if sys.exc_info()[0] is None else contextlib.suppress(UserError):
+                _record_failures(self.store.root, self.paths, self.report.failed)
+                self.store.write_index()
+
+    def jobs(self) -> Iterator[Job]:
+        """The videos that the store does not hold yet, each to one of all who ask, found as they are asked for."""
+        while not self.stop.is_set():
+            with self._todo_lock:
+                name, path = next(self._todo, (None, None))
+            if name is None or path is None:
+                return
+            try:
+                source_hash = hash_file(path)
+            except OSError as error:
+                self.fail(name, f"{path} cannot be read ({error.strerror or error})")
+                continue
+            if self.store.is_current(name, source_hash):
+                self.skip(name)
+            else:
+                yield Job(name, path, source_hash)
+
+    def stored_hash(self, name: str) -> str | None:
+        """Hash of the file that the stored features of a video were made from; None if it is not stored."""
+        return self.store.sidecar(name).source_hash if name in self.store else None
+
+    def skip(self, name: str) -> None:
+        """Note that the store holds a video already."""
+        self.report.skipped.append(name)
+        self.progress.finish(name, skipped=True)
+
+    def fail(self, name: str, reason: str) -> None:
+        """Note that a video could not be extracted, and why."""
+        self.report.failed[name] = reason
+        self.progress.write(f"iefvad extract: {name} failed: {reason}")
+        self.progress.finish(name)
+
+    def write(self, job: Job, features: Features) -> None:
+        """Store a video's features in a thread; waits only while several are being written."""
+        while not self._slots.acquire(timeout=0.2):
+            self.check()
+        with self._writing_lock:
+            self._writing.add(self._writer.submit(self._write, job, features))
+        self.check()
+
+    def check(self) -> None:
+        """Raise what a write has raised: UserError for a full disk, KeyboardInterrupt."""
+        with self._writing_lock:
+            finished, self._writing = wait(self._writing, timeout=0)
+        for future in finished:
+            future.result()
+
+    def wait(self) -> None:
+        """Return when everything is written; raises as `check`."""
+        while self._writing:
+            wait(self._writing, timeout=0.2, return_when=FIRST_COMPLETED)
+            self.check()
+
+    def _write(self, job: Job, features: Features) -> None:
+        try:
+            if self._broken:
+                return
+            self.store.write(job.name, features.image.cpu().numpy(), features.event.cpu().numpy(), features.sidecar)
+            self.report.done.append(job.name)
+            self.progress.finish(job.name)
+        except UserError as error:
+            if isinstance(error.__cause__, OSError):
+                self._broken = True
+                raise  # the disk, not the video
+            self.fail(job.name, str(error))
+        except BaseException:
+            self._broken = True
+            raise
+        finally:
+            self._slots.release()
+
+    def _complete(self) -> None:
+        place = {name: index for index, name in enumerate(self.paths)}
+        self.report.done.sort(key=place.__getitem__)
+        self.report.skipped.sort(key=place.__getitem__)
+        self.report.failed = {name: self.report.failed[name] for name in place if name in self.report.failed}
+        self.report.frames = self.progress.frames
+        self.report.seconds = time.perf_counter() - self._begin
+
+
+def sidecar_of(
+    job: Job, settings: dict[str, Any], opened: Opened, ended: Ended, segments: int, density: list[float]
+) -> Sidecar:
+    """What the store keeps of a video."""
+    return Sidecar(
+        name=job.name,
+        source=str(job.path),
+        source_hash=job.source_hash,
+        fps=opened.fps,
+        frames=ended.frames,
+        segments=segments,
+        frames_dropped=ended.frames_dropped,
+        crops=settings["crops"],
+        event_density=density,
+    )
+
+
+def name_videos(videos: Sequence[str | Path]) -> dict[str, Path]:
+    """The videos by their names in the store: the path below the given folder, or the file's name, without suffix.
+
+    Raises UserError if there are none, or if two would have one name.
+    """
+    named: dict[str, Path] = {}
+    for given in map(Path, videos):
+        for path in find_videos([given]):
+            name = (path.relative_to(given) if given.is_dir() else Path(path.name)).with_suffix("").as_posix()
+            other = named.setdefault(name, path)
+            if not other.samefile(path):
+                raise UserError(f"{other} and {path} would both be stored as {name}: rename one, or use two stores.")
+    return named or {path.stem: path for path in find_videos(list(videos))}
+
+
+def open_store(root: Path, settings: dict[str, Any]) -> FeatureStore:
+    """Open or create the store; weights that have moved but are the same are no difference. Raises UserError."""
+    if (root / "store.json").is_file():
+        stored = FeatureStore(root).settings
+        for stream in ("image", "event"):
+            if stored.get(f"{stream}_weights_hash") != settings[f"{stream}_weights_hash"]:
+                continue
+            settings.pop(f"{stream}_weights", None)
+            if f"{stream}_weights" in stored:
+                settings[f"{stream}_weights"] = stored[f"{stream}_weights"]
+            encoder = f"{stream}_encoder"
+            if all(str(side.get(encoder)).startswith("local-dir:") for side in (stored, settings)):
+                settings[encoder] = stored[encoder]
+    return FeatureStore(root, settings=settings, create=True)
+
+
+def _record_failures(root: Path, paths: dict[str, Path], failed: dict[str, str]) -> None:
+    """Rewrite failed.csv: this call's failures, and earlier ones of videos that this call was not given."""
+    path = root / FAILED
+    rows: list[tuple[str, str, str]] = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [(row[0], row[1], row[2]) for row in csv.reader(file) if len(row) == 3 and row[0] not in paths][1:]
+    rows += [(name, str(paths[name]), reason) for name, reason in failed.items()]
+    if rows:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("name", "path", "reason"), *rows])
+        write_text(path, text.getvalue())
+    else:
+        path.unlink(missing_ok=True)
