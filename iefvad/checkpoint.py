@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,16 @@ def load_model(
 
 
 def save_folder(folder: Path, model: IEFVAD) -> None:
-    """Write what `load_folder` reads: the weights, then config.json with configuration and provenance."""
-    save_model(folder / WEIGHTS, model)
-    document = {"model_type": "iefvad", **dataclasses.asdict(model.config), "provenance": model.provenance}
+    """Write what `load_folder` reads: the weights, then config.json with configuration and provenance.
+
+    Of the encoders' weight files it keeps the names alone: the folder is made to be shared, their paths are not.
+    """
+    provenance = dict(model.provenance)
+    if isinstance(encoder := provenance.get("encoder"), dict):
+        files = {name: encoder[name] for name in ("image_weights", "event_weights") if name in encoder}
+        provenance["encoder"] = encoder | {name: re.split(r"[\\/]", path)[-1] for name, path in files.items()}
+    save_model(folder / WEIGHTS, model, provenance)
+    document = {"model_type": "iefvad", **dataclasses.asdict(model.config), "provenance": provenance}
     write_text(folder / CONFIG, json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 

@@ -73,6 +73,16 @@ def test_a_saved_folder_comes_back_the_same(name, tmp_path):
     assert all(parameter.requires_grad for parameter in found.parameters())
 
 
+def test_a_folder_to_share_tells_no_paths(tmp_path):
+    model = build(encoder={"image_weights": "/home/someone/clip.safetensors", "event_weights": r"C:\w\evt.safetensors"})
+    model.save_pretrained(tmp_path)
+    encoder = load_pretrained(tmp_path).provenance["encoder"]
+    assert encoder == {"image_weights": "clip.safetensors", "event_weights": "evt.safetensors"}
+    written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"someone" not in written and rb"C:" not in written
+    assert model.provenance["encoder"]["image_weights"].startswith("/home"), "the model itself is left alone"
+
+
 def test_a_copy_keeps_weights_and_provenance():
     model = build()
     copied = copy.deepcopy(model)
