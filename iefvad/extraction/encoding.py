@@ -13,7 +13,7 @@ from torch import Tensor
 from ief_kernels import event_synthesis
 from iefvad.encoders import Encoder
 from iefvad.stream import density, segment_means
-from iefvad.video import CROP, SEGMENT, crop_boxes
+from iefvad.video import CROP, SEGMENT, WIDTH, crop_boxes
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -36,8 +36,8 @@ class _Batch:
         self._filled = 0
         self._parts: list[tuple[Tensor, Callable[[], None] | None]] = []
 
-    def add(self, rows: Tensor, out: Tensor, done: Callable[[], None]) -> None:
-        """Encode (n, ...) rows into `out` (n, D) sooner or later, and then call `done`."""
+    def add(self, rows: Tensor, out: Tensor, done: Callable[[], None] | None) -> None:
+        """Encode (n, ...) rows into `out` (n, D) sooner or later, and then call `done`, if there is one."""
         while len(rows):
             count = min(len(rows), len(self._rows) - self._filled)
             self._rows[self._filled : self._filled + count] = rows[:count]
@@ -116,15 +116,22 @@ class VideoEncoder(Generic[Key]):
         )
         video.density.append(density(events))
         count, dim = len(self._crops), self._encoder.dim
-        image = torch.empty(SEGMENT * count, dim, device=self._encoder.device)
+        image = torch.empty(count, SEGMENT, dim, device=self._encoder.device)
         event = torch.empty(count, dim, device=self._encoder.device)
 
         def image_done() -> None:
-            video.image.append(segment_means(image.view(1, SEGMENT, count, dim))[0])
+            video.image.append(segment_means(image.transpose(0, 1).contiguous()[None])[0])
+
+        def event_done() -> None:
+            video.event.append(event)
 
         images, maps = video.batches
-        images.add(_cut(frames, self._crops).flatten(0, 1), image, image_done)
-        maps.add(_cut(events[None], self._crops).flatten(0, 1), event, lambda: video.event.append(event))
+        for slot, (pictures, cut) in enumerate(
+            zip(_windows(frames, self._crops), _windows(events[None], self._crops), strict=True)
+        ):
+            last = slot == count - 1
+            images.add(pictures, image[slot], image_done if last else None)
+            maps.add(cut, event[slot : slot + 1], event_done if last else None)
         self._keep_pace()
 
     @torch.inference_mode()
@@ -196,15 +203,22 @@ class VideoEncoder(Generic[Key]):
         return frames
 
 
-def _cut(images: Tensor, indices: list[int]) -> Tensor:
-    """Crops of full-size images, (n, 256, 340[, 3]) → (n, len(indices), 224, 224[, 3]), where they lie."""
+def _windows(images: Tensor, indices: list[int]) -> Iterator[Tensor]:
+    """Crops of full-size images, (n, 256, 340[, 3]) → (n, 224, 224[, 3]) views, one after another.
+
+    A mirrored crop is a window of the mirrored picture, which is made once for all of them.
+    """
     boxes = crop_boxes()
-    windows = []
+    mirrored_images: Tensor | None = None
     for index in indices:
         top, left, mirrored = boxes[index]
-        window = images[:, top : top + CROP, left : left + CROP]
-        windows.append(window.flip(2) if mirrored else window)
-    return torch.stack(windows, 1)
+        if mirrored and mirrored_images is None:
+            mirrored_images = images.flip(2)
+        source = images
+        if mirrored:
+            assert mirrored_images is not None
+            source, left = mirrored_images, WIDTH - CROP - left
+        yield source[:, top : top + CROP, left : left + CROP]
 
 
 def rows_stand_alone(encoder: Encoder) -> bool:
