@@ -81,7 +81,7 @@ def wait_for_a_moment(seeded: random.Random, store: Path, needed: float) -> None
         time.sleep(seeded.uniform(0, needed))
         return
     files = len(list(store.rglob("*"))) + seeded.randint(1, 6)
-    end = time.perf_counter() + 2 * needed
+    end = time.perf_counter() + 1.2 * needed
     while len(list(store.rglob("*"))) < files and time.perf_counter() < end:
         time.sleep(0.002)
     time.sleep(seeded.uniform(0, 0.02))
@@ -108,7 +108,7 @@ def test_killed_twenty_times(server: Server, videos: Path, tmp_path: Path, model
             finished = versions(store)
             child = server.start([*options, str(store)])
             if killed < KILLS // 2:
-                time.sleep(seeded.uniform(0, 0.7 * needed))
+                wait_for_a_moment(seeded, store, needed)
                 os.kill(child, signal.SIGKILL)
             status = server.wait()
             assert status in (1, -signal.SIGKILL)
