@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from iefvad.video import CROP, SEGMENT, WIDTH, crop_boxes
 
 Key = TypeVar("Key", bound=Hashable)
 
+_CHUNK = 64  # segments whose features lie in one allocation
 _IN_FLIGHT = 16  # segments on the GPU whose encoding is not over: 4 MB each
 
 
@@ -74,12 +75,38 @@ class Encoded(Generic[Key]):
     density: list[float]
 
 
+class _Rows:
+    """What there is of each of a video's segments, tensors of one shape, in order.
+
+    Many segments share one allocation: kept one by one between the large buffers that come and go, they would pin the
+    heap, which then grows by megabytes a segment.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self._shape, self._device, self._dtype = (_CHUNK, *shape), device, dtype
+        self._chunks: list[Tensor] = []
+        self._count = 0
+        self.done = 0
+
+    def next(self) -> Tensor:
+        """Where the next segment's go; whoever has written them adds one to `done`."""
+        chunk, row = divmod(self._count, _CHUNK)
+        if chunk == len(self._chunks):
+            self._chunks.append(torch.empty(self._shape, device=self._device, dtype=self._dtype))
+        self._count += 1
+        return self._chunks[chunk][row]
+
+    def stacked(self) -> Tensor:
+        """All of them, (T, ...)."""
+        return torch.cat(self._chunks)[: self._count]
+
+
 @dataclass
 class _Video:
     batches: tuple[_Batch, _Batch]
-    image: list[Tensor] = field(default_factory=list)  # (C, D) a segment
-    event: list[Tensor] = field(default_factory=list)
-    density: list[Tensor] = field(default_factory=list)
+    image: _Rows
+    event: _Rows
+    density: _Rows
     ended: bool = False
 
 
@@ -114,16 +141,18 @@ class VideoEncoder(Generic[Key]):
             clamp=self._settings["clamp"],
             normalize=self._settings["normalize"],
         )
-        video.density.append(density(events))
+        video.density.next().copy_(density(events))
+        video.density.done += 1
         count, dim = len(self._crops), self._encoder.dim
         image = torch.empty(count, SEGMENT, dim, device=self._encoder.device)
-        event = torch.empty(count, dim, device=self._encoder.device)
+        image_row, event_row = video.image.next(), video.event.next()
 
         def image_done() -> None:
-            video.image.append(segment_means(image.transpose(0, 1).contiguous()[None])[0])
+            image_row.copy_(segment_means(image.transpose(0, 1).contiguous()[None])[0])
+            video.image.done += 1
 
         def event_done() -> None:
-            video.event.append(event)
+            video.event.done += 1
 
         images, maps = video.batches
         for slot, (pictures, cut) in enumerate(
@@ -131,7 +160,7 @@ class VideoEncoder(Generic[Key]):
         ):
             last = slot == count - 1
             images.add(pictures, image[slot], image_done if last else None)
-            maps.add(cut, event[slot : slot + 1], event_done if last else None)
+            maps.add(cut, event_row[slot : slot + 1], event_done if last else None)
         self._keep_pace()
 
     @torch.inference_mode()
@@ -155,10 +184,10 @@ class VideoEncoder(Generic[Key]):
     def complete(self) -> Iterator[Encoded[Key]]:
         """Give out, once, the ended videos all of whose segments are encoded."""
         for key, video in list(self._videos.items()):
-            if video.ended and len(video.image) == len(video.event) == len(video.density):
+            if video.ended and video.image.done == video.event.done == video.density.done:
                 del self._videos[key]
-                densities = torch.stack(video.density).tolist()
-                yield Encoded(key, torch.stack(video.image, 1), torch.stack(video.event, 1), densities)
+                image, event = (rows.stacked().transpose(0, 1) for rows in (video.image, video.event))
+                yield Encoded(key, image, event, video.density.stacked().tolist())
 
     def _open(self, key: Key) -> _Video:
         if self._shared is None:
@@ -170,7 +199,13 @@ class VideoEncoder(Generic[Key]):
                     self._flush_own(first)
         first_or_shared = self._across or not self._opened
         self._opened = True
-        video = self._videos[key] = _Video(self._shared if first_or_shared else self._batches())
+        device, shape = self._encoder.device, (len(self._crops), self._encoder.dim)
+        video = self._videos[key] = _Video(
+            self._shared if first_or_shared else self._batches(),
+            image=_Rows(shape, device),
+            event=_Rows(shape, device),
+            density=_Rows((), device, torch.float64),
+        )
         return video
 
     def _flush_own(self, video: _Video) -> None:
