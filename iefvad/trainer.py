@@ -42,11 +42,11 @@ CHECK = 50  # steps after which losses are looked at; each look waits for the de
 
 @dataclass
 class Fitted:
-    """A trained network, the epoch it was taken from, and the score that 1% of held-out normal segments exceed."""
+    """A trained network, its epoch, and the score that 1% of held-out normal segments exceed (None without any)."""
 
     model: IEFVAD
     epoch: int
-    threshold: float
+    threshold: float | None
 
 
 def model_config(config: TrainConfig, dim: int, modality: str) -> ModelConfig:
@@ -303,9 +303,9 @@ class Trainer:
             f" {self.config.lr}) and start again."
         )
 
-    def _threshold(self, held_out: Sequence[Video]) -> float:
+    def _threshold(self, held_out: Sequence[Video]) -> float | None:
         normal = [scored.scores for scored in self.score([video for video in held_out if not video.classes])]
-        return float(np.quantile(np.concatenate(normal), 0.99)) if normal else 0.5
+        return float(np.quantile(np.concatenate(normal), 0.99)) if normal else None
 
     def _save_state(self) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
