@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import ief_kernels
 from ief_kernels import Fusion, Terms
 from iefvad.card import MODEL_CARD, facts
+from iefvad.linear import Linear
 
 MODALITIES = ("image", "event")
 
@@ -110,8 +111,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.in_proj = nn.Linear(dim, 3 * dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.in_proj = Linear(dim, 3 * dim)
+        self.out_proj = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
         nn.init.xavier_uniform_(self.in_proj.weight)
         nn.init.zeros_(self.in_proj.bias)
@@ -137,8 +138,8 @@ class ModalityEncoder(nn.Module):
             SelfAttention(config.dim, config.heads, config.dropout) for _ in range(config.layers)
         )
         self.whiten = nn.LayerNorm(config.dim)
-        self.mu = nn.Linear(config.dim, config.dim)
-        self.logvar = nn.Linear(config.dim, config.dim)
+        self.mu = Linear(config.dim, config.dim)
+        self.logvar = Linear(config.dim, config.dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, D) features → mean and log-variance, (B, T, D) each."""

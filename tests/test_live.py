@@ -218,7 +218,9 @@ def test_a_camera(clip, monkeypatch):
     """OpenCV stands in for the camera with a file; the frames must reach the model as RGB."""
     real = cv2.VideoCapture
     monkeypatch.setattr("iefvad.detection.sources.cv2.VideoCapture", lambda device: real(str(clip)))
-    monkeypatch.setattr("iefvad.detection.sources._AHEAD", 100)  # a file is faster than a camera; nothing may be dropped
+    monkeypatch.setattr(
+        "iefvad.detection.sources._AHEAD", 100
+    )  # a file is faster than a camera; nothing may be dropped
     [detection] = detect_videos(small_model(), "0", device="cpu", retries=0)
     assert detection.video == "camera 0" and len(detection.scores.scores) == 10
     np.testing.assert_allclose(detection.scores.scores, small_detector(hop=1)(clip).scores.scores, atol=0.02)

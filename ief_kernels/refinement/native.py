@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._products import product
 from .._tensors import compute_dtype
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -28,17 +29,14 @@ def _block(weights: Weights, step: int, dtype: torch.dtype) -> Weights:
     return w1, b1, w2, b2
 
 
-def _hidden(z: Tensor, w1: Tensor, b1: Tensor, out: Tensor | None) -> Tensor:
-    return torch.addmm(b1, z.to(w1.dtype), w1.t(), out=out).relu_()
+def _hidden(z: Tensor, w1: Tensor, b1: Tensor) -> Tensor:
+    return product(z.to(w1.dtype), w1, b1, relu=True)
 
 
-def _step(z: Tensor, block: Weights, attenuation: float, hidden: Tensor | None, out: Tensor) -> Tensor:
+def _step(z: Tensor, block: Weights, attenuation: float, out: Tensor) -> Tensor:
     """z - attenuation·(W2·relu(W1·z + b1) + b2), written to `out` (which may not be z)."""
     w1, b1, w2, b2 = block
-    hidden = _hidden(z, w1, b1, hidden)
-    if w2.dtype == z.dtype:
-        return torch.addmm(z, hidden, w2.t(), alpha=-attenuation, out=out).sub_(b2, alpha=attenuation)
-    return torch.sub(z, torch.addmm(b2, hidden, w2.t()), alpha=attenuation, out=out)
+    return torch.sub(z, product(_hidden(z, w1, b1), w2, b2), alpha=attenuation, out=out)
 
 
 def forward(
@@ -52,14 +50,13 @@ def forward(
         saved = rows.new_empty((len(kept), *rows.shape))
         if steps == 0:
             return z.clone(memory_format=torch.contiguous_format), saved
-        hidden = rows.new_empty((rows.shape[0], weights[0].shape[1]), dtype=dtype)
         state, spare = rows, [torch.empty_like(rows) for _ in range(2 if steps - len(kept) > 1 else 1)]
         for k in range(steps):
             if k + 1 in kept:
                 out = saved[(k + 1) // every - 1]
             else:
                 out = next(buffer for buffer in spare if buffer is not state)
-            state = _step(state, _block(weights, k, dtype), attenuation, hidden, out)
+            state = _step(state, _block(weights, k, dtype), attenuation, out)
         return state.view(z.shape).to(z.dtype), saved
 
 
@@ -86,7 +83,7 @@ def backward(
             states = [saved[start // every - 1] if start else rows]
             for k in range(start, min(start + every, steps) - 1):
                 block = _block(weights, k, dtype)
-                states.append(_step(states[-1], block, attenuation, None, torch.empty_like(rows)))
+                states.append(_step(states[-1], block, attenuation, torch.empty_like(rows)))
             for k in reversed(range(start, start + len(states) if steps else 0)):
                 state = states.pop()
                 _backward_step(g, other, state, _block(weights, k, dtype), attenuation, [s[k % len(s)] for s in sums])
@@ -99,9 +96,9 @@ def backward(
 def _backward_step(g: Tensor, out: Tensor, z: Tensor, block: Weights, attenuation: float, sums: list[Tensor]) -> None:
     """Writes the gradient of z to `out` and adds those of the block to `sums` (w1, b1, w2, b2; or empty)."""
     w1, b1, w2, _ = block
-    hidden = _hidden(z, w1, b1, None)
+    hidden = _hidden(z, w1, b1)
     narrow, z = g.to(w1.dtype), z.to(w1.dtype)
-    gh = torch.mm(narrow, w2)
+    gh = product(narrow, w2.t())
     if sums:
         _add_product(sums[2], narrow, hidden, attenuation)
         sums[3].sub_(g.sum(0), alpha=attenuation)
@@ -110,15 +107,9 @@ def _backward_step(g: Tensor, out: Tensor, z: Tensor, block: Weights, attenuatio
     if sums:
         _add_product(sums[0], gh, z, attenuation)
         sums[1].sub_(gh.sum(0, dtype=g.dtype), alpha=attenuation)
-    if w1.dtype == g.dtype:
-        torch.addmm(g, gh, w1, alpha=-attenuation, out=out)
-    else:
-        torch.sub(g, torch.mm(gh, w1), alpha=attenuation, out=out)
+    torch.sub(g, product(gh, w1.t()), alpha=attenuation, out=out)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, attenuation: float) -> None:
-    """total -= attenuation·aᵀ·b, summed in total's dtype."""
-    if a.dtype == total.dtype:
-        total.addmm_(a.t(), b, alpha=-attenuation)
-    else:
-        total.sub_(torch.mm(a.t(), b), alpha=attenuation)
+    """total -= attenuation·aᵀ·b."""
+    total.sub_(product(a.t(), b.t()), alpha=attenuation)

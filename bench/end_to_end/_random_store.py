@@ -1,0 +1,91 @@
+"""A packed store of random features, as large as a benchmark's, written as fast as the disk takes it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from iefvad.errors import UserError
+from iefvad.files import write_json
+from iefvad.packed import CATALOGUE, FORMAT, table_name
+
+# UCF-Crime's training videos are 800 normal and 810 abnormal ones, ten crops each.
+NORMAL_SHARE = 800 / 1610
+CROPS = 10
+PERIOD = 8191
+"""Rows after which the values repeat: a prime, so that no two of the first 8191 clips are alike."""
+
+
+def write_store(root: Path, *, clips: int, segments: int, dim: int, seed: int = 0) -> None:
+    """Write `clips` training clips of `segments` segments each and no test video into the folder `root`.
+
+    Ten clips are a video where that divides their number, else each is one. Values are normal, in float16. Raises
+    UserError where the disk has no room.
+    """
+    crops = CROPS if clips % CROPS == 0 and clips >= 2 * CROPS else 1
+    videos = clips // crops
+    normal = min(max(round(videos * NORMAL_SHARE), 1), videos - 1)
+    rows = clips * segments + 1
+    tensors = {
+        "features": ("F16", [2, rows, dim], 4 * rows * dim),
+        "offsets": ("I64", [clips + 1], 8 * (clips + 1)),
+        "event_density": ("F32", [0], 0),
+        "truth": ("U8", [0], 0),
+    }
+    header, end = {}, 0
+    for name, (dtype, shape, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(root).free
+    if end > 0.95 * free:
+        raise UserError(
+            f"the features take {end / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB left: lower --clips, or name"
+            " another folder with TMPDIR"
+        )
+    random = np.random.default_rng(seed)
+    block = random.standard_normal((PERIOD, dim), dtype=np.float32).astype("<f2")
+    with (root / table_name("train")).open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for stream in range(2):
+            _fill(file, np.roll(block, stream * (PERIOD // 2), axis=0), rows - 1)
+            file.write(bytes(2 * dim))
+        file.write((np.arange(clips + 1, dtype="<i8") * segments).tobytes())
+    nothing: dict[str, np.ndarray] = {"features": np.zeros((2, 1, dim), np.float16), "offsets": np.zeros(1, np.int64)}
+    nothing |= {"event_density": np.zeros(0, np.float32), "truth": np.zeros(0, np.uint8)}
+    save_file(nothing, root / table_name("test"))
+    entries = [
+        {
+            "name": f"video{number:05d}",
+            "classes": [] if number < normal else ["Abnormal"],
+            "split": "train",
+            "segments": segments,
+            "fps": 30.0,
+            "frames": 16 * segments,
+            "crops": list(range(crops)),
+            "source": None,
+            "truth": False,
+            "event_density": False,
+        }
+        for number in range(videos)
+    ]
+    document: dict[str, object] = {
+        "format": FORMAT,
+        "name": "random",
+        "dim": dim,
+        "max_segments": segments,
+        "settings": {},
+    }
+    write_json(root / CATALOGUE, document | {"plan": f"random {seed}", "notes": [], "videos": entries})
+
+
+def _fill(file: BinaryIO, block: np.ndarray, rows: int) -> None:
+    for start in range(0, rows, PERIOD):
+        block[: rows - start].tofile(file)
