@@ -119,7 +119,8 @@ class Clips:
         return self._finish(self._half(chosen, pad_to, self._scratch), chosen)
 
     def batches(self, order: Iterable[Sequence[int]], *, pad_to: int | None = None) -> Iterator[Batch]:
-        """The batches of an epoch, as of :meth:`batch`, on the clips' device, each made while the last one is used.
+        """The batches of an epoch, as of :meth:`batch`, on the clips' device; where they are read or
+        copied to a GPU, each is made while the last one is used.
 
         They take turns in the same memory: a batch must not be used any more once the next one is asked for.
         """
@@ -142,6 +143,11 @@ class Clips:
                 return half, chosen
             return slot.single.like(half).copy_(half), chosen
 
+        if not staged and self._table is not None:
+            # On the CPU a second thread, with a team of OpenMP's of its own, would only take cores from the training.
+            while (ready := prepare(slots[0])) is not None:
+                yield self._finish(*ready)
+            return
         with ThreadPoolExecutor(max_workers=1) as pool:
             pending = pool.submit(prepare, slots[0])
             while (ready := pending.result()) is not None:
