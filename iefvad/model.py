@@ -16,6 +16,7 @@ import ief_kernels
 from ief_kernels import Fusion, Terms
 from iefvad.card import MODEL_CARD, facts
 from iefvad.linear import Linear
+from iefvad.ragged import ValidRows
 
 MODALITIES = ("image", "event")
 
@@ -118,14 +119,22 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`mask` broadcasts to (B, 1, T, T) bool, True where a row may attend to a column; None attends to all."""
-        batch, length, dim = x.shape
-        qkv = self.in_proj(x).view(batch, length, 3, self.heads, dim // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def forward(self, x: Tensor, mask: Tensor | None, rows: ValidRows | None = None) -> Tensor:
+        """`mask` broadcasts to (B, 1, T, T) bool, True where a row may attend to a column; None attends to all.
+
+        With `rows`, `x` and the result are (R, D): the padding is there within the attention only.
+        """
+        qkv = self.in_proj(x)
+        if rows is not None:
+            qkv = rows.place(qkv)
+        batch, length, triple = qkv.shape
+        dim = triple // 3
+        query, key, value = qkv.view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         merged = attended.transpose(1, 2).reshape(batch, length, dim)
+        if rows is not None:
+            merged = rows.take(merged)
         return self.norm(x + self.out_proj(merged))
 
 
@@ -141,12 +150,15 @@ class ModalityEncoder(nn.Module):
         self.mu = Linear(config.dim, config.dim)
         self.logvar = Linear(config.dim, config.dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) features → mean and log-variance, (B, T, D) each."""
+    def forward(self, x: Tensor, mask: Tensor | None, rows: ValidRows | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) features → mean and log-variance, (B, T, D) each; with `rows` zeros in the padding."""
+        if rows is not None:
+            x = rows.take(x)
         for layer in self.layers:
-            x = layer(x, mask)
+            x = layer(x, mask, rows)
         x = self.whiten(x)
-        return self.mu(x), self.logvar(x)
+        mu, logvar = self.mu(x), self.logvar(x)
+        return (mu, logvar) if rows is None else (rows.place(mu), rows.place(logvar))
 
 
 class IEFVAD(
@@ -208,12 +220,13 @@ class IEFVAD(
         """Score a batch of videos.
 
         `image`, `event`: (B, T, D) floating-point features; a single-modality network ignores the other, which may be
-        None. `lengths`: (B,) integers, valid segments of each video; what lies behind them never matters. `state`:
-        from the previous chunk of the same videos. `context`: the first so many segments, which `state` has seen
-        already, are there for the attention alone; all outputs begin behind them, T - context segments long.
+        None. `lengths`: (B,) integers, valid segments of each video; what lies behind them never matters. Where they
+        are on the CPU, padding is left out of all layers but attention, on any device. `state`: from the previous chunk
+        of the same videos. `context`: the first so many segments, which `state` has seen already, are there for the
+        attention alone; all outputs begin behind them, T - context segments long.
         """
         inputs = {"image": image, "event": event}
-        valid, mask = self._masks(inputs, lengths, context)
+        valid, mask, rows = self._masks(inputs, lengths, context)
         mus: dict[str, Tensor] = {}
         logvars: dict[str, Tensor] = {}
         for name, encoder in self.encoders.items():
@@ -221,13 +234,17 @@ class IEFVAD(
             assert features is not None
             if name in self.statistics:
                 features = self.statistics[name](features)
-            if valid is not None:
+            if valid is not None and rows is None:
                 # NaN in the padding would survive attention as 0·NaN, so it is replaced rather than multiplied away.
                 features = features.masked_fill(~valid.unsqueeze(-1), 0)
-            mu, logvar = encoder(features, mask)
+            mu, logvar = encoder(features, mask, rows)
             mus[name], logvars[name] = mu[:, context:], logvar[:, context:]
+        device = mu.device
         if lengths is not None:
             lengths = (lengths - context).clamp(min=0)
+            if rows is not None and context:
+                rows = ValidRows.of(lengths, mu.shape[1] - context, device)
+            lengths = lengths.to(device, non_blocking=True)
         counted = None if self.config.released else lengths
         fused, terms = self._fuse(mus, logvars, counted)
         gain, end = None, None
@@ -235,8 +252,10 @@ class IEFVAD(
         if self.scan is not None:
             scan = self.scan(fused.mean, fused.var, lengths=lengths, initial_state=state)
             sequence, gain, end = scan.mean, scan.gain, State(*scan.state)
-        refined = self.refinement(sequence)
+        refined = self.refinement(sequence if rows is None else rows.take(sequence))
         logits = self.classifier(refined).squeeze(-1).float()
+        if rows is not None:
+            refined, logits = rows.place(refined), rows.place(logits)
         weighted = self.config.modality == "fusion"
         return Output(
             logits=logits,
@@ -306,7 +325,8 @@ class IEFVAD(
 
     def _masks(
         self, inputs: dict[str, Tensor | None], lengths: Tensor | None, context: int
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, Tensor | None, ValidRows | None]:
+        """Which segments are valid, which attend to which, and the rows to compute; None where all do, or are."""
         shapes = set()
         for name in self.encoders:
             features = inputs[name]
@@ -323,19 +343,21 @@ class IEFVAD(
         position = torch.arange(segments, device=device)
         valid: Tensor | None = None
         mask: Tensor | None = None
+        rows: ValidRows | None = None
         if lengths is not None:
             if lengths.shape != (batch,):
                 raise ValueError(f"lengths must be ({batch},), not {tuple(lengths.shape)}")
-            valid = position < lengths.unsqueeze(1)
+            valid = position < lengths.to(device, non_blocking=True).unsqueeze(1)
             if not self.config.released:
                 mask = valid[:, None, None, :]
+                rows = ValidRows.of(lengths, segments, device)
         if self.config.window is not None:
             near = position // self.config.window == (position // self.config.window).unsqueeze(1)
             mask = near if mask is None else mask & near
         if mask is not None:
             # Padding attends to itself (it is zeroed): a softmax over nothing would be NaN.
             mask = mask | (position == position.unsqueeze(1))
-        return valid, mask
+        return valid, mask, rows
 
     def _fuse(
         self, mus: dict[str, Tensor], logvars: dict[str, Tensor], lengths: Tensor | None

@@ -114,7 +114,7 @@ def score_batch(
     segments = image.shape[1]
     if model.config.released and segments < chunk:
         image, event = (F.pad(features, (0, 0, 0, chunk - segments)) for features in (image, event))
-    out = model(image.to(device).float(), event.to(device).float(), lengths.to(device), state=state, context=context)
+    out = model(image.to(device).float(), event.to(device).float(), lengths.cpu(), state=state, context=context)
     columns = [out.scores]
     for values in (out.w_img, out.w_evt, out.gain):
         columns.append(torch.full_like(out.scores, torch.nan) if values is None else values.float().mean(-1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from bench import associative
 from bench.__main__ import main
 from bench.end_to_end import _train_memory as memory
 from bench.end_to_end._plain_model import PlainIEFVAD
-from bench.end_to_end._random_store import write_store
+from bench.end_to_end._random_store import video_lengths, write_store
 from bench.end_to_end._train_measure import Size, check, endless, rows, steps_per_epoch
 from bench.end_to_end._train_tables import full_run_seconds, targets
 from bench.end_to_end._ways import COMPILED, FUSED, WAYS, WEIGHTS, Sections, Training
@@ -65,6 +66,17 @@ def test_plain_model_has_the_networks_loss_and_gradients(segments: int) -> None:
         torch.testing.assert_close(ours[name], theirs[other], rtol=1e-3, atol=1e-6, msg=name)
     torch.testing.assert_close(ours["refinement.blocks.2.0.weight"], theirs["refinement.w1"][2], rtol=1e-3, atol=1e-6)
     assert len(ours) == len(list(plain.parameters())), "every weight takes part"
+
+
+@pytest.mark.parametrize("fill", [0.05, 0.52, 0.97])
+@pytest.mark.parametrize("videos", [2, 161])
+def test_lengths_have_the_padding_asked_for(fill: float, videos: int) -> None:
+    lengths = video_lengths(videos, 256, fill, np.random.default_rng(0))
+    assert min(lengths) >= 1 and max(lengths) <= 256 and len(lengths) == videos
+    # Two videos change together in steps; of many, no single rounding shows.
+    assert sum(lengths) / (256 * videos) == pytest.approx(fill, abs=0.01 if videos == 2 else 0.002)
+    assert video_lengths(videos, 256, fill, np.random.default_rng(0)) == lengths
+    assert videos == 2 or lengths != sorted(lengths), "short and long ones mix"
 
 
 def test_plain_model_refuses_what_it_is_not() -> None:

@@ -118,14 +118,15 @@ class PlainIEFVAD(nn.Module):
 
     def forward(self, batch: Batch, weights: LossWeights) -> Tensor:
         """The total loss of a batch, a scalar."""
-        steps = torch.arange(batch.image.shape[1], device=batch.image.device)
-        padding = steps >= batch.lengths[:, None]
+        device = batch.image.device
+        lengths = batch.lengths.to(device)
+        padding = torch.arange(batch.image.shape[1], device=device) >= lengths[:, None]
         beliefs = [
             encoder(features, padding)
             for encoder, features in zip(self.encoders.values(), (batch.image, batch.event), strict=True)
         ]
         mus, logvars = [mu for mu, _ in beliefs], [logvar for _, logvar in beliefs]
-        mean, var, kl_img, kl_evt, cosine, norm = self.fusion(mus, logvars, batch.lengths)
+        mean, var, kl_img, kl_evt, cosine, norm = self.fusion(mus, logvars, lengths)
         refined = self.refinement(self.scan(mean, var))
         probabilities = torch.sigmoid(self.classifier(refined).squeeze(-1))
         videos = []

@@ -31,13 +31,17 @@ TOLERANCE = {False: 1e-4, True: 2e-2}
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained on: `clips` of `segments` × `dim`, `batch` normal and as many abnormal ones a step."""
+    """What is trained on: `clips` of `segments` × `dim`, `batch` normal and as many abnormal ones a step.
+
+    `fill`: the share of the segments that are no padding.
+    """
 
     clips: int = UCF_CLIPS
     segments: int = SEGMENTS
     dim: int = DIM
     batch: int = UCF_BATCH
     epochs: int = UCF_EPOCHS
+    fill: float = 1.0
 
     @property
     def heads(self) -> int:
@@ -53,21 +57,25 @@ class Size:
 
     @property
     def share(self) -> float:
-        """The matrix products of a step relative to those at UCF-Crime size."""
-        return self.operations() / Size().operations()
+        """The matrix products of a step relative to those at UCF-Crime size, with as much padding."""
+        return self.operations() / Size(fill=self.fill).operations()
 
     @property
     def is_ucf(self) -> bool:
-        """Whether a step, an epoch and the run are those of UCF-Crime."""
-        return self == Size()
+        """Whether a step, an epoch and the run are those of UCF-Crime, but for the padding."""
+        return self == Size(fill=self.fill)
 
     def operations(self) -> float:
-        """Of the matrix products of one step, forward and backward, nothing computed twice."""
+        """Of the matrix products of one step, forward and backward, nothing computed twice.
+
+        Padding counts as computed within attention and nowhere else.
+        """
         config = self.model
-        layer = 8 * self.dim**2 + 4 * self.segments * self.dim  # four projections; scores and weighted values
-        encoder = config.layers * layer + 4 * self.dim**2
+        attention = config.layers * 4 * self.segments * self.dim  # scores and weighted values
+        projections = config.layers * 8 * self.dim**2 + 4 * self.dim**2
         refinement = 4 * config.refine_steps * self.dim * (config.hidden or self.dim)
-        return 3.0 * 2 * self.batch * self.segments * (2 * encoder + refinement)
+        segment = 2 * attention + self.fill * (2 * projections + refinement)
+        return 3.0 * 2 * self.batch * self.segments * segment
 
 
 def endless(clips: Clips, batch: int) -> Generator[Batch, None, None]:

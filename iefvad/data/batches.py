@@ -24,7 +24,7 @@ _SHARE = 0.6
 class Batch:
     """`image`, `event` (B, T, D) float32, zero behind each length; `lengths` (B,) int64; `labels` (B,) float32.
 
-    A label is 1 for an abnormal video.
+    A label is 1 for an abnormal video. Lengths stay on the CPU: what is not to be computed must be known there.
     """
 
     image: Tensor
@@ -34,7 +34,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        return Batch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+        image, event, labels = (value.to(device, non_blocking=True) for value in (self.image, self.event, self.labels))
+        return Batch(image, event, self.lengths, labels)
 
 
 class Clips:
@@ -223,8 +224,8 @@ class Clips:
 
     def _finish(self, values: Tensor, chosen: Tensor) -> Batch:
         image, event = values.to(self.device, non_blocking=True).float()
-        lengths, labels = (column[chosen].to(self.device, non_blocking=True) for column in (self.lengths, self.labels))
-        return Batch(image, event, lengths, labels)
+        labels = self.labels[chosen].to(self.device, non_blocking=True)
+        return Batch(image, event, self.lengths[chosen], labels)
 
 
 class _Buffer:
