@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import ief_kernels
 from ief_kernels import Fusion, Terms
+from iefvad.attention import attention_with_dropout
 from iefvad.card import MODEL_CARD, facts
+from iefvad.layout import Layout, ValidRows, lay_out
 from iefvad.linear import Linear
-from iefvad.ragged import ValidRows
 
 MODALITIES = ("image", "event")
 
@@ -119,22 +120,20 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None, rows: ValidRows | None = None) -> Tensor:
-        """`mask` broadcasts to (B, 1, T, T) bool, True where a row may attend to a column; None attends to all.
-
-        With `rows`, `x` and the result are (R, D): the padding is there within the attention only.
-        """
-        qkv = self.in_proj(x)
-        if rows is not None:
-            qkv = rows.place(qkv)
-        batch, length, triple = qkv.shape
-        dim = triple // 3
-        query, key, value = qkv.view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """(B, T, D), or with rows (R, D): then padding is there within the attention only."""
+        qkv = self.in_proj(x).unflatten(-1, (3, self.heads, -1))
+        if layout.spans is not None:
+            merged = attention_with_dropout(qkv.view(-1, *qkv.shape[-3:]), layout.spans, self.dropout).view(x.shape)
+            return self.norm(x + self.out_proj(merged))
+        if layout.rows is not None:
+            qkv = layout.rows.place(qkv)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        merged = attended.transpose(1, 2).reshape(batch, length, dim)
-        if rows is not None:
-            merged = rows.take(merged)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.mask, dropout_p=dropout)
+        merged = attended.transpose(1, 2).flatten(2)
+        if layout.rows is not None:
+            merged = layout.rows.take(merged)
         return self.norm(x + self.out_proj(merged))
 
 
@@ -150,12 +149,13 @@ class ModalityEncoder(nn.Module):
         self.mu = Linear(config.dim, config.dim)
         self.logvar = Linear(config.dim, config.dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None, rows: ValidRows | None = None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) features → mean and log-variance, (B, T, D) each; with `rows` zeros in the padding."""
+    def forward(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """(B, T, D) features → mean and log-variance, (B, T, D) each; with rows zeros in the padding."""
+        rows = layout.rows
         if rows is not None:
             x = rows.take(x)
         for layer in self.layers:
-            x = layer(x, mask, rows)
+            x = layer(x, layout)
         x = self.whiten(x)
         mu, logvar = self.mu(x), self.logvar(x)
         return (mu, logvar) if rows is None else (rows.place(mu), rows.place(logvar))
@@ -226,7 +226,8 @@ class IEFVAD(
         attention alone; all outputs begin behind them, T - context segments long.
         """
         inputs = {"image": image, "event": event}
-        valid, mask, rows = self._masks(inputs, lengths, context)
+        valid, layout = self._layout(inputs, lengths, context)
+        rows = layout.rows
         mus: dict[str, Tensor] = {}
         logvars: dict[str, Tensor] = {}
         for name, encoder in self.encoders.items():
@@ -237,7 +238,7 @@ class IEFVAD(
             if valid is not None and rows is None:
                 # NaN in the padding would survive attention as 0·NaN, so it is replaced rather than multiplied away.
                 features = features.masked_fill(~valid.unsqueeze(-1), 0)
-            mu, logvar = encoder(features, mask, rows)
+            mu, logvar = encoder(features, layout)
             mus[name], logvars[name] = mu[:, context:], logvar[:, context:]
         device = mu.device
         if lengths is not None:
@@ -323,10 +324,9 @@ class IEFVAD(
             if isinstance(module, SelfAttention):
                 nn.init.zeros_(module.out_proj.weight)
 
-    def _masks(
+    def _layout(
         self, inputs: dict[str, Tensor | None], lengths: Tensor | None, context: int
-    ) -> tuple[Tensor | None, Tensor | None, ValidRows | None]:
-        """Which segments are valid, which attend to which, and the rows to compute; None where all do, or are."""
+    ) -> tuple[Tensor | None, Layout]:
         shapes = set()
         for name in self.encoders:
             features = inputs[name]
@@ -339,25 +339,16 @@ class IEFVAD(
         batch, segments, _ = shapes.pop()
         if not 0 <= context <= segments:
             raise ValueError(f"context must be between 0 and the {segments} segments given, not {context}")
-        device = next(self.parameters()).device
-        position = torch.arange(segments, device=device)
-        valid: Tensor | None = None
-        mask: Tensor | None = None
-        rows: ValidRows | None = None
-        if lengths is not None:
-            if lengths.shape != (batch,):
-                raise ValueError(f"lengths must be ({batch},), not {tuple(lengths.shape)}")
-            valid = position < lengths.to(device, non_blocking=True).unsqueeze(1)
-            if not self.config.released:
-                mask = valid[:, None, None, :]
-                rows = ValidRows.of(lengths, segments, device)
-        if self.config.window is not None:
-            near = position // self.config.window == (position // self.config.window).unsqueeze(1)
-            mask = near if mask is None else mask & near
-        if mask is not None:
-            # Padding attends to itself (it is zeroed): a softmax over nothing would be NaN.
-            mask = mask | (position == position.unsqueeze(1))
-        return valid, mask, rows
+        if lengths is not None and lengths.shape != (batch,):
+            raise ValueError(f"lengths must be ({batch},), not {tuple(lengths.shape)}")
+        return lay_out(
+            (batch, segments),
+            lengths,
+            next(self.parameters()).device,
+            window=self.config.window,
+            padding=self.config.released,
+            dropout=self.config.dropout if self.training else 0.0,
+        )
 
     def _fuse(
         self, mus: dict[str, Tensor], logvars: dict[str, Tensor], lengths: Tensor | None

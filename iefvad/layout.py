@@ -1,13 +1,16 @@
-"""The valid rows of a padded batch, so that what treats each segment alone need not compute the padding."""
+"""Where the segments of a batch lie and which attend to which: padding is left out wherever nothing needs it."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from iefvad.attention import Span, serves
 
 _WORTH = 0.9
 """Share of valid rows from which on leaving out the rest saves less than moving rows costs."""
@@ -52,6 +55,52 @@ class ValidRows:
         """(R, ...) → (B, T, ...): the valid rows at their places, zeros in the padding."""
         padded: Tensor = _Place.apply(rows, self)
         return padded
+
+
+class Layout(NamedTuple):
+    """What the encoders are told of a batch.
+
+    `rows`: those that are computed, None for all of (B, T). `spans`: rows of one video each that attend to each other;
+    where None, `mask`, which broadcasts to (B, 1, T, T) bool, is True where a segment may attend to another, and None
+    lets all attend to all.
+    """
+
+    rows: ValidRows | None = None
+    spans: list[Span] | None = None
+    mask: Tensor | None = None
+
+
+def lay_out(
+    shape: tuple[int, int],
+    lengths: Tensor | None,
+    device: torch.device,
+    *,
+    window: int | None,
+    padding: bool,
+    dropout: float,
+) -> tuple[Tensor | None, Layout]:
+    """The valid segments, (B, T) bool, None for all; and the layout of a batch of `shape` (B, T) on a device.
+
+    `lengths` (B,), `window` as of the model; `padding`: it takes part in attention; `dropout` of this pass' attention.
+    """
+    batch, segments = shape
+    position = torch.arange(segments, device=device)
+    valid = None if lengths is None else position < lengths.to(device, non_blocking=True).unsqueeze(1)
+    excluded = None if padding else lengths
+    rows = None if excluded is None else ValidRows.of(excluded, segments, device)
+    if window is None and serves(device, dropout) and (excluded is None or excluded.device.type == "cpu"):
+        ends = [segments] * batch if excluded is None else excluded.clamp(0, segments).numpy().tolist()
+        apart = [segments * index for index in range(batch)]
+        starts = apart if rows is None else [0, *itertools.accumulate(ends[:-1])]
+        return valid, Layout(rows, [(start, start + end) for start, end in zip(starts, ends, strict=True)])
+    mask = None if excluded is None or valid is None else valid[:, None, None, :]
+    if window is not None:
+        near = position // window == (position // window).unsqueeze(1)
+        mask = near if mask is None else mask & near
+    if mask is not None:
+        # Padding attends to itself (it is zeroed): a softmax over nothing would be NaN.
+        mask = mask | (position == position.unsqueeze(1))
+    return valid, Layout(rows, mask=mask)
 
 
 def _take(padded: Tensor, rows: ValidRows) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from test_model import VARIANTS
 from torch.utils.flop_counter import FlopCounterMode
 
+from iefvad.layout import ValidRows
 from iefvad.losses import LossWeights, total_loss
 from iefvad.model import IEFVAD
-from iefvad.ragged import ValidRows
 
 CPU = torch.device("cpu")
 
@@ -74,10 +74,11 @@ def test_gradients():
 
 
 @pytest.mark.parametrize("context", [0, 3])
+@pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_network_is_the_same_with_its_padding(name, context, monkeypatch):
-    """Dropout, too: attention sees the padded batch in both, and draws the same masks."""
-    config = dataclasses.replace(VARIANTS[name], dropout=0.3)
+def test_the_network_is_the_same_with_its_padding(name, window, context, monkeypatch):
+    """Dropout, too: attention draws the same masks either way."""
+    config = dataclasses.replace(VARIANTS[name], dropout=0.3, window=window)
     image, event = torch.randn(2, 4, 40, 24)
     lengths, labels = torch.tensor([40, 2, 0, 13]), torch.tensor([1.0, 0.0, 0.0, 1.0])
     image[1, 2:] = torch.nan
