@@ -74,6 +74,7 @@ record static "$status" $((SECONDS - static_began))
 step bench 260 "$python" -m bench --device cuda --seconds 170 --out "$out"
 # Needs what iefvad needs beside torch: wheels of safetensors, scikit-learn, jsonargparse, huggingface_hub, av, opencv.
 step bench-train 120 "$python" -m bench train --device cuda --ways plain reference fused fused-bfloat16 --out "$out"
+step bench-fill 60 "$python" -m bench train --device cuda --fill 0.52 --no-memory --ways plain fused fused-bfloat16 --out "$out"
 step bench-cpu 60 "$python" -m bench --device cpu --quick --out "$out"
 
 {
