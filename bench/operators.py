@@ -157,7 +157,8 @@ def _fusion_terms_work(case: Case) -> tuple[Work, Work]:
 def _scan_inputs(case: Case, device: torch.device) -> Inputs:
     x = torch.randn(case.shape, device=device).to(case.dtype)
     var = (torch.rand(case.shape, device=device) + 0.1).to(case.dtype)
-    noise = (torch.rand(case.shape[-1], device=device) * 0.5 + 0.1).requires_grad_(case.trains)
+    exact = torch.float64 if case.dtype == torch.float64 else torch.float32  # a parameter keeps its precision
+    noise = (torch.rand(case.shape[-1], device=device, dtype=exact) * 0.5 + 0.1).requires_grad_(case.trains)
     extra: Inputs = {} if case.nu is None else {"nu": case.nu}
     return {"x": x.requires_grad_(case.trains), "var": var.requires_grad_(case.trains), "process_noise": noise, **extra}
 

@@ -120,6 +120,8 @@ def _plain_refine(inputs: Inputs) -> Bound:
     parameters = list(module.parameters())
 
     def gather(grads: tuple[Tensor, ...]) -> list[Tensor]:
+        if not grads:
+            return []
         first, rest = grads[0], grads[1:]
         return [first, *(torch.stack(list(rest[kind::4])) for kind in range(4))]
 

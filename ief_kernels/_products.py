@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SMALLEST = 1 << 28
+SMALLEST = 1 << 23
 """Multiply-adds below which the choice makes no difference that its overhead would not eat."""
 
 
