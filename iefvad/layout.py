@@ -34,7 +34,7 @@ class ValidRows:
 
         Lengths on a GPU are not looked at, since that would wait for it: None.
         """
-        if lengths.device.type != "cpu" or torch.compiler.is_compiling():
+        if not _known(lengths):
             return None
         valid = np.arange(segments) < lengths.numpy()[:, None]
         index = np.flatnonzero(valid)
@@ -84,11 +84,13 @@ def lay_out(
     `lengths` (B,), `window` as of the model; `padding`: it takes part in attention; `dropout` of this pass' attention.
     """
     batch, segments = shape
+    if lengths is not None and _known(lengths) and (lengths.numpy() >= segments).all():
+        lengths = None  # without a mask torch has faster attention
     position = torch.arange(segments, device=device)
     valid = None if lengths is None else position < lengths.to(device, non_blocking=True).unsqueeze(1)
     excluded = None if padding else lengths
     rows = None if excluded is None else ValidRows.of(excluded, segments, device)
-    if window is None and serves(device, dropout) and (excluded is None or excluded.device.type == "cpu"):
+    if window is None and serves(device, dropout) and (excluded is None or _known(excluded)):
         ends = [segments] * batch if excluded is None else excluded.clamp(0, segments).numpy().tolist()
         apart = [segments * index for index in range(batch)]
         starts = apart if rows is None else [0, *itertools.accumulate(ends[:-1])]
@@ -101,6 +103,11 @@ def lay_out(
         # Padding attends to itself (it is zeroed): a softmax over nothing would be NaN.
         mask = mask | (position == position.unsqueeze(1))
     return valid, Layout(rows, mask=mask)
+
+
+def _known(lengths: Tensor) -> bool:
+    """Whether code may depend on the values, without a wait for the device and without a break of a compiled graph."""
+    return lengths.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _take(padded: Tensor, rows: ValidRows) -> Tensor:
