@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from iefvad.checkpoint import CALIBRATION
 from iefvad.command import command
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.detector import Detector
 from iefvad.detection.outputs import describe_failure, describe_rule
-from iefvad.detection.threshold import CALIBRATION, Calibration, Rule, fingerprint
+from iefvad.detection.threshold import Calibration, Rule, fingerprint
 from iefvad.errors import UserError
 from iefvad.model import IEFVAD
 from iefvad.options import add_options, from_namespace, make_parser, option

@@ -19,8 +19,8 @@ from iefvad.files import write_text, write_with
 from iefvad.model import IEFVAD, ModelConfig
 from iefvad.weights import differences, refuse_pickled
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-"""Files of a saved folder, as on the Hugging Face hub."""
+WEIGHTS, CONFIG, CALIBRATION = "model.safetensors", "config.json", "calibration.json"
+"""Files of a saved folder, as on the Hugging Face hub; the last one where its threshold was calibrated."""
 
 
 def save_model(path: Path, model: IEFVAD, extra: dict[str, Any] | None = None) -> None:

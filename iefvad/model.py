@@ -293,7 +293,8 @@ class IEFVAD(
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> str | None:
         """Write config.json, model.safetensors and a model card (README.md, unless there is one) into a folder.
 
-        Two calls write the same bytes. `options` are the mixin's, such as `push_to_hub=True, repo_id="owner/name"`.
+        The calibration of these weights, where the folder they were loaded from has one, goes with them. Two calls
+        write the same bytes. `options` are the mixin's, such as `push_to_hub=True, repo_id="owner/name"`.
         Raises UserError where the folder cannot be written.
         """
         from iefvad.files import storage_error
@@ -305,8 +306,10 @@ class IEFVAD(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         from iefvad.checkpoint import save_folder
+        from iefvad.detection.threshold import copy_calibration
 
         save_folder(save_directory, self)
+        copy_calibration(self, save_directory)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The model card: what the network is, how to load it, the paper."""

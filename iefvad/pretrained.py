@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from iefvad.checkpoint import CONFIG, WEIGHTS, load_folder, load_model, read_tensors
+from iefvad.checkpoint import CALIBRATION, CONFIG, WEIGHTS, load_folder, load_model, read_tensors
 from iefvad.compat import is_official, load_official
 from iefvad.errors import UserError
 from iefvad.model import IEFVAD
@@ -70,7 +71,9 @@ def load_pretrained(
             "local_files_only": local_files_only,
         },
     )
-    return load_folder(config, weights, backend=backend, device=device)
+    model = load_folder(config, weights, backend=backend, device=device)
+    model.folder = config.parent
+    return model
 
 
 def is_released(path: str | os.PathLike[str]) -> bool:
@@ -124,7 +127,10 @@ def _load_file(path: Path, backend: str, device: str | torch.device, released: d
 
 
 def _download(name: str, options: dict[str, Any]) -> tuple[Path, Path]:
-    """config.json and model.safetensors of a hub model, from the cache where the hub cannot be reached."""
+    """config.json and model.safetensors of a hub model, from the cache where the hub cannot be reached.
+
+    Its calibration, where it has one, then lies beside them.
+    """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -138,7 +144,10 @@ def _download(name: str, options: dict[str, Any]) -> tuple[Path, Path]:
     try:
         if not options["local_files_only"] and not _answers(HfApi(token=options["token"]), name, options["revision"]):
             options = options | {"local_files_only": True, "force_download": False}
-        return Path(hf_hub_download(name, CONFIG, **options)), Path(hf_hub_download(name, WEIGHTS, **options))
+        config, weights = (Path(hf_hub_download(name, file, **options)) for file in (CONFIG, WEIGHTS))
+        with contextlib.suppress(EntryNotFoundError):
+            hf_hub_download(name, CALIBRATION, **options)
+        return config, weights
     except LocalEntryNotFoundError:
         raise UserError(
             f"{name} is not in the cache of the Hugging Face hub, which cannot be reached or is switched off, {remedy}."

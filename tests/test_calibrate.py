@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from detecting import small_detector, small_model, write_video
 
 from iefvad.calibrate import CalibrateConfig, calibrate, find_threshold, main, poisson_bound
@@ -170,3 +172,30 @@ def test_a_calibration_of_other_weights_or_of_nothing_is_refused(folder, tmp_pat
     (tmp_path / "c.json").unlink()
     with pytest.raises(UserError, match="there is no calibration"):
         Detector(small_model(), config)
+
+
+def test_a_saved_model_takes_its_calibration_along(folder, tmp_path, monkeypatch):
+    calibration, _ = calibrate(folder / "run", [folder / "normal"], CalibrateConfig(100, device="cpu"))
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    calibration.write(run / "calibration.json")
+    model = IEFVAD.from_pretrained(run)
+    model.save_pretrained(tmp_path / "saved")
+    assert Detector(IEFVAD.from_pretrained(tmp_path / "saved")).rule.threshold == calibration.threshold
+    written = (tmp_path / "saved" / "calibration.json").read_text()
+    assert str(folder) not in written and '"n0.mp4"' in written, "names without paths"
+
+    # From the hub's cache, as a download leaves it there.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    repository = tmp_path / "cache" / "models--owner--vad"
+    shutil.copytree(tmp_path / "saved", repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    found = IEFVAD.from_pretrained("owner/vad", cache_dir=tmp_path / "cache")
+    assert Detector(found).rule.threshold == calibration.threshold
+
+    model.save_pretrained(run)
+    assert Calibration.read(run / "calibration.json") == calibration, "its own is left alone"
+    with torch.no_grad():
+        model.classifier.bias.add_(0.1)
+    model.save_pretrained(tmp_path / "trained on")
+    assert not (tmp_path / "trained on" / "calibration.json").exists()

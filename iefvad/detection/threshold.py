@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,12 @@ from typing import Any
 
 import torch
 
+from iefvad.checkpoint import CALIBRATION
 from iefvad.detection.config import DetectConfig
 from iefvad.errors import UserError
 from iefvad.files import write_json
 from iefvad.model import IEFVAD
 from iefvad.video_scores import VideoScores, intervals_above
-
-CALIBRATION = "calibration.json"
-"""Name of the calibration in a model's folder."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +135,20 @@ def choose_rule(
     if not rule.low <= rule.threshold:
         raise UserError(f"--low {rule.low} exceeds the threshold {rule.threshold:.4g}: give a lower one.")
     return rule
+
+
+def copy_calibration(model: IEFVAD, folder: Path) -> None:
+    """Put the calibration that lies beside a model's own weights into a folder that gets them too.
+
+    Of the footage it keeps the names alone. Weights that have changed since they were calibrated go without.
+    """
+    source = model.folder / CALIBRATION if model.folder else None
+    if source is None or not source.is_file() or folder.resolve() == source.parent.resolve():
+        return
+    calibration = Calibration.read(source)
+    if calibration.model == fingerprint(model):
+        videos = [row | {"path": re.split(r"[\\/]", row["path"])[-1]} for row in calibration.videos]
+        dataclasses.replace(calibration, videos=videos).write(folder / CALIBRATION)
 
 
 @torch.no_grad()
