@@ -53,6 +53,13 @@ def write_store(root: Path, *, clips: int, segments: int, dim: int, fill: float 
     Ten clips are a video where that divides their number, else each is one. Lengths as of `video_lengths`. Values are
     normal, in float16. Raises UserError where the disk has no room.
     """
+    root.mkdir(parents=True, exist_ok=True)
+    needed, free = 4 * fill * clips * segments * dim, shutil.disk_usage(root).free
+    if needed > 0.95 * free:
+        raise UserError(
+            f"the features take {needed / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB left: lower --clips, or name"
+            " another folder with TMPDIR"
+        )
     random = np.random.default_rng(seed)
     crops = CROPS if clips % CROPS == 0 and clips >= 2 * CROPS else 1
     videos = clips // crops
@@ -73,13 +80,6 @@ def write_store(root: Path, *, clips: int, segments: int, dim: int, fill: float 
         end += size
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % 64)
-    root.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(root).free
-    if end > 0.95 * free:
-        raise UserError(
-            f"the features take {end / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB left: lower --clips, or name"
-            " another folder with TMPDIR"
-        )
     block = random.standard_normal((PERIOD, dim), dtype=np.float32).astype("<f2")
     with (root / table_name("train")).open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
