@@ -16,6 +16,11 @@ def test_overview_names_every_command(capsys):
     assert all(name in printed for name in COMMANDS)
 
 
+def test_the_package_is_the_command():
+    found = subprocess.run([sys.executable, "-m", "iefvad", "nonsense"], capture_output=True, text=True)
+    assert found.returncode == 2 and "no command 'nonsense'" in found.stderr
+
+
 def test_unknown_command(capsys):
     assert main(["fly"]) == 2
     assert "no command 'fly'" in capsys.readouterr().err
