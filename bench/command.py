@@ -163,7 +163,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         teller.say(f"Peak memory of fusion + scan + refine, forward and backward, {shape}, float32:")
         teller.say(memory_table(peaks) + "\n")
     found = targets(device.type, rows, peaks)
-    teller.say("Targets:\n" + target_table(found))
+    smaller = " are set for larger shapes and more runs than --quick has, so this decides nothing"
+    teller.say(f"Targets{smaller if options.quick else ''}:\n" + target_table(found))
     return {
         "format": FORMAT,
         **about,
