@@ -80,8 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         chosen = ["--json", str(_prepared(options.out) / "static.json")] if options.out else []
         return static.main(chosen)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("no CUDA device is available; measure with --device cpu")
+    environment.device(options.device)
     torch.manual_seed(torch.seed() % 2**63)
     result = run_comparison(options) if options.base is not None else run(options)
     text = json.dumps(result, indent=1, allow_nan=False)
@@ -112,7 +111,7 @@ def _prepared(folder: Path) -> Path:
     return folder
 
 
-class _Teller:
+class Teller:
     """What the person sees: results on stdout unless the JSON goes there, progress on stderr."""
 
     def __init__(self, shown: bool) -> None:
@@ -144,7 +143,7 @@ def _chosen_cases(options: argparse.Namespace, device: torch.device) -> list[Cas
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measures what the options ask for; returns the content of the JSON file, and prints unless it goes to stdout."""
     device = torch.device(options.device)
-    teller = _Teller(not options.json)
+    teller = Teller(not options.json)
     about = environment.describe(device)
     teller.say(_heading(about))
     chosen = _chosen_cases(options, device)
@@ -181,7 +180,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def run_comparison(options: argparse.Namespace) -> dict[str, Any]:
     """Compares this tree with the commit that `--base` names; returns the content of the JSON file."""
     device = torch.device(options.device)
-    teller = _Teller(not options.json)
+    teller = Teller(not options.json)
     about = environment.describe(device)
     teller.say(_heading(about))
     chosen = _chosen_cases(options, device)

@@ -16,6 +16,14 @@ import torch
 
 from bench import revisions
 from ief_kernels import _native
+from iefvad.errors import UserError
+
+
+def device(name: str) -> torch.device:
+    """A device by its name. Raises UserError for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device is available; measure with --device cpu")
+    return torch.device(name)
 
 
 def version(package: str) -> str | None:

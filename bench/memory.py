@@ -128,28 +128,38 @@ def measure(
     for provider in providers:
         record: dict[str, Any] = {"provider": provider, "shape": list(shape), "peak_mb": None, "step_mb": None}
         cases = [Case(op, "training", shape) for op in OPS]
-        reason = next((why for case in cases if (why := refusal(provider, case, device))), None)
-        if reason is None:
-            reason = _child(provider, shape, device, timeout, record)
-        records.append({**record, "reason": reason})
+        record["reason"] = next((why for case in cases if (why := refusal(provider, case, device))), None)
+        if record["reason"] is None:
+            arguments = ["--provider", provider, "--device", str(device), "--shape", *map(str, shape)]
+            record |= ask("bench.memory", arguments, timeout)
+        records.append(record)
     return records
 
 
-def _child(
-    provider: str, shape: tuple[int, ...], device: torch.device, timeout: float, record: dict[str, Any]
-) -> str | None:
-    command = [sys.executable, "-m", "bench.memory", "--provider", provider, "--device", str(device)]
-    command += ["--shape", *map(str, shape)]
+def ask(module: str, arguments: Sequence[str], timeout: float) -> dict[str, Any]:
+    """What a process of a module of this package, which ends in `answer`, has measured; or why not, as `reason`."""
     root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", module, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=root)
     except subprocess.TimeoutExpired:
-        return f"took longer than {timeout:.0f} s"
+        return {"reason": f"took longer than {timeout:.0f} s"}
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        return lines[-1] if lines else f"exit status {done.returncode}"
-    record |= json.loads(done.stdout.strip().splitlines()[-1])
-    return None
+        return {"reason": lines[-1] if lines else f"exit status {done.returncode}"}
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def answer(measured: Callable[[], dict[str, float]]) -> int:
+    """Prints what `ask` reads; the exit status."""
+    try:
+        found = measured()
+    except Exception as error:  # the last line of stderr is what the table shows
+        print(explanation(error), file=sys.stderr)
+        return 1
+    print(json.dumps(found))
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,13 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shape", type=int, nargs=3, default=[16, 256, 768])
     options = parser.parse_args(arguments)
-    try:
-        found = measure_here(options.provider, tuple(options.shape), torch.device(options.device))
-    except Exception as error:  # the last line of stderr is what the table shows
-        print(explanation(error), file=sys.stderr)
-        return 1
-    print(json.dumps(found))
-    return 0
+    return answer(lambda: measure_here(options.provider, tuple(options.shape), torch.device(options.device)))
 
 
 if __name__ == "__main__":

@@ -173,20 +173,24 @@ def _scan_work(case: Case) -> tuple[Work, Work]:
 
 
 def _refine_inputs(case: Case, device: torch.device) -> Inputs:
+    """Half of the hidden units are on, half off, each by ten standard deviations of its input.
+
+    Where one lies within rounding of 0, two correct orders of summation give different gradients.
+    """
     dim = case.shape[-1]
     bound = dim**-0.5
 
     def uniform(*shape: int) -> Tensor:
-        weight = torch.empty(shape, device=device).uniform_(-bound, bound).to(case.dtype)
-        return weight.requires_grad_(case.trains)
+        return torch.empty(shape, device=device).uniform_(-bound, bound)
 
-    return {
-        "z": torch.randn(case.shape, device=device).to(case.dtype).requires_grad_(case.trains),
+    values = {
+        "z": torch.randn(case.shape, device=device),
         "w1": uniform(STEPS, dim, dim),
-        "b1": uniform(STEPS, dim),
-        "w2": uniform(STEPS, dim, dim),
+        "b1": 6 * uniform(STEPS, dim).sign(),
+        "w2": 0.1 * uniform(STEPS, dim, dim),  # small, so that z stays near the size that the margin is for
         "b2": uniform(STEPS, dim),
     }
+    return {name: value.to(case.dtype).requires_grad_(case.trains) for name, value in values.items()}
 
 
 def _refine_work(case: Case) -> tuple[Work, Work]:

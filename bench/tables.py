@@ -55,7 +55,12 @@ def _spread(row: Row) -> str:
         return ""
     if row.repeats < 2:
         return "one run"
-    return f"−{(1 - row.q1_ms / row.median_ms) * 100:.0f}% +{(row.q3_ms / row.median_ms - 1) * 100:.0f}%"
+    return spread(row.q1_ms, row.median_ms, row.q3_ms)
+
+
+def spread(low: float, median: float, high: float) -> str:
+    """How far the quartiles lie from the median, such as ``−2% +5%``."""
+    return f"−{(1 - low / median) * 100:.0f}% +{(high / median - 1) * 100:.0f}%"
 
 
 def _times(value: float | None) -> str:

@@ -48,12 +48,12 @@ class ValidRows:
 
     def take(self, padded: Tensor) -> Tensor:
         """(B, T, D) → (R, D): the valid rows, then rows of zeros. What lies in the padding, NaN even, is not read."""
-        rows: Tensor = _Take.apply(padded, self)
+        rows: Tensor = _Move.apply(padded, self, True)
         return rows
 
     def place(self, rows: Tensor) -> Tensor:
         """(R, ...) → (B, T, ...): the valid rows at their places, zeros in the padding."""
-        padded: Tensor = _Place.apply(rows, self)
+        padded: Tensor = _Move.apply(rows, self, False)
         return padded
 
 
@@ -125,27 +125,15 @@ def _place(taken: Tensor, rows: ValidRows) -> Tensor:
     return flat.view(rows.batch, rows.segments, *taken.shape[1:])
 
 
-class _Take(torch.autograd.Function):
-    """Forward and backward are each other's, without the additions that an index's own backward pass makes."""
+class _Move(torch.autograd.Function):
+    """Taking rows out or placing them; each is the other's backward pass, without an index's additions."""
 
     @staticmethod
-    def forward(ctx: Any, padded: Tensor, rows: ValidRows) -> Tensor:
-        ctx.rows = rows
-        return _take(padded, rows)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _place(grad, ctx.rows), None
-
-
-class _Place(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, taken: Tensor, rows: ValidRows) -> Tensor:
-        ctx.rows = rows
-        return _place(taken, rows)
+    def forward(ctx: Any, values: Tensor, rows: ValidRows, out: bool) -> Tensor:
+        ctx.rows, ctx.out = rows, out
+        return _take(values, rows) if out else _place(values, rows)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _take(grad, ctx.rows), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _place(grad, ctx.rows) if ctx.out else _take(grad, ctx.rows), None, None

@@ -240,12 +240,11 @@ class IEFVAD(
                 features = features.masked_fill(~valid.unsqueeze(-1), 0)
             mu, logvar = encoder(features, layout)
             mus[name], logvars[name] = mu[:, context:], logvar[:, context:]
-        device = mu.device
         if lengths is not None:
             lengths = (lengths - context).clamp(min=0)
             if rows is not None and context:
-                rows = ValidRows.of(lengths, mu.shape[1] - context, device)
-            lengths = lengths.to(device, non_blocking=True)
+                rows = ValidRows.of(lengths, rows.segments - context, rows.index.device)
+            lengths = lengths.to(self.classifier.weight.device, non_blocking=True)
         counted = None if self.config.released else lengths
         fused, terms = self._fuse(mus, logvars, counted)
         gain, end = None, None
@@ -347,7 +346,7 @@ class IEFVAD(
         return lay_out(
             (batch, segments),
             lengths,
-            next(self.parameters()).device,
+            self.classifier.weight.device,
             window=self.config.window,
             padding=self.config.released,
             dropout=self.config.dropout if self.training else 0.0,

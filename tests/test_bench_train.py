@@ -156,6 +156,18 @@ def test_store_is_one_table_of_that_many_clips(tmp_path, clips: int, crops: int)
     assert values.std() == pytest.approx(1, abs=0.2) and not torch.equal(values, served.features("image"))
 
 
+def test_store_with_padding(tmp_path) -> None:
+    write_store(tmp_path / "store", clips=40, segments=50, dim=8, fill=0.4)
+    served = Clips(load_packed(tmp_path / "store").train, max_segments=50)
+    lengths = served.lengths.tolist()
+    assert sum(lengths) == pytest.approx(0.4 * 50 * 40, rel=0.05) and len(set(lengths)) == 4
+    batch = served.batch(range(40))
+    for position, length in enumerate(lengths):
+        image, event = served[position]
+        assert len(image) == length and (batch.image[position, length:] == 0).all()
+        torch.testing.assert_close(batch.event[position, :length], event, rtol=0, atol=0)
+
+
 def test_store_of_ucf_crime_has_the_epoch_of_the_paper() -> None:
     labels = torch.tensor([0.0] * 8000 + [1.0] * 8100)
     assert steps_per_epoch(labels, 64) == 125

@@ -12,13 +12,10 @@ from typing import Any
 import torch
 
 from bench import environment
-from bench.tables import duration, significant, text_table
+from bench.command import FORMAT, RESULTS
+from bench.tables import duration, significant, spread, text_table
 from bench.targets import Target, target_table
 from bench.timing import Budget, Run, Stopwatch, Timing, interleave, ratio
-from iefvad.errors import UserError
-
-FORMAT = 2
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclass
@@ -91,10 +88,10 @@ def stage_table(rows: Sequence[Row]) -> str:
         if row.median_ms is None or row.q1_ms is None or row.q3_ms is None or row.frames_per_s is None:
             lines.append((*head, row.reason or "", "", "", "", "", ""))
             continue
-        spread = f"−{(1 - row.q1_ms / row.median_ms) * 100:.0f}% +{(row.q3_ms / row.median_ms - 1) * 100:.0f}%"
+        quartiles = spread(row.q1_ms, row.median_ms, row.q3_ms)
         times = "" if row.times_plain is None else significant(row.times_plain)
         rate = f"{row.frames_per_s:,.0f}" if row.frames_per_s >= 100 else significant(row.frames_per_s)
-        numbers = (str(row.frames), duration(row.median_ms), spread, str(row.repeats), rate, times)
+        numbers = (str(row.frames), duration(row.median_ms), quartiles, str(row.repeats), rate, times)
         lines.append((*head, *numbers))
     header = ("stage", "way", "frames", "median", "quartiles", "runs", "frames/s", "× plain")
     return text_table(header, lines, left=2)
@@ -113,11 +110,13 @@ def make_parser(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def check_device(name: str) -> torch.device:
-    """Raises UserError for a GPU that is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("no CUDA device is available; measure with --device cpu")
-    return torch.device(name)
+def begin(options: argparse.Namespace) -> tuple[torch.device, dict[str, Any]]:
+    """The device and what is known of the machine, which is printed. Raises UserError for a GPU that is not there."""
+    device = environment.device(options.device)
+    about = environment.describe(device)
+    if not options.json:
+        print(heading(about) + "\n", flush=True)
+    return device, about
 
 
 def document(

@@ -10,18 +10,13 @@ torch's allocator handed out. Both are of a second step, when nothing is compile
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.end_to_end._ways import WAYS, Training
-from bench.memory import peak_of
-from bench.timing import explanation
+from bench.memory import answer, ask, peak_of
 from iefvad.data.batches import Batch
 from iefvad.model import ModelConfig
 
@@ -52,18 +47,8 @@ def measure(name: str, shape: Sequence[int], heads: int, device: torch.device, t
     """One record of a way, with the three numbers or a `reason`, from a process of its own."""
     record: dict[str, Any] = {"provider": name, "shape": list(shape), "state_mb": None, "step_mb": None}
     record |= {"peak_mb": None, "reason": None}
-    command = [sys.executable, "-m", "bench.end_to_end._train_memory", "--way", name, "--device", str(device)]
-    command += ["--heads", str(heads), "--shape", *map(str, shape)]
-    root = Path(__file__).resolve().parents[2]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=root)
-    except subprocess.TimeoutExpired:
-        return record | {"reason": f"took longer than {timeout:.0f} s"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return record | {"reason": lines[-1] if lines else f"exit status {done.returncode}"}
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return record | found
+    arguments = ["--way", name, "--device", str(device), "--heads", str(heads), "--shape", *map(str, shape)]
+    return record | ask("bench.end_to_end._train_memory", arguments, timeout)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,13 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--shape", type=int, nargs=3, default=[16, 256, 768])
     options = parser.parse_args(arguments)
-    try:
-        found = measure_here(options.way, options.shape, options.heads, torch.device(options.device))
-    except Exception as error:  # the last line of stderr is what the table shows
-        print(explanation(error), file=sys.stderr)
-        return 1
-    print(json.dumps(found))
-    return 0
+    return answer(lambda: measure_here(options.way, options.shape, options.heads, torch.device(options.device)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.end_to_end._ways import COMPILED, FUSED
-from bench.tables import duration, significant, text_table
+from bench.tables import duration, significant, spread, text_table
 from bench.targets import Target
 from bench.timing import ratio
 
@@ -29,7 +29,7 @@ def step_table(result: Result) -> str:
             (
                 name,
                 duration(median),
-                f"−{(1 - row['q1_ms'] / median) * 100:.0f}% +{(row['q3_ms'] / median - 1) * 100:.0f}%",
+                spread(row["q1_ms"], median, row["q3_ms"]),
                 str(row["repeats"]),
                 "" if share is None else f"{share:.2f}",
                 *("" if row[key] is None else significant(row[key]) for key in ("times_reference", "times_plain")),

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 
-from bench import environment, memory
+from bench import memory
 from bench.end_to_end import _records as records
 from bench.end_to_end._clip import write_clip
 from bench.end_to_end._records import Row
@@ -103,11 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = records.make_parser("detect", "Times detection: latency of a segment, live and for files, and memory.")
     parser.add_argument("--run", type=Path, help="a run folder or model, instead of random weights")
     options = parser.parse_args(argv)
-    device = records.check_device(options.device)
     began = time.perf_counter()
-    about = environment.describe(device)
-    if not options.json:
-        print(records.heading(about) + "\n", flush=True)
+    device, about = records.begin(options)
     rows: list[Row] = []
     latencies: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import environment, plain
+from bench import plain
 from bench.end_to_end import _plain_extraction as plainly
 from bench.end_to_end import _records as records
 from bench.end_to_end._clip import write_clip, write_frames
@@ -95,11 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns the exit status."""
     parser = records.make_parser("extract", "Times extraction: its stages, and the whole against the plain way.")
     options = parser.parse_args(argv)
-    device = records.check_device(options.device)
     began = time.perf_counter()
-    about = environment.describe(device)
-    if not options.json:
-        print(records.heading(about) + "\n", flush=True)
+    device, about = records.begin(options)
     with tempfile.TemporaryDirectory() as folder:
         video, short = _videos(options.video, Path(folder), quick=options.quick)
         rows = stages(video, device, quick=options.quick)

@@ -18,19 +18,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import environment
 from bench.ceilings import Ceilings
-from bench.command import FORMAT, RESULTS
+from bench.command import FORMAT, RESULTS, Teller
 from bench.end_to_end import _train_memory as memory
 from bench.end_to_end._random_store import write_store
 from bench.end_to_end._train_measure import (
@@ -115,8 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns the exit status, which does not depend on the targets."""
     options = parse(argv)
     size = chosen_size(options)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("no CUDA device is available; measure with --device cpu")
     result = run(options, size)
     text = json.dumps(result, indent=1, allow_nan=False)
     if options.json:
@@ -134,16 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, size: Size) -> dict[str, Any]:
     """Measures; returns the content of the JSON file, and prints tables unless the JSON goes to stdout."""
-    device = torch.device(options.device)
-    began = time.perf_counter()
-
-    def say(text: str) -> None:
-        if not options.json:
-            print(text, flush=True)
-
-    def progress(text: str) -> None:
-        print(f"[{time.perf_counter() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
-
+    device = environment.device(options.device)
+    teller = Teller(shown=not options.json)
+    say, progress = teller.say, teller.progress
     about = environment.describe(device)
     say(f"{environment.name(about)}; {about['date']}; load {about['load']}")
     say(describe(size))
@@ -188,7 +175,7 @@ def run(options: argparse.Namespace, size: Size) -> dict[str, Any]:
         "benchmark": "train",
         **about,
         "quick": options.quick,
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(teller.seconds(), 1),
         "size": {**asdict(size), **about_run},
         "ceilings": ceilings.best(),
         "results": [row.record() for row in found],

@@ -244,15 +244,10 @@ def _windows(images: Tensor, indices: list[int]) -> Iterator[Tensor]:
     A mirrored crop is a window of the mirrored picture, which is made once for all of them.
     """
     boxes = crop_boxes()
-    mirrored_images: Tensor | None = None
+    turned = images.flip(2) if any(boxes[index][2] for index in indices) else images
     for index in indices:
         top, left, mirrored = boxes[index]
-        if mirrored and mirrored_images is None:
-            mirrored_images = images.flip(2)
-        source = images
-        if mirrored:
-            assert mirrored_images is not None
-            source, left = mirrored_images, WIDTH - CROP - left
+        source, left = (turned, WIDTH - CROP - left) if mirrored else (images, left)
         yield source[:, top : top + CROP, left : left + CROP]
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 @pytest.mark.parametrize("op", static.operators())
 def test_first_configurations_on_the_other_architectures(op: str) -> None:
     others = [arch for arch in static.ARCHS if arch != 90]
-    results = static.measure([op], others, ["bf16", "u8"], every_config=False)
+    results = static.measure([op], others, ["fp32", "bf16", "u8"], every_config=False)
     assert {result.arch for result in results} == set(others)
     assert [fault for result in results for fault in result.faults()] == []
 
