@@ -140,6 +140,12 @@ def test_clips_tell_their_sizes(store: PackedStore, way: str) -> None:
         clips[9]
 
 
+def test_lengths_stay_where_they_can_be_read(store: PackedStore) -> None:
+    batch = clips_of("packed", store).batch([0, 1]).to(torch.device("meta"))
+    assert batch.lengths.device.type == "cpu"
+    assert {values.device.type for values in (batch.image, batch.event, batch.labels)} == {"meta"}
+
+
 def test_clips_are_read_once_where_memory_allows(store: PackedStore) -> None:
     for way, times in (("table", 1), ("reading", 3)):
         clips = clips_of(way, store)

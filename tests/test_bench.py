@@ -29,11 +29,11 @@ from bench import (
     trial,
 )
 from bench.__main__ import commands, main
-from bench.ceilings import Ceilings
+from bench.ceilings import Ceilings, gemm_rate
 from bench.command import file_stem, parse
 from bench.operators import OPERATORS, Case, Work, cases, tensors_of
 from bench.timing import Budget
-from ief_kernels import reference
+from ief_kernels import _products, reference
 
 CPU = torch.device("cpu")
 TINY = Budget(rounds=3, least_rounds=1, provider_seconds=0.2)
@@ -301,6 +301,15 @@ def test_memory_of_a_step() -> None:
     assert 0 <= native["step_mb"] <= native["peak_mb"] < 1000
     assert cuda["peak_mb"] is None
     assert cuda["reason"] == "needs a CUDA device"
+
+
+def test_the_ceiling_is_the_faster_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two products one of which takes no time, that one counts; alone it is torch's."""
+    monkeypatch.setattr(_products, "product", lambda a, b: a)
+    monkeypatch.setattr(_products, "served", lambda a, b: False)
+    slow = gemm_rate(CPU, torch.float32, size=256, repeats=4)
+    monkeypatch.setattr(_products, "served", lambda a, b: True)
+    assert gemm_rate(CPU, torch.float32, size=256, repeats=4) > 10 * slow
 
 
 def test_key_names_device_and_versions_only() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detecting import small_detector, small_model, write_video
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from iefvad.calibrate import CalibrateConfig, calibrate, find_threshold, main, poisson_bound
 from iefvad.checkpoint import save_model
@@ -192,6 +193,22 @@ def test_a_saved_model_takes_its_calibration_along(folder, tmp_path, monkeypatch
     (repository / "refs" / "main").write_text("0" * 40)
     found = IEFVAD.from_pretrained("owner/vad", cache_dir=tmp_path / "cache")
     assert Detector(found).rule.threshold == calibration.threshold
+
+    # And as the hub serves it, which is asked for it; a model without one loads all the same.
+    def download(name: str, file: str, **options) -> str:
+        asked.append(file)
+        if not (served / file).exists():
+            raise LocalEntryNotFoundError(file)
+        return str(shutil.copy(served / file, tmp_path / "fetched"))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    (tmp_path / "fetched").mkdir()
+    served, asked = tmp_path / "saved", []
+    found = IEFVAD.from_pretrained("owner/vad", local_files_only=True)
+    assert Detector(found).rule.threshold == calibration.threshold and asked[-1] == "calibration.json"
+    (served / "calibration.json").unlink()
+    (tmp_path / "fetched" / "calibration.json").unlink()
+    assert Detector(IEFVAD.from_pretrained("owner/vad", local_files_only=True)).rule.threshold == 0.5
 
     model.save_pretrained(run)
     assert Calibration.read(run / "calibration.json") == calibration, "its own is left alone"

@@ -9,7 +9,7 @@ import torch
 from test_model import VARIANTS
 from torch.utils.flop_counter import FlopCounterMode
 
-from iefvad.layout import ValidRows
+from iefvad.layout import Layout, ValidRows, lay_out
 from iefvad.losses import LossWeights, total_loss
 from iefvad.model import IEFVAD
 
@@ -33,6 +33,15 @@ def test_all_rows_are_computed_where_none_can_be_left_out(lengths):
 
 def test_lengths_elsewhere_are_not_looked_at():
     assert ValidRows.of(torch.tensor([1, 4], device="meta"), 4, CPU) is None
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_full_clips_need_neither_mask_nor_rows(padding):
+    """torch has faster attention for what has no mask."""
+    options = {"window": None, "padding": padding, "dropout": 0.0}
+    assert lay_out((2, 4), torch.tensor([4, 4]), CPU, **options) == (None, Layout())
+    valid, layout = lay_out((2, 4), torch.tensor([4, 3]), CPU, **options)
+    assert valid is not None and (layout.mask is None) is padding
 
 
 def test_the_numbers_of_rows_repeat():
