@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from bench import end_to_end
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 COMMANDS = {
     "operators": "bench.command",

@@ -25,7 +25,7 @@ from bench.providers import PROVIDERS
 from bench.tables import ceiling_line, memory_table, result_table
 from bench.targets import FUSED, target_table, targets
 from bench.timing import QUICK, Budget
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 FORMAT = 2
 RESULTS = Path(__file__).parent / "results"

@@ -21,7 +21,7 @@ from bench.operators import Case
 from bench.providers import COMPILED
 from bench.tables import duration, significant, text_table
 from bench.timing import Budget, Laps
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 SOURCES = ("csrc", "setup.py")
 BUILT = ("native", "cuda")

@@ -16,7 +16,7 @@ import torch
 
 from bench import revisions
 from ief_kernels import _native
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 
 def device(name: str) -> torch.device:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench import environment
 from bench.operators import OPERATORS, SIZES
 from bench.providers import PROVIDERS
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

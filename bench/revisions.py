@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ("ief_kernels", "iefvad", "csrc", "setup.py")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from iefvad.config import parse_train
+from iefvad.cli.train import parse_train
 from iefvad.data.cut import cut_recording, read_frame_labels
-from iefvad.extract import ExtractConfig, extract
-from iefvad.store import FeatureStore
-from iefvad.train import train
+from iefvad.extraction.config import ExtractConfig
+from iefvad.extraction.extract import extract
+from iefvad.features.store import FeatureStore
+from iefvad.training.train import train
 
 
 def main() -> None:

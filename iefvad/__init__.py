@@ -3,37 +3,40 @@
     from iefvad import IEFVAD, detect
     model = IEFVAD.from_pretrained("runs/mine")
 
-Names are loaded when they are first used, so importing the package costs next to nothing.
+Names are loaded when they are first used, so that importing the package costs next to nothing. A folder is one idea
+and imports only folders above it: utils, model, video, encoders, checkpoints, features, extraction, data, scoring,
+report, detection, training, evaluation, cli.
 """
 
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iefvad.compat import load_official
-    from iefvad.detection import detect
-    from iefvad.errors import UserError
-    from iefvad.model import IEFVAD, ModelConfig
-    from iefvad.pretrained import load_pretrained
+    from iefvad.checkpoints.hub import IEFVAD, load_pretrained, load_released
+    from iefvad.detection.detect import detect
+    from iefvad.model.config import ModelConfig
+    from iefvad.utils.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["IEFVAD", "ModelConfig", "UserError", "__version__", "detect", "load_official", "load_pretrained"]
+__all__ = ["IEFVAD", "ModelConfig", "UserError", "__version__", "detect", "load_pretrained", "load_released"]
 
 _HOMES = {
-    "IEFVAD": "iefvad.model",
-    "ModelConfig": "iefvad.model",
-    "UserError": "iefvad.errors",
-    "load_official": "iefvad.compat",
-    "load_pretrained": "iefvad.pretrained",
+    "IEFVAD": "iefvad.checkpoints.hub",
+    "ModelConfig": "iefvad.model.config",
+    "UserError": "iefvad.utils.errors",
+    "detect": "iefvad.detection.detect",
+    "load_pretrained": "iefvad.checkpoints.hub",
+    "load_released": "iefvad.checkpoints.hub",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "detect":
-        # The module of the command, which can be called: importing it binds this very name, whoever does it first.
-        return importlib.import_module("iefvad.detect")
+    if name == "load_official":
+        warnings.warn("iefvad.load_official is now iefvad.load_released", DeprecationWarning, stacklevel=2)
+        name = "load_released"
     if name not in _HOMES:
         raise AttributeError(f"module 'iefvad' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

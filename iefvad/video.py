@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 SEGMENT = 16
 """Frames per segment."""

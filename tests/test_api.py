@@ -12,15 +12,17 @@ import av
 import numpy as np
 import pytest
 import torch
-from published import Published, vary
 from safetensors.torch import save_file
 
 import iefvad
-from iefvad.config import TrainConfig, resolve
-from iefvad.encoders import build_encoder
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.run import Run, save_model
-from iefvad.store import FeatureStore
+from iefvad.checkpoints.files import save_model
+from iefvad.checkpoints.hub import IEFVAD
+from iefvad.encoders.encoder import build_encoder
+from iefvad.features.store import FeatureStore
+from iefvad.model.config import ModelConfig
+from iefvad.training.run import Run
+from iefvad.training.settings import TrainConfig, resolve
+from tests.helpers.released import Published, vary
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "api.md").read_text()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from iefvad import video
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 from iefvad.video import Segments, crop_boxes, crops, find_videos, probe, read_frames, resize, ten_crop
 
 COLOURS = np.array([(230, 40, 40), (40, 210, 40), (40, 40, 220), (220, 220, 40)], np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iefvad.encoders import Encoder
+from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.encoding import event_batch
 from iefvad.video import CROP, HEIGHT, SEGMENT, WIDTH, crop_boxes, read_frames
 

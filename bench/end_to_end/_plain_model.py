@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from bench import plain
 from iefvad.data.batches import Batch
-from iefvad.losses import RUN, LossWeights
-from iefvad.model import IEFVAD, MODALITIES, ModalityEncoder, ModelConfig
+from iefvad.model.config import MODALITIES, ModelConfig
+from iefvad.model.losses import RUN, LossWeights
+from iefvad.model.network import ModalityEncoder, Network
 
 
 class Encoder(nn.Module):
@@ -93,7 +94,7 @@ class PlainIEFVAD(nn.Module):
     Videos must have at least one segment. Raises ValueError for other configurations.
     """
 
-    def __init__(self, model: IEFVAD) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
         config = model.config
         defaults = ModelConfig(dim=config.dim)

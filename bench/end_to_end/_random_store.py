@@ -12,9 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from safetensors.numpy import save_file
 
-from iefvad.errors import UserError
-from iefvad.files import write_json
-from iefvad.packed import CATALOGUE, FORMAT, table_name
+from iefvad.features.packed import CATALOGUE, FORMAT, table_name
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import write_json
 
 # UCF-Crime's training videos are 800 normal and 810 abnormal ones, ten crops each.
 NORMAL_SHARE = 800 / 1610

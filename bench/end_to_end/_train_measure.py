@@ -17,12 +17,12 @@ from torch import Tensor
 from bench.end_to_end._ways import COMPILED, WAYS, Sections, Training, without_dropout
 from bench.measure import Row
 from bench.timing import Budget, Laps, Stopwatch, explanation, interleave, ratio
-from iefvad.config import TrainConfig, resolve
 from iefvad.data.batches import Batch, Clips, epoch_batches
-from iefvad.model import ModelConfig
-from iefvad.packed import load_packed
-from iefvad.run import Run, Variant
-from iefvad.trainer import Trainer
+from iefvad.data.datasets import load_packed
+from iefvad.model.config import ModelConfig
+from iefvad.training.run import Run, Variant
+from iefvad.training.settings import TrainConfig, resolve
+from iefvad.training.trainer import Trainer
 
 UCF_CLIPS, UCF_BATCH, UCF_EPOCHS, SEGMENTS, DIM = 16_100, 64, 10, 256, 768
 TOLERANCE = {False: 1e-4, True: 2e-2}

@@ -18,7 +18,7 @@ import torch
 from bench.end_to_end._ways import WAYS, Training
 from bench.memory import answer, ask, peak_of
 from iefvad.data.batches import Batch
-from iefvad.model import ModelConfig
+from iefvad.model.config import ModelConfig
 
 
 def random_batch(shape: Sequence[int], device: torch.device, seed: int = 0) -> Batch:

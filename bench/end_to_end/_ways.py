@@ -14,9 +14,10 @@ from bench import associative
 from bench.end_to_end._plain_model import PlainIEFVAD
 from ief_kernels import Scan
 from iefvad.data.batches import Batch
-from iefvad.losses import LossWeights, total_loss
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.trainer import training_step
+from iefvad.model.config import ModelConfig
+from iefvad.model.losses import LossWeights, total_loss
+from iefvad.model.network import Network
+from iefvad.training.trainer import training_step
 
 LEARNING_RATE = 2e-5
 WEIGHTS = LossWeights()
@@ -81,7 +82,7 @@ class Training:
     def __init__(self, name: str, config: ModelConfig, device: torch.device, *, seed: int = 0) -> None:
         way = WAYS[name]
         torch.manual_seed(seed)
-        network = IEFVAD(config, backend=way.backend or "reference").to(device)
+        network = Network(config, backend=way.backend or "reference").to(device)
         self.name, self.way, self.device = name, way, device
         self.model: nn.Module = network if way.backend else PlainIEFVAD(network)
         if way.scan == "associative":

@@ -25,15 +25,16 @@ from bench.end_to_end._clip import write_clip
 from bench.end_to_end._records import Row
 from bench.tables import duration, significant, text_table
 from bench.timing import quartiles
-from iefvad.detect import Detector
+from iefvad.checkpoints.hub import IEFVAD
 from iefvad.detection.config import DetectConfig
+from iefvad.detection.detector import Detector
 from iefvad.detection.live import Watch
 from iefvad.detection.sources import LiveSegment, LiveSource
-from iefvad.encoders import build_encoder
-from iefvad.errors import UserError
+from iefvad.encoders.encoder import build_encoder
 from iefvad.extraction.config import ExtractConfig, store_settings
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.scoring import Scorer
+from iefvad.model.config import ModelConfig
+from iefvad.scoring.scorer import Scorer
+from iefvad.utils.errors import UserError
 from iefvad.video import HEIGHT, SEGMENT, WIDTH, read_frames, resize
 
 ENCODERS = ("random-vit", "descriptor")

@@ -30,10 +30,10 @@ from bench.tables import significant, text_table
 from bench.targets import Target
 from bench.timing import Budget, quartiles
 from ief_kernels import event_synthesis
-from iefvad.encoders import Encoder
-from iefvad.errors import UserError
-from iefvad.extract import ExtractConfig, extract
-from iefvad.extraction.config import encoder_of
+from iefvad.encoders.encoder import Encoder
+from iefvad.extraction.config import ExtractConfig, encoder_of
+from iefvad.extraction.extract import extract
+from iefvad.utils.errors import UserError
 from iefvad.video import CROP, SEGMENT, crops, read_frames, resize
 
 ENCODERS = ("random-vit", "descriptor")

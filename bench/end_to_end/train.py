@@ -49,8 +49,8 @@ from bench.tables import ceiling_line
 from bench.targets import target_table
 from bench.timing import Budget
 from iefvad.data.batches import Clips
-from iefvad.errors import UserError
-from iefvad.packed import load_packed
+from iefvad.data.datasets import load_packed
+from iefvad.utils.errors import UserError
 
 CPU_CLIPS, CPU_BATCH = 40, 8
 QUICK_SIZE = Size(clips=8, segments=12, dim=32, batch=2, epochs=2)

@@ -1,80 +1,125 @@
-"""A trained network in files: one .safetensors with everything in its header, or a folder with config.json."""
+"""A saved network in files: one .safetensors with everything in its header, or a folder with config.json."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from iefvad.errors import UserError
-from iefvad.files import write_text, write_with
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.weights import differences, refuse_pickled
+from iefvad.model.config import ModelConfig
+from iefvad.model.network import Network
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import write_text
+from iefvad.utils.tensors import differences, read_tensors, write_tensors
 
-WEIGHTS, CONFIG, CALIBRATION = "model.safetensors", "config.json", "calibration.json"
-"""Files of a saved folder, as on the Hugging Face hub; the last one where its threshold was calibrated."""
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+"""Files of a saved folder, as on the Hugging Face hub."""
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
-def save_model(path: Path, model: IEFVAD, extra: dict[str, Any] | None = None) -> None:
-    """Write weights as safetensors with the model's configuration and provenance in the header.
+@dataclass
+class Saved:
+    """A network as files describe it.
 
-    `extra` (JSON values) adds to the provenance. The same model gives the same bytes.
+    Attributes:
+        config: Sizes and choices of the network.
+        tensors: Its weights by name, of any floating-point type.
+        path: The file of the weights, for messages.
+        provenance: What is known of the trained model, JSON values.
+        folder: Where the files of the model are, where they are a folder.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    header = {"config": dataclasses.asdict(model.config), "extra": model.provenance | (extra or {})}
-    # One entry alone: safetensors writes several in an order that changes from process to process.
-    metadata = {"iefvad": json.dumps(header, sort_keys=True)}
-    write_with(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+    path: Path
+    provenance: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def build(self, cls: type[AnyNetwork], *, backend: str = "auto", device: str | torch.device = "cpu") -> AnyNetwork:
+        """Make the network, float32, in evaluation mode. Draws no random number.
+
+        Raises:
+            UserError: the configuration is impossible, or tensors are missing, unexpected or of another shape; the
+                message names them.
+        """
+        try:
+            with torch.device("meta"):
+                model = cls(self.config, backend=backend)
+        except ValueError as error:
+            raise UserError(f"{self.path} contains an impossible configuration: {error}.") from None
+        if differing := differences(model.state_dict(), self.tensors):
+            raise UserError(f"{self.path} does not contain the weights that its configuration describes: {differing}.")
+        weights = {name: value.to(torch.float32, copy=True) for name, value in self.tensors.items()}
+        model.load_state_dict(weights, assign=True)
+        return model.to(device).eval()
 
 
-def load_model(
-    path: Path, *, backend: str = "auto", device: str | torch.device = "cpu"
-) -> tuple[IEFVAD, dict[str, Any]]:
-    """Read a model that `save_model` wrote, in evaluation mode, and its provenance (`model.provenance` itself).
+def save_model(path: Path, network: Network, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write weights as safetensors, with the configuration and the provenance in the header.
 
-    Raises UserError for a missing, damaged or foreign file, naming tensors that are missing, unexpected or misshapen.
+    Args:
+        path: The file.
+        network: The network.
+        provenance: What is known of the trained model, JSON values. The same values give the same bytes.
+
+    Raises:
+        UserError: the file cannot be written.
     """
-    tensors, metadata = read_tensors(path)
+    content = {"config": dataclasses.asdict(network.config), "extra": dict(provenance or {})}
+    write_tensors(path, network.state_dict(), {"iefvad": json.dumps(content, sort_keys=True)})
+
+
+def read_model(path: Path) -> Saved:
+    """Read a file that `save_model` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged or contains no model of this package.
+    """
+    return parse_model(path, *read_tensors(path))
+
+
+def parse_model(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Saved:
+    """Interpret tensors and metadata that were read from a file of `save_model`. Raises as `read_model`."""
     if "iefvad" not in metadata:
         raise UserError(
-            f"{path} holds no IEF-VAD model of this package: convert a published one with `iefvad convert`."
+            f"{path} contains no IEF-VAD model of this package: convert a released one with `iefvad convert`."
         )
     try:
-        header = json.loads(metadata["iefvad"])
-        config, provenance = header["config"], header["extra"]
+        content = json.loads(metadata["iefvad"])
+        config, provenance = content["config"], content["extra"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} has a damaged header: fetch or make the file again.") from None
-    model = build_model(model_config(config, path), tensors, path, backend=backend, device=device)
-    model.provenance = provenance
-    return model, provenance
+    return Saved(_model_config(config, path), tensors, path, provenance)
 
 
-def save_folder(folder: Path, model: IEFVAD) -> None:
-    """Write what `load_folder` reads: the weights, then config.json with configuration and provenance.
+def save_folder(folder: Path, network: Network, provenance: Mapping[str, Any]) -> None:
+    """Write what `read_folder` reads: the weights, and config.json with configuration and provenance.
 
-    Of the encoders' weight files it keeps the names alone: the folder is made to be shared, their paths are not.
+    The folder is made to be shared: of the encoders' weight files it keeps the names and drops the paths.
     """
-    provenance = dict(model.provenance)
+    provenance = dict(provenance)
     if isinstance(encoder := provenance.get("encoder"), dict):
         files = {name: encoder[name] for name in ("image_weights", "event_weights") if name in encoder}
         provenance["encoder"] = encoder | {name: re.split(r"[\\/]", path)[-1] for name, path in files.items()}
-    save_model(folder / WEIGHTS, model, provenance)
-    document = {"model_type": "iefvad", **dataclasses.asdict(model.config), "provenance": provenance}
+    save_model(folder / WEIGHTS, network, provenance)
+    document = {"model_type": "iefvad", **dataclasses.asdict(network.config), "provenance": provenance}
     write_text(folder / CONFIG, json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def load_folder(config: Path, weights: Path, *, backend: str = "auto", device: str | torch.device = "cpu") -> IEFVAD:
-    """Read the two files of `save_folder`, in evaluation mode; what config.json says goes before the weights' header.
+def read_folder(config: Path, weights: Path) -> Saved:
+    """Read the two files of `save_folder`. config.json takes precedence over the header of the weights.
 
-    Raises UserError for a missing, damaged or foreign file, naming tensors that are missing, unexpected or misshapen.
+    Raises:
+        UserError: a file is missing, damaged or of another kind.
     """
     try:
         document = json.loads(config.read_text())
@@ -83,54 +128,15 @@ def load_folder(config: Path, weights: Path, *, backend: str = "auto", device: s
         provenance = document.pop("provenance", {})
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{config} is not the configuration of an IEF-VAD model, or is damaged.") from None
-    model = build_model(
-        model_config(document, config), read_tensors(weights)[0], weights, backend=backend, device=device
-    )
-    model.provenance = provenance
-    return model
+    return Saved(_model_config(document, config), read_tensors(weights)[0], weights, provenance, config.parent)
 
 
-def model_config(values: Any, path: Path) -> ModelConfig:
-    """A `ModelConfig` from JSON values that `path` holds. Raises UserError for unknown names and impossible values."""
+def _model_config(values: Any, path: Path) -> ModelConfig:
+    """Make a `ModelConfig` from JSON values of a file. Raises UserError for unknown names and impossible values."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ModelConfig)
     try:
         return ModelConfig(**parser.parse_object(values).as_dict())
     except (ArgumentError, ValueError, TypeError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} holds a configuration that this version does not know: {reason}.") from None
-
-
-def build_model(
-    config: ModelConfig,
-    tensors: dict[str, Tensor],
-    path: Path,
-    *,
-    backend: str = "auto",
-    device: str | torch.device = "cpu",
-) -> IEFVAD:
-    """A network of these weights (made float32), in evaluation mode; draws no random number.
-
-    Raises UserError that names tensors of `path` that are missing, unexpected or of another shape.
-    """
-    try:
-        with torch.device("meta"):
-            model = IEFVAD(config, backend=backend)
-    except ValueError as error:
-        raise UserError(f"{path} holds an impossible configuration: {error}.") from None
-    if differing := differences(model.state_dict(), tensors):
-        raise UserError(f"{path} does not hold the weights that its configuration describes: {differing}.")
-    model.load_state_dict({name: value.to(torch.float32, copy=True) for name, value in tensors.items()}, assign=True)
-    return model.to(device).eval()
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the header's metadata of a safetensors file. Raises UserError where it cannot be read."""
-    refuse_pickled(path)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}.") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or not a safetensors file ({error}).") from None
+        raise UserError(f"{path} contains a configuration that this version does not know: {reason}.") from None

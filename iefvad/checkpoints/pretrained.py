@@ -1,4 +1,4 @@
-"""Trained networks from wherever they lie: a run, a saved folder, a file, the Hugging Face hub."""
+"""Find a trained network where it lies: a run, a saved folder, a file, the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import contextlib
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from iefvad.checkpoint import CALIBRATION, CONFIG, WEIGHTS, load_folder, load_model, read_tensors
-from iefvad.compat import is_official, load_official
-from iefvad.errors import UserError
-from iefvad.model import IEFVAD
-from iefvad.run import Run
-from iefvad.weights import refuse_pickled
+from iefvad.checkpoints.calibration import CALIBRATION
+from iefvad.checkpoints.files import CONFIG, WEIGHTS, Saved, parse_model, read_folder, read_model
+from iefvad.checkpoints.released import is_released, read_released
+from iefvad.model.config import Noise
+from iefvad.utils.errors import UserError
+from iefvad.utils.tensors import read_tensors, refuse_pickled
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+RUN_CONFIG, RUN_CHECKPOINT = "config.yaml", "checkpoint.safetensors"
+"""Files of a run folder: its settings, which mark it as one, and its main model."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def load_pretrained(
+def find_pretrained(
     source: str | os.PathLike[str],
     *,
-    backend: str = "auto",
-    device: str | torch.device = "cpu",
-    noise: Literal["student-t", "gaussian"] = "student-t",
+    noise: Noise = "student-t",
     nu: float = 8.0,
     attenuation: float = 0.5,
     heads: int = 8,
@@ -37,23 +36,16 @@ def load_pretrained(
     cache_dir: str | os.PathLike[str] | None = None,
     force_download: bool = False,
     local_files_only: bool = False,
-) -> IEFVAD:
-    """A trained model in evaluation mode, with its `provenance`.
+) -> Saved:
+    """Read a trained network from a run folder, a saved folder, a file or the hub. Opens no pickled file.
 
-    `source`: a run folder (its main checkpoint), a folder by `save_pretrained`, a .safetensors file (this package's,
-    or a released IEF-VAD model after `iefvad convert`), or, where nothing of that name exists, `owner/name` on the
-    Hugging Face hub. `noise`, `nu`, `attenuation`, `heads` are for released models, which do not record them, and
-    `revision` to `local_files_only` for the hub. No pickled file is opened.
-    Raises UserError for whatever cannot be loaded.
+    Args and errors: as `iefvad.checkpoints.hub.load_pretrained`.
     """
     path = Path(source)
     if path.is_dir():
-        model = _load_directory(path, backend, device)
-        model.folder = path
-        return model
+        return _read_directory(path)
     if path.is_file() or path.suffix == ".safetensors":
-        released: dict[str, Any] = {"noise": noise, "nu": nu, "attenuation": attenuation, "heads": heads}
-        return _load_file(path, backend, device, released)
+        return _read_file(path, {"noise": noise, "nu": nu, "attenuation": attenuation, "heads": heads})
     refuse_pickled(path)
     name = os.fspath(source)
     if not _HUB_ID.fullmatch(name):
@@ -61,69 +53,69 @@ def load_pretrained(
             f"there is no model {name}: give a run folder, a folder by `save_pretrained`, a .safetensors file, or"
             " OWNER/NAME of a model on the Hugging Face hub."
         )
-    config, weights = _download(
-        name,
-        {
-            "revision": revision,
-            "token": token,
-            "cache_dir": cache_dir,
-            "force_download": force_download,
-            "local_files_only": local_files_only,
-        },
-    )
-    model = load_folder(config, weights, backend=backend, device=device)
-    model.folder = config.parent
-    return model
+    options = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_dir,
+        "force_download": force_download,
+        "local_files_only": local_files_only,
+    }
+    return read_folder(*_download(name, options))
 
 
-def is_released(path: str | os.PathLike[str]) -> bool:
-    """Whether a file holds a released IEF-VAD model, converted to safetensors. Raises UserError for unreadable ones."""
-    return Path(path).is_file() and is_official(read_tensors(Path(path))[0])
+def is_released_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a released IEF-VAD model, converted to safetensors.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return Path(path).is_file() and is_released(read_tensors(Path(path))[0])
 
 
-def _load_directory(folder: Path, backend: str, device: str | torch.device) -> IEFVAD:
-    if (folder / "config.yaml").is_file():
-        run = Run.open(folder)
-        checkpoint = run.checkpoint(run.variants[0])
+def _read_directory(folder: Path) -> Saved:
+    if (folder / RUN_CONFIG).is_file():
+        checkpoint = folder / RUN_CHECKPOINT
         if not checkpoint.is_file():
             raise UserError(
                 f"the run in {folder} has no {checkpoint.name} yet: continue it with"
-                f" `python -m iefvad.train --config {folder / 'config.yaml'} --resume`."
+                f" `python -m iefvad.train --config {folder / RUN_CONFIG} --resume`."
             )
-        model, provenance = load_model(checkpoint, backend=backend, device=device)
-        model.provenance = {"test_crops": run.config.test_crops, "method": run.config.method} | provenance
-        return model
+        saved = read_model(checkpoint)
+        saved.folder = folder
+        return saved
     config, weights = folder / CONFIG, folder / WEIGHTS
     if config.is_file() and weights.is_file():
-        return load_folder(config, weights, backend=backend, device=device)
+        return read_folder(config, weights)
     if weights.is_file():
-        return load_model(weights, backend=backend, device=device)[0]
+        saved = read_model(weights)
+        saved.folder = folder
+        return saved
     for name in ("pytorch_model.bin", "model.pt", "model.pth"):
         if (folder / name).is_file():
             refuse_pickled(folder / name)
     if config.is_file():
         raise UserError(f"the weights are missing: {folder} has {CONFIG} but no {WEIGHTS}.")
     raise UserError(
-        f"{folder} holds no model: a run folder has config.yaml, and a folder by `save_pretrained` {CONFIG} and"
+        f"{folder} contains no model: a run folder has {RUN_CONFIG}, and a folder by `save_pretrained` {CONFIG} and"
         f" {WEIGHTS}."
     )
 
 
-def _load_file(path: Path, backend: str, device: str | torch.device, released: dict[str, Any]) -> IEFVAD:
+def _read_file(path: Path, options: dict[str, Any]) -> Saved:
     tensors, metadata = read_tensors(path)
     if "iefvad" in metadata:
-        return load_model(path, backend=backend, device=device)[0]
-    if is_official(tensors):
+        return parse_model(path, tensors, metadata)
+    if is_released(tensors):
         try:
-            return load_official(tensors, **released, backend=backend).to(device)
+            return read_released(tensors, **options, path=path)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     if any("visual." in name or "conv1." in name for name in tensors):
         raise UserError(
-            f"{path} holds an encoder, not an IEF-VAD model: give it to `iefvad extract` as --image-weights or"
+            f"{path} contains an encoder, not an IEF-VAD model: give it to `iefvad extract` as --image-weights or"
             " --event-weights."
         )
-    raise UserError(f"{path} holds neither a model of this package nor a released IEF-VAD model.")
+    raise UserError(f"{path} contains neither a model of this package nor a released IEF-VAD model.")
 
 
 def _download(name: str, options: dict[str, Any]) -> tuple[Path, Path]:

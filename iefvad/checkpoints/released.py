@@ -1,73 +1,86 @@
-"""Load checkpoints of the published code into this project's network (SPEC §3)."""
+"""Released checkpoints of IEF-VAD: recognise them, and map them to this project's network.
+
+Names and conventions: `docs/specification.md#released-checkpoints`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from iefvad.errors import UserError
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.weights import differences, few
+from iefvad.checkpoints.files import Saved
+from iefvad.model.config import ModelConfig, Noise
+from iefvad.model.network import Network
+from iefvad.utils.errors import UserError
+from iefvad.utils.tensors import differences
+from iefvad.utils.text import few
 
 CHUNK = 256
-"""Segments that the published code scores at a time; shorter pieces are padded to it, and the padding attended."""
+"""Segments that the released code scores at a time. It pads shorter pieces to this number and attends to the padding."""
 
 _BLOCK = re.compile(r"temporal\.refinement_blocks\.(\d+)\.")
 _LAYER = re.compile(r"temporal\.(?:image|event)_(?:attn_layers|norms)\.(\d+)\.")
 
 
-def is_official(names: Mapping[str, object]) -> bool:
+def is_released(names: Mapping[str, object]) -> bool:
     """Whether tensors of these names are of a released IEF-VAD model (`temporal.*`, with or without `module.`)."""
     return any(name.removeprefix("module.").startswith("temporal.") for name in names)
 
 
-def load_official(
+def read_released(
     state_dict: Mapping[str, Tensor],
     *,
-    noise: Literal["student-t", "gaussian"] = "student-t",
+    noise: Noise = "student-t",
     nu: float = 8.0,
     attenuation: float = 0.5,
     heads: int = 8,
-    backend: str = "auto",
-) -> IEFVAD:
-    """The published model as an `IEFVAD` of the variant `released`: same outputs to 1e-5.
+    path: Path = Path("state dict"),
+) -> Saved:
+    """Rename the tensors of a released checkpoint to this project's, and read the network's sizes from them.
 
     Widths, the number of layers and of refinement steps are read from the tensors; a leading `module.` is stripped.
-    ν, the attenuation and the number of heads are not in a checkpoint and default to the paper's.
-    Raises UserError for missing or unexpected tensors or shapes, naming them, and for heads that do not fit.
+
+    Args:
+        state_dict: Tensors by their released names.
+        noise: Noise model; not in a checkpoint, like the three that follow, which default to the paper's values.
+        nu: Degrees of freedom ν of the Student-t.
+        attenuation: Attenuation λ of the refinement.
+        heads: Attention heads.
+        path: The file that they come from, for messages.
+
+    Raises:
+        UserError: tensors are missing, unexpected or of another shape, named in the message, or the heads do not fit.
     """
     source = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    config = official_config(source, noise=noise, nu=nu, attenuation=attenuation, heads=heads)
-    with torch.device("meta"):  # the values come from the checkpoint, so none are drawn
-        model = IEFVAD(config, backend=backend)
+    config = released_config(source, noise=noise, nu=nu, attenuation=attenuation, heads=heads)
+    shapes = _shapes(config)
     weights = {}
-    for ours, published in _names(config).items():
-        parts = [source[name].to(torch.float32, copy=True) for name in published]
+    for ours, released in _names(config).items():
+        parts = [source[name] for name in released]
         if ours.startswith("refinement."):
-            parts = [torch.stack(parts) if parts else torch.zeros(model.state_dict()[ours].shape)]
+            parts = [torch.stack(parts) if parts else torch.zeros(shapes[ours].shape)]
         weights[ours] = parts[0]
-    model.load_state_dict(weights, assign=True)
-    model.provenance = {"method": "released", "chunk": CHUNK, "test_crops": "5"}
-    return model.eval()
+    provenance = {"method": "released", "chunk": CHUNK, "test_crops": "5"}
+    return Saved(config, weights, path, provenance)
 
 
-def official_config(
+def released_config(
     source: Mapping[str, Tensor],
     *,
-    noise: Literal["student-t", "gaussian"] = "student-t",
+    noise: Noise = "student-t",
     nu: float = 8.0,
     attenuation: float = 0.5,
     heads: int = 8,
 ) -> ModelConfig:
-    """Configuration of the published network whose tensors these are, `module.` stripped; raises as `load_official`."""
+    """Configuration of the released network whose tensors these are, `module.` stripped; raises as `read_released`."""
     head = source.get("temporal.classifier.weight")
-    if not isinstance(head, Tensor) or head.dim() != 2 or not is_official(source):
+    if not isinstance(head, Tensor) or head.dim() != 2 or not is_released(source):
         raise UserError(
-            "this is not a checkpoint of the published IEF-VAD: `temporal.classifier.weight` is missing"
+            "this is not a checkpoint of the released IEF-VAD: `temporal.classifier.weight` is missing"
             f" (it has {few(sorted(source))})."
         )
     first = source.get("temporal.refinement_blocks.0.0.weight")
@@ -87,20 +100,25 @@ def official_config(
             attenuation=attenuation,
             released=True,
         )
-        with torch.device("meta"):
-            ours = IEFVAD(config).state_dict()
+        ours = _shapes(config)
     except ValueError as error:
         raise UserError(f"{error}: give the value that the checkpoint was trained with.") from None
     expected: dict[str, Tensor] = {}
-    for name, published in _names(config).items():
-        shape = ours[name][0] if name.startswith("refinement.") and published else ours[name]
-        expected |= dict.fromkeys(published, shape)
+    for name, released in _names(config).items():
+        shape = ours[name][0] if name.startswith("refinement.") and released else ours[name]
+        expected |= dict.fromkeys(released, shape)
     if differing := differences(expected, source):
         raise UserError(
-            f"the checkpoint is not a published IEF-VAD of width {dim}, {config.layers} layers and {steps} refinement"
+            f"the checkpoint is not a released IEF-VAD of width {dim}, {config.layers} layers and {steps} refinement"
             f" steps: {differing}."
         )
     return config
+
+
+def _shapes(config: ModelConfig) -> dict[str, Tensor]:
+    """Tensors on the meta device with the shapes of a network's weights. Raises ValueError for impossible sizes."""
+    with torch.device("meta"):
+        return Network(config).state_dict()
 
 
 def _count(source: Mapping[str, Tensor], pattern: re.Pattern[str]) -> int:
@@ -110,7 +128,7 @@ def _count(source: Mapping[str, Tensor], pattern: re.Pattern[str]) -> int:
 
 
 def _names(config: ModelConfig) -> dict[str, list[str]]:
-    """This project's tensor names → the published ones: one each, or one a step for the stacked refinement."""
+    """This project's tensor names → the released ones: one each, or one a step for the stacked refinement."""
     result: dict[str, list[str]] = {}
     for part in ("weight", "bias"):
         for name in ("image", "event"):

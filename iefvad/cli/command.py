@@ -1,22 +1,31 @@
-"""What every command shares: how errors reach the person, and the exit status."""
+"""What all commands share: how errors reach the user, the exit status, and the choice of a sub-command."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol
 
-from iefvad.errors import UserError
-from iefvad.files import storage_error
+from jsonargparse import ArgumentParser
 
-Main = Callable[[Sequence[str] | None], int]
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import storage_error
 
 
-def command(name: str) -> Callable[[Main], Main]:
+class Main(Protocol):
+    """A command's main: arguments (those of the process where None) → exit status."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+
+def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main]:
     """Wrap a `main(argv)`: UserError and storage errors become one line on stderr and status 2, Ctrl-C becomes 130."""
 
-    def decorate(main: Main) -> Main:
+    def decorate(main: Callable[[Sequence[str] | None], int]) -> Main:
         @functools.wraps(main)
         def run(argv: Sequence[str] | None = None) -> int:
             try:
@@ -37,3 +46,43 @@ def command(name: str) -> Callable[[Main], Main]:
         return run
 
     return decorate
+
+
+def dispatch(
+    program: str, description: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None
+) -> int:
+    """Run the sub-command that the first argument names. Only its module is imported.
+
+    Args:
+        program: What the user typed, such as "iefvad data".
+        description: What the sub-commands are about, for `--help`.
+        commands: Name → where its main is, "module:function", and one line of help.
+        argv: Arguments; those of the process where None.
+
+    Returns:
+        The exit status; 0 after the overview that is printed where no argument is given.
+
+    Raises:
+        SystemExit: after `--help` with 0, after an unknown sub-command with 2 and a message on stderr.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = ArgumentParser(
+        prog=program, usage=f"{program} COMMAND [options]", description=description, allow_abbrev=False
+    )
+    chooser = parser.add_subcommands(
+        title="commands",
+        description=f"`{program} COMMAND --help` explains a command",
+        dest="command",
+        metavar="COMMAND",
+        required=False,
+        help="one of:",
+    )
+    for name, (_, text) in commands.items():
+        chooser.add_subcommand(name, ArgumentParser(), help=text)
+    if not arguments:
+        parser.print_help()
+        return 0
+    chosen = parser.parse_args(arguments[:1]).command
+    module, _, function = commands[chosen][0].partition(":")
+    main: Main = getattr(import_module(module), function)
+    return main(arguments[1:])

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import safetensors
 
-from iefvad.command import command
-from iefvad.options import make_parser
-from iefvad.weights import Conversion, convert_checkpoint
+from iefvad.checkpoints.convert import Conversion, convert_checkpoint
+from iefvad.cli.command import command
+from iefvad.utils.options import make_parser
 
 
 @command("convert")
@@ -72,7 +72,3 @@ def _dropped(conversion: Conversion) -> str:
     named = [f"{name} {count}" for name, count in conversion.parts.items()]
     named = named[:4] + ["..."] * (len(named) > 4)
     return f"{conversion.dropped} dropped" + (f" ({', '.join(named)})" if named else "")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(None))

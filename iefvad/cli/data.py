@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from iefvad.command import command
+from iefvad.cli.command import command, dispatch
 from iefvad.data.annotations import Annotation, read_annotations
-from iefvad.data.check import check_data_set
-from iefvad.data.findings import Report
+from iefvad.data.check.check import check_data_set
+from iefvad.data.check.findings import Report
+from iefvad.data.check.recognise import DataSet, Kind, Split, find_data_sets, pair_segments, read_source
+from iefvad.data.check.render import as_text, write_reports
 from iefvad.data.ground_truth import (
     lengths_of_features,
     lengths_of_file,
@@ -20,19 +21,19 @@ from iefvad.data.ground_truth import (
     write_ground_truth,
 )
 from iefvad.data.lists import ListEntry, read_list
-from iefvad.data.recognise import DataSet, Kind, Split, find_data_sets, pair_segments, read_source
-from iefvad.data.render import as_text, write_reports
 from iefvad.data.truth_files import labels_beside, read_segments, read_truth, truth_annotations
-from iefvad.errors import UserError
-from iefvad.options import add_options, from_namespace, make_parser, option
+from iefvad.utils.errors import UserError
+from iefvad.utils.options import add_options, from_namespace, make_parser, option
 
-_USAGE = """usage: iefvad data check [FOLDER ...] [options]
-       iefvad data gt --annotations FILE --test-list CSV (--features ROOT | --store STORE | --lengths FILE) --out gt.npy
+COMMANDS = {
+    "check": ("iefvad.cli.data:check_main", "compare lists, annotations and frame truth, and say where they disagree"),
+    "gt": ("iefvad.cli.data:gt_main", "write the frame labels of a test list (gt.npy)"),
+}
 
-  check   what lists, annotations and frame truth say, and where they contradict each other
-  gt      write the frame labels of a test list
 
-`iefvad data check --help` and `iefvad data gt --help` explain the options."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `iefvad data`; returns the exit status."""
+    return dispatch("iefvad data", "Check the field's data sets, and make their frame labels.", COMMANDS, argv)
 
 
 @dataclass
@@ -171,26 +172,3 @@ def _annotations(path: Path, entries: Sequence[ListEntry]) -> dict[str, Annotati
     if path.is_dir() or path.suffix.lower() == ".npz":
         return truth_annotations(read_truth(path))
     return read_annotations(path)
-
-
-@command("data")
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad data`; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"check": check_main, "gt": gt_main}
-    if not arguments:
-        print(_USAGE)
-        return 0
-    if arguments[0] in ("-h", "--help"):  # ends as the other commands' --help does
-        print(_USAGE)
-        raise SystemExit(0)
-    if arguments[0].startswith("-"):
-        print(f"{_USAGE}\n\niefvad data: error: {arguments[0]} must follow check or gt", file=sys.stderr)
-        raise SystemExit(2)
-    if arguments[0] not in commands:
-        raise UserError(f"there is no `data {arguments[0]}`; choose from {', '.join(commands)}")
-    return commands[arguments[0]](arguments[1:])
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(None))

@@ -1,30 +1,20 @@
-"""`python -m iefvad.detect RUN VIDEO...`: anomaly scores for one's own videos, cameras and streams.
-
-The module is also the function: `from iefvad import detect; detect(model, videos)` returns a list of `Detection`.
-"""
+"""`iefvad detect RUN VIDEO...`: anomaly scores for one's own videos, cameras and streams."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-from iefvad.command import command
-from iefvad.detection.api import detect as detect_videos
-from iefvad.detection.api import live_address
+from iefvad.cli.command import command
 from iefvad.detection.config import GROUPS, DetectConfig
+from iefvad.detection.detect import live_address
 from iefvad.detection.detector import Detector
 from iefvad.detection.outputs import Names, describe_failure, describe_rule, write_results
-from iefvad.detection.result import Detection
 from iefvad.detection.terminal import summarize, watch
-from iefvad.errors import UserError
-from iefvad.model import IEFVAD
-from iefvad.options import add_options, from_namespace, make_parser
+from iefvad.utils.errors import UserError
+from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.video import find_videos
-
-__all__ = ["DetectConfig", "Detection", "Detector", "detect_videos", "main"]
 
 
 @command("detect")
@@ -68,18 +58,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         summarize(detection)
     print(f"{len(videos) - failed} of {len(videos)} videos scored; results in {folder}")
     return 1 if failed else 0
-
-
-class _Callable(ModuleType):
-    """The module as a function: what `iefvad.detection.detect` does."""
-
-    def __call__(
-        self, model: str | Path | IEFVAD, videos: str | Path | Sequence[str | Path], **settings: Any
-    ) -> list[Detection]:
-        return detect_videos(model, videos, **settings)
-
-
-sys.modules[__name__].__class__ = _Callable
-
-if __name__ == "__main__":
-    raise SystemExit(main(None))

@@ -1,8 +1,6 @@
 """`python -m iefvad.data`: the same as `iefvad data`."""
 
-from __future__ import annotations
-
-from iefvad.data.command import main
+from iefvad.cli.data import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(None))
+    raise SystemExit(main())

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from iefvad.data.lists import base_name, classes_of, without_video_suffix
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 _INTEGER = re.compile(r"[+-]?\d+(?:\.0*)?")
 _MSAD_NORMAL = re.compile(r"MSAD_normal_", re.IGNORECASE)
@@ -148,3 +148,9 @@ def split_name(line: str) -> tuple[str, list[str]]:
         if without_video_suffix(candidate) != candidate:
             return candidate, words[count:]
     return words[0], words[1:]
+
+
+def inclusive(annotation: Annotation) -> Annotation:
+    """The same with ends that are the last abnormal frame made half-open."""
+    intervals = tuple((start, end + 1) for start, end in annotation.intervals)
+    return Annotation(annotation.name, annotation.classes, intervals, annotation.frames)

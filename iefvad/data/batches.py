@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iefvad.data.datasets import Video, resample
-from iefvad.data.readers import to_half
-from iefvad.errors import UserError
-from iefvad.model import MODALITIES
-from iefvad.packed import PackedReader
+from iefvad.features.packed import PackedReader
+from iefvad.features.videos import Video, resample
+from iefvad.model.config import MODALITIES
+from iefvad.utils.errors import UserError
+from iefvad.utils.tensors import to_half
 
 _SHARE = 0.6
 """Share of a device's free memory that the clips may take; the rest is for training."""
@@ -184,7 +184,7 @@ class Clips:
         video = self.videos[index]
         names = video.reader.where(crop) if video.reader else (video.name, video.name)
         image, event = (
-            to_half(resample(features, self.max_segments), name)
+            to_half(resample(features, self.max_segments), f"{name}: features")
             for features, name in zip(video.features(crop), names, strict=True)
         )
         return image, event

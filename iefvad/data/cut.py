@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from iefvad.errors import UserError
-from iefvad.files import write_text
-from iefvad.store import FeatureStore
+from iefvad.features.store import FeatureStore
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import write_text
+from iefvad.utils.intervals import runs
 from iefvad.video import SEGMENT
 
 
@@ -80,16 +81,10 @@ def cut_recording(
         kind = label if inside.any() else "Normal"
         lists["train" if index < train else "test"].append(f"{clip}.mp4,{kind}")
         if index >= train:
-            bounds = [str(bound) for interval in intervals(inside) for bound in interval] or ["-1", "-1"]
+            bounds = [str(bound) for interval in runs(inside) for bound in interval] or ["-1", "-1"]
             annotations.append("  ".join([f"{clip}.mp4", kind, *bounds]))
     for split, rows in lists.items():
         write_text(out / f"{split}.csv", "\n".join(rows) + "\n")
     write_text(out / "annotations.txt", "\n".join(annotations) + "\n")
     clips.write_index()
     return clips
-
-
-def intervals(truth: np.ndarray) -> list[tuple[int, int]]:
-    """Half-open intervals [start, end) of the ones in a (frames,) 0/1 array."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], truth.astype(np.int8), [0]])))
-    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]

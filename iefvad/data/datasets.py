@@ -1,76 +1,28 @@
-"""A benchmark in memory: which videos train and test, their classes and truth, and features read when asked for."""
+"""Load a benchmark: from a feature store, from a packed store, or from the field's lists of .npy files."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from iefvad.data.annotations import frame_truth, read_annotations
 from iefvad.data.lists import ListEntry, Relocator, classes_of, event_path, read_list, without_video_suffix
-from iefvad.data.npy import open_npy, split_crop
-from iefvad.data.readers import Nan, NpyReader, Reader, StoreReader
-from iefvad.errors import UserError
-from iefvad.store import FeatureStore
+from iefvad.features.npy import open_npy, split_crop
+from iefvad.features.packed import SPLITS, PackedReader, PackedStore
+from iefvad.features.readers import Nan, NpyReader, StoreReader
+from iefvad.features.store import FeatureStore
+from iefvad.features.videos import Benchmark, Video
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
+from iefvad.utils.text import few
 from iefvad.video import SEGMENT
-
-PathLike = str | os.PathLike[str]
 
 _EAGER_FILES, _EAGER_BYTES = 2000, 1 << 30
 """Up to so many feature files and bytes are searched for NaN before training starts, larger sets as they load."""
-
-
-@dataclass
-class Video:
-    """One video: ``classes`` (none if normal), ``segments`` T, ``fps``, ``frames`` decoded.
-
-    ``truth`` is (16·T,) uint8, or None where only the label is known. ``event_density`` is (T,) or None; ``source``
-    the video file's path if known; ``crops`` the crop numbers that :meth:`features` serves.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    segments: int
-    fps: float
-    frames: int
-    truth: np.ndarray | None = None
-    event_density: np.ndarray | None = None
-    source: str | None = None
-    crops: tuple[int, ...] = (0,)
-    reader: Reader | None = field(default=None, repr=False)
-
-    def features(self, crop: int) -> tuple[Tensor, Tensor]:
-        """Image and event features of one crop, (T, D) float32 each, read from disk now.
-
-        Raises UserError for a crop that is not there, NaN or infinity (unless loaded with ``nan="zero"``), and files
-        that are damaged or disagree in length.
-        """
-        if crop not in self.crops or self.reader is None:
-            raise UserError(f"{self.name} has the crops {list(self.crops)}, not {crop}; choose one of them")
-        image, event = self.reader(crop)
-        return torch.from_numpy(image), torch.from_numpy(event)
-
-
-@dataclass
-class Benchmark:
-    """Training and test videos with features of ``dim`` dimensions; ``notes`` say what a reader of results must know.
-
-    ``settings`` are the encoders' (from a store), empty where they are unknown.
-    """
-
-    name: str
-    train: list[Video]
-    test: list[Video]
-    dim: int
-    notes: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def load_store(
@@ -131,6 +83,28 @@ def load_store(
     return Benchmark(store.root.resolve().name, train, test, dim, notes, dict(store.settings))
 
 
+def load_packed(root: PathLike, *, annotations: PathLike | None = None, gt: PathLike | None = None) -> Benchmark:
+    """Load a benchmark from a packed store. ``gt`` or ``annotations`` take the place of the truth in the store.
+
+    Training videos longer than ``max_segments`` are what they were averaged to, which the notes say. Raises UserError
+    as :class:`PackedStore`, and for truth that does not fit.
+    """
+    store = PackedStore(root)
+    train, test = (store.benchmark_videos(split) for split in SPLITS)
+    if gt is not None:
+        attach_gt(test, gt)
+    elif annotations is not None:
+        attach_annotations(test, annotations)
+    notes = list(store.notes)
+    averaged = sum(isinstance(video.reader, PackedReader) and video.reader.averaged for video in train)
+    if averaged:
+        notes.append(
+            f"{averaged} of {len(train)} training videos are longer than {store.max_segments} segments and are stored"
+            f" as {store.max_segments} bins; those held out are scored on the bins"
+        )
+    return Benchmark(store.name, train, test, store.dim, notes, dict(store.settings))
+
+
 def load_lists(
     train_list: PathLike | None,
     test_list: PathLike,
@@ -170,27 +144,6 @@ def load_lists(
     _check_finite(train + test, nan)
     notes += _overlap(train, test) + _doubtful(test)
     return Benchmark(Path(test_list).resolve().parent.name, train, test, next(iter(dims)), notes)
-
-
-def resample(features: Tensor, bins: int = 256) -> Tensor:
-    """Average (T, D) over ``bins`` uniform bins along time when T > bins, else return it unchanged.
-
-    Bin i covers rows ⌊iT/bins⌋ to ⌊(i+1)T/bins⌋ − 1, as in the field's loaders (SPEC §4).
-    """
-    length = len(features)
-    if length <= bins:
-        return features
-    edges = torch.arange(bins + 1, device=features.device) * length // bins
-    sums = torch.zeros(length + 1, *features.shape[1:], dtype=torch.float64, device=features.device)
-    torch.cumsum(features.double(), 0, out=sums[1:])
-    counts = (edges[1:] - edges[:-1]).reshape(-1, *[1] * (features.dim() - 1))
-    return ((sums[edges[1:]] - sums[edges[:-1]]) / counts).to(features.dtype)
-
-
-def pad_batch(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack (T_i, D) into (B, max T, D), zero behind each end, with the lengths (B,) int64."""
-    lengths = torch.tensor([len(sequence) for sequence in features], dtype=torch.int64)
-    return torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True), lengths
 
 
 def _listed_videos(
@@ -243,13 +196,13 @@ def _check_finite(videos: Sequence[Video], nan: Nan) -> None:
     bad = [str(path) for path in files if not np.isfinite(open_npy(path)).all()]
     if bad and nan == "error":
         raise UserError(
-            f"NaN or infinity in {len(bad)} of {len(files)} feature files: {first_of(bad)}; extract them again, or "
+            f"NaN or infinity in {len(bad)} of {len(files)} feature files: {few(bad)}; extract them again, or "
             "pass --nan zero to put 0 in their place"
         )
     if bad:
         for reader in readers:
             reader.noted = True
-        readers[0].notes.append(f"NaN or infinity replaced by 0 in {len(bad)} feature files: {first_of(bad)}")
+        readers[0].notes.append(f"NaN or infinity replaced by 0 in {len(bad)} feature files: {few(bad)}")
 
 
 def attach_gt(videos: Sequence[Video], path: PathLike) -> None:
@@ -295,7 +248,7 @@ def _overlap(train: Sequence[Video], test: Sequence[Video]) -> list[str]:
     both = [video.name for video in test if video.name in seen]
     if not both:
         return []
-    return [f"{len(both)} of {len(test)} test videos are also trained on, so results are too good: {first_of(both)}"]
+    return [f"{len(both)} of {len(test)} test videos are also trained on, so results are too good: {few(both)}"]
 
 
 def _doubtful(test: Sequence[Video]) -> list[str]:
@@ -304,7 +257,7 @@ def _doubtful(test: Sequence[Video]) -> list[str]:
     for abnormal, text in ((True, "labelled normal have abnormal frames"), (False, "labelled abnormal have none")):
         names = [video.name for video, positive in judged if positive == abnormal and bool(video.classes) != abnormal]
         if names:
-            notes.append(f"{len(names)} test videos {text}: {first_of(names)}")
+            notes.append(f"{len(names)} test videos {text}: {few(names)}")
     return notes
 
 
@@ -333,10 +286,7 @@ def _default(root: Path, given: PathLike | None, name: str) -> Path | None:
 
 
 def refuse_absent(names: Iterable[str], what: str, remedy: str) -> None:
+    """Raise UserError that counts and names a few of `names`, unless there are none."""
     names = list(names)
     if names:
-        raise UserError(f"{len(names)} {what}: {first_of(names)}; {remedy} or take them out of the list")
-
-
-def first_of(names: Sequence[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+        raise UserError(f"{len(names)} {what}: {few(names)}; {remedy} or take them out of the list")

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from iefvad.data.annotations import Annotation, annotation_of, frame_truth, parts_of
-from iefvad.data.findings import first
+from iefvad.data.annotations import Annotation, annotation_of, frame_truth, inclusive, parts_of
 from iefvad.data.lists import ListEntry, Relocator, classes_of, without_video_suffix
-from iefvad.data.npy import npy_shape, split_crop
-from iefvad.data.truth_checks import inclusive
 from iefvad.data.truth_files import read_lengths
-from iefvad.errors import UserError
-from iefvad.files import write_with
-from iefvad.store import FeatureStore
+from iefvad.features.npy import npy_shape, split_crop
+from iefvad.features.store import FeatureStore
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike, write_with
+from iefvad.utils.text import few
 from iefvad.video import SEGMENT
-
-PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -82,16 +78,16 @@ def make_ground_truth(
         pieces.append(labels)
     if absent:
         raise UserError(
-            f"{len(absent)} abnormal videos of the list are not annotated: {first(absent)}; add their lines, or take"
+            f"{len(absent)} abnormal videos of the list are not annotated: {few(absent)}; add their lines, or take"
             " them out of the list"
         )
     notes = []
     if joined:
-        notes.append(f"{len(joined)} videos are annotated in parts, which were joined: {first(joined)}")
+        notes.append(f"{len(joined)} videos are annotated in parts, which were joined: {few(joined)}")
     if unused := [name for name in annotations if name not in used]:
-        notes.append(f"{len(unused)} annotated videos are not in the list: {first(unused)}")
+        notes.append(f"{len(unused)} annotated videos are not in the list: {few(unused)}")
     if doubtful:
-        notes.append(f"{len(doubtful)} videos are listed otherwise than their frames say: {first(doubtful)}")
+        notes.append(f"{len(doubtful)} videos are listed otherwise than their frames say: {few(doubtful)}")
     return GroundTruth(np.concatenate(pieces) if pieces else np.zeros(0, np.uint8), len(videos), notes)
 
 
@@ -117,7 +113,7 @@ def lengths_of_features(videos: Mapping[str, Sequence[ListEntry]], root: PathLik
             count = next(iter(counts.values()))
             lengths[key] = Length(count, SEGMENT * count)
     if absent:
-        raise UserError(f"{len(absent)} feature files are not below {root}: {first(absent)}; give their folder")
+        raise UserError(f"{len(absent)} feature files are not below {root}: {few(absent)}; give their folder")
     return lengths
 
 
@@ -141,7 +137,7 @@ def lengths_of_store(videos: Mapping[str, Sequence[ListEntry]], root: PathLike) 
         side = sidecars[candidates[0]]
         lengths[key] = Length(side.segments, side.frames)
     if absent:
-        raise UserError(f"{len(absent)} videos of the list are not in {root}: {first(absent)}; extract them")
+        raise UserError(f"{len(absent)} videos of the list are not in {root}: {few(absent)}; extract them")
     return lengths
 
 
@@ -155,7 +151,7 @@ def lengths_of_file(
     frames = read_lengths(path)
     absent = [entries[0].name for entries in videos.values() if entries[0].name not in frames]
     if absent:
-        raise UserError(f"{len(absent)} videos of the list have no length in {path}: {first(absent)}; add them")
+        raise UserError(f"{len(absent)} videos of the list have no length in {path}: {few(absent)}; add them")
     return {
         key: Length(-(-count // SEGMENT) if round_up else count // SEGMENT, count)
         for key, count in ((key, frames[entries[0].name]) for key, entries in videos.items())

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from iefvad.data.npy import split_crop
-from iefvad.errors import UserError
+from iefvad.features.npy import split_crop
+from iefvad.utils.errors import UserError
 from iefvad.video import VIDEO_SUFFIXES
 
 _PATH_HEADINGS = ("path", "video")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -15,10 +14,10 @@ import numpy as np
 
 from iefvad.data.annotations import Annotation, split_name, text_lines
 from iefvad.data.lists import ListEntry, base_name, classes_of
-from iefvad.data.npy import open_npy
-from iefvad.errors import UserError
-
-PathLike = str | os.PathLike[str]
+from iefvad.features.npy import open_npy
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
+from iefvad.utils.intervals import runs
 
 _TRUTH_SUFFIX = re.compile(r"(__\d)?(_gt)?(\.npy)?$")
 
@@ -53,20 +52,11 @@ def read_truth(path: PathLike) -> dict[str, np.ndarray]:
     return truth
 
 
-def runs(truth: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """Half-open intervals [start, end) of the ones in (frames,) labels."""
-    padded = np.zeros(len(truth) + 2, np.int8)
-    padded[1:-1] = truth
-    change = np.diff(padded)
-    starts, ends = np.flatnonzero(change == 1).tolist(), np.flatnonzero(change == -1).tolist()
-    return tuple(zip(starts, ends, strict=True))
-
-
 def truth_annotations(truth: dict[str, np.ndarray]) -> dict[str, Annotation]:
     """Frame truth as annotations: intervals, frames, and the class "Anomaly" where there is one."""
     found = {}
     for name, labels in truth.items():
-        intervals = runs(labels)
+        intervals = tuple(runs(labels))
         found[name] = Annotation(name, ("Anomaly",) if intervals else (), intervals, len(labels))
     return found
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from iefvad.errors import UserError
-from iefvad.video_scores import SEGMENT
+from iefvad.utils.errors import UserError
+from iefvad.video import SEGMENT
 
 
 @dataclass(frozen=True)

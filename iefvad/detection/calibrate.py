@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import Literal
 import numpy as np
 import torch
 
-from iefvad.checkpoint import CALIBRATION
-from iefvad.command import command
+from iefvad.checkpoints.calibration import Calibration, fingerprint
+from iefvad.checkpoints.hub import IEFVAD
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.detector import Detector
-from iefvad.detection.outputs import describe_failure, describe_rule
-from iefvad.detection.threshold import Calibration, Rule, fingerprint
-from iefvad.errors import UserError
-from iefvad.model import IEFVAD
-from iefvad.options import add_options, from_namespace, make_parser, option
-from iefvad.plots import clock
+from iefvad.detection.outputs import describe_failure
+from iefvad.detection.threshold import Rule
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.errors import UserError
+from iefvad.utils.options import option
+from iefvad.utils.text import clock
 from iefvad.video import find_videos
-from iefvad.video_scores import VideoScores
 
 
 @dataclass
@@ -172,52 +170,3 @@ def _peaks(scores: np.ndarray) -> np.ndarray:
     """Values (T,) → those that are not exceeded by a neighbour."""
     padded = np.concatenate([[-np.inf], scores, [-np.inf]])
     return scores[(scores >= padded[:-2]) & (scores >= padded[2:])]
-
-
-@command("calibrate")
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad calibrate`; 0 if every video was used, 1 if some could not be read."""
-    parser = make_parser(
-        "calibrate",
-        "Find the threshold that flags at most so many intervals an hour of footage in which nothing happens. Writes"
-        " calibration.json, which `iefvad detect` then uses.",
-        usage="RUN NORMAL_VIDEO [NORMAL_VIDEO ...] [options]",
-    )
-    parser.add_argument("run", type=str, help="run folder that `iefvad train` wrote", metavar="RUN")
-    parser.add_argument(
-        "videos", nargs="+", type=str, help="videos, or folders of videos, without anomalies", metavar="NORMAL_VIDEO"
-    )
-    add_options(parser, CalibrateConfig)
-    arguments = parser.parse_args(argv)
-    config = from_namespace(CalibrateConfig, arguments)
-    calibration, failed = calibrate(arguments.run, arguments.videos, config)
-    path = Path(config.out or arguments.run) / CALIBRATION
-    calibration.write(path)
-    for line in failed:
-        print(f"iefvad calibrate: {line}", file=sys.stderr)
-    _report(calibration, path)
-    return 1 if failed else 0
-
-
-def _report(calibration: Calibration, path: Path) -> None:
-    rule = Rule(calibration.threshold, calibration.low, calibration.merge_gap, calibration.min_length)
-    flagged = sum(video["flagged"] for video in calibration.videos)
-    print(
-        f"\n{describe_rule(rule)}\n{flagged} flagged interval(s) in {clock(3600 * calibration.hours)} of normal"
-        f" footage: {calibration.measured:.3g} an hour, {calibration.allowed:g} allowed"
-    )
-    needed = poisson_bound(0) / calibration.allowed if calibration.allowed else float("inf")
-    if calibration.hours < needed:
-        wanted = f"{needed:.3g} h at least" if calibration.allowed else "ever more footage"
-        print(
-            f"This is too little footage to be sure: all it shows (at 95% confidence) is fewer than"
-            f" {calibration.upper_bound:.3g} false alarms an hour. To show {calibration.allowed:g} an hour takes"
-            f" {wanted}."
-        )
-    if calibration.threshold > 1:
-        print("Normal footage reaches the highest possible score, so nothing will be flagged: train on such footage.")
-    print(f"written: {path}")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(None))

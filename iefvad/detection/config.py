@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from iefvad.errors import UserError
-from iefvad.options import option
+from iefvad.utils.errors import UserError
+from iefvad.utils.options import option
 
 GROUPS = {
     "threshold": "what is flagged",

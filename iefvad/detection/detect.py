@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from iefvad.checkpoints.hub import IEFVAD
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.detector import Detector
 from iefvad.detection.live import Watch
 from iefvad.detection.outputs import Names, write_results
 from iefvad.detection.result import Detection
 from iefvad.detection.sources import is_live
-from iefvad.errors import UserError
-from iefvad.model import IEFVAD
+from iefvad.utils.errors import UserError
 from iefvad.video import find_videos
 
 

@@ -9,15 +9,15 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from iefvad.checkpoints.hub import IEFVAD, load_pretrained
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.threshold import Rule, choose_rule
-from iefvad.encoders import Encoder, build_encoder, resolve_device
-from iefvad.errors import UserError
-from iefvad.model import IEFVAD
-from iefvad.pretrained import load_pretrained
-from iefvad.scoring import Scorer, check_encoder, test_crops
-from iefvad.stream import SegmentFeatures, stream_features
+from iefvad.encoders.encoder import Encoder, build_encoder
+from iefvad.extraction.stream import SegmentFeatures, stream_features
+from iefvad.scoring.scorer import Scorer, check_encoder, choose_crops
+from iefvad.utils.devices import resolve_device
+from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 
 Item = TypeVar("Item")
@@ -43,7 +43,7 @@ class Detector:
                 " store made by `iefvad extract` to score videos."
             )
         self.settings |= {
-            "crops": test_crops(self.settings["crops"], self.provenance.get("test_crops", "5")),
+            "crops": choose_crops(self.settings["crops"], self.provenance.get("test_crops", "5")),
             "tail": self.config.tail,
             "on_truncated": self.config.on_truncated,
         }

@@ -18,10 +18,10 @@ from iefvad.detection.alarm import Alarm, AlarmTracker
 from iefvad.detection.detector import Detector, TimedEncoder, score_segments
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.sources import LiveSegment, LiveSource, file_stem
-from iefvad.encoders import Encoder
-from iefvad.errors import UserError
-from iefvad.scoring import Scorer
-from iefvad.stream import SegmentFeatures, encode_segments
+from iefvad.encoders.encoder import Encoder
+from iefvad.extraction.stream import SegmentFeatures, encode_segments
+from iefvad.scoring.scorer import Scorer
+from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 
 

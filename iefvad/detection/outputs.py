@@ -11,14 +11,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from iefvad.checkpoints.calibration import fingerprint
 from iefvad.detection.detector import Detector
 from iefvad.detection.overlay import write_overlay
 from iefvad.detection.result import Detection
-from iefvad.detection.threshold import Rule, fingerprint
-from iefvad.files import write_text, write_with
-from iefvad.timeline import write_timeline
+from iefvad.detection.threshold import Rule
+from iefvad.report.timeline import write_timeline
+from iefvad.scoring.video_scores import VideoScores, write_scores_csv
+from iefvad.utils.files import write_text, write_with
 from iefvad.video import SEGMENT
-from iefvad.video_scores import VideoScores, write_scores_csv
 
 _SUFFIXES = (".csv", "_intervals.csv", ".json", ".html", "_overlay.mp4")
 

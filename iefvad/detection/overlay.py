@@ -9,10 +9,10 @@ import av
 import cv2
 import numpy as np
 
-from iefvad.files import write_with
-from iefvad.plots import clock
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.files import write_with
+from iefvad.utils.text import clock
 from iefvad.video import SEGMENT, read_frames
-from iefvad.video_scores import VideoScores
 
 _LEAST_WIDTH = 480  # smaller pictures are enlarged by a whole factor, so that the writing can be read
 _SPAN = 30.0  # seconds of the running score

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from iefvad.detection.threshold import Rule
-from iefvad.scoring import columns_of
-from iefvad.stream import SegmentFeatures
+from iefvad.extraction.stream import SegmentFeatures
+from iefvad.scoring.scorer import columns_of
+from iefvad.scoring.video_scores import VideoScores
 from iefvad.video import SEGMENT
-from iefvad.video_scores import VideoScores
 
 
 @dataclass

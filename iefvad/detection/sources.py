@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 from iefvad.video import HEIGHT, SEGMENT, WIDTH, frame_rate, resize, upright
 
 _AHEAD = 8  # segments that wait for scoring, 4 MB each; beyond them the oldest is dropped

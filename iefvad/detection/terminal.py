@@ -19,9 +19,9 @@ from iefvad.detection.detector import Detector
 from iefvad.detection.live import LiveScore, Watch
 from iefvad.detection.outputs import Names, write_results
 from iefvad.detection.result import Detection
-from iefvad.plots import clock
+from iefvad.scoring.video_scores import CSV_COLUMNS, csv_row
+from iefvad.utils.text import clock
 from iefvad.video import SEGMENT
-from iefvad.video_scores import CSV_COLUMNS, csv_row
 
 _BAR = 24  # characters
 _LISTED = 20  # intervals printed; the files hold all

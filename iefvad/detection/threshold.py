@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from iefvad.checkpoint import CALIBRATION
+from iefvad.checkpoints.calibration import CALIBRATION, Calibration, fingerprint
 from iefvad.detection.config import DetectConfig
-from iefvad.errors import UserError
-from iefvad.files import write_json
-from iefvad.model import IEFVAD
-from iefvad.video_scores import VideoScores, intervals_above
+from iefvad.model.network import Network
+from iefvad.scoring.video_scores import VideoScores, intervals_above
+from iefvad.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -46,52 +39,11 @@ class Rule:
         )
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """A threshold measured on normal footage, as calibration.json holds it; rates are flagged intervals an hour.
-
-    `upper_bound` is the 95% confidence bound of the rate. `model` is the fingerprint of the weights that were measured,
-    `hop` and `context` how they were run. `videos` has a row a video: its path, segments and flagged intervals.
-    """
-
-    threshold: float
-    low: float
-    merge_gap: float
-    min_length: float
-    allowed: float
-    measured: float
-    upper_bound: float
-    hours: float
-    hop: int
-    context: int
-    model: str
-    videos: list[dict[str, Any]]
-
-    def write(self, path: Path) -> None:
-        """Write calibration.json."""
-        write_json(path, {"format": 1, **dataclasses.asdict(self)})
-
-    @classmethod
-    def read(cls, path: Path) -> Calibration:
-        """Read calibration.json. Raises UserError where it is missing or something else."""
-        try:
-            values = json.loads(path.read_text())
-            fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-            numbers = [float(value) for name, value in fields.items() if name not in ("model", "videos")]
-        except FileNotFoundError:
-            raise UserError(f"there is no calibration {path}: write one with `iefvad calibrate`.") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no calibration ({error!r}): write it anew with `iefvad calibrate`.") from None
-        if not all(value == value for value in numbers):
-            raise UserError(f"{path} holds a number that is none: write it anew with `iefvad calibrate`.")
-        return cls(**fields)
-
-
 def choose_rule(
     config: DetectConfig,
     *,
     folder: Path | None,
-    model: IEFVAD,
+    model: Network,
     provenance: Mapping[str, Any],
     hop: int,
     context: int,
@@ -135,27 +87,3 @@ def choose_rule(
     if not rule.low <= rule.threshold:
         raise UserError(f"--low {rule.low} exceeds the threshold {rule.threshold:.4g}: give a lower one.")
     return rule
-
-
-def copy_calibration(model: IEFVAD, folder: Path) -> None:
-    """Put the calibration that lies beside a model's own weights into a folder that gets them too.
-
-    Of the footage it keeps the names alone. Weights that have changed since they were calibrated go without.
-    """
-    source = model.folder / CALIBRATION if model.folder else None
-    if source is None or not source.is_file() or folder.resolve() == source.parent.resolve():
-        return
-    calibration = Calibration.read(source)
-    if calibration.model == fingerprint(model):
-        videos = [row | {"path": re.split(r"[\\/]", row["path"])[-1]} for row in calibration.videos]
-        dataclasses.replace(calibration, videos=videos).write(folder / CALIBRATION)
-
-
-@torch.no_grad()
-def fingerprint(model: IEFVAD) -> str:
-    """Twelve hexadecimal digits that tell one set of weights and settings from another."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
-    return digest.hexdigest()[:12]

@@ -13,11 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iefvad.errors import UserError
-from iefvad.towers import Tower, build_tower
-from iefvad.weights import convert_checkpoint
-
-__all__ = ["Encoder", "build_encoder", "convert_checkpoint", "resolve_device"]
+from iefvad.encoders.towers import Tower, build_tower
+from iefvad.utils.devices import resolve_device
+from iefvad.utils.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -113,24 +111,6 @@ def build_encoder(
     else:
         event = build_tower(event_model, event_weights, "event", where, dtype)
     return Encoder(image, event, where, batch)
-
-
-def resolve_device(name: str, *, cpu_only: bool = False) -> torch.device:
-    """The torch device of a name; `auto` is the GPU if there is one. Raises UserError for one that is not there.
-
-    `cpu_only` makes `auto` the CPU: for work that gains nothing from a GPU.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() and not cpu_only else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name} is not a device: use auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices.")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name} is not supported: use auto, cpu, cuda or cuda:N.")
-    return device
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iefvad import descriptor
-from iefvad.errors import UserError
-from iefvad.weights import check_names, hash_tensors, read_visual
+from iefvad.encoders import descriptor
+from iefvad.encoders.weights import check_names, read_visual
+from iefvad.utils.errors import UserError
+from iefvad.utils.tensors import hash_tensors
 
 # OpenAI's statistics, with which every CLIP without a preprocess_cfg of its own was trained.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -1,34 +1,30 @@
-"""`python -m iefvad.evaluate MODEL`: metrics of a run or a model, per class, and with a share of a stream masked."""
+"""Evaluate a run folder, a saved model or a released checkpoint: scores, metrics, pages."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from iefvad.command import command
-from iefvad.config import TrainConfig
-from iefvad.data.datasets import Benchmark, Video, load_lists
-from iefvad.data.sources import load_benchmark
-from iefvad.errors import UserError
-from iefvad.metrics import robustness_row, table
-from iefvad.model import IEFVAD, MODALITIES
-from iefvad.options import add_options, from_namespace, make_parser, option
-from iefvad.packed import is_packed
-from iefvad.pretrained import is_released, load_pretrained
-from iefvad.results import Results, Subject, finish, write_results
-from iefvad.run import Run, load_model
-from iefvad.scoring import Masked, check_encoder, density_scores, score_videos
-from iefvad.trainer import choose_device
-from iefvad.video_scores import VideoScores
-
-RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5)  # Appendix H
+from iefvad.checkpoints.hub import IEFVAD, load_model, load_pretrained
+from iefvad.checkpoints.pretrained import is_released_file
+from iefvad.data.datasets import load_lists
+from iefvad.features.packed import is_packed
+from iefvad.features.store import is_store
+from iefvad.features.videos import Benchmark
+from iefvad.model.config import Noise
+from iefvad.scoring.metrics import table
+from iefvad.scoring.robustness import robustness
+from iefvad.scoring.scorer import check_encoder, density_scores, score_videos
+from iefvad.training.results import Results, Subject, finish, write_results
+from iefvad.training.run import Run
+from iefvad.training.settings import TrainConfig
+from iefvad.training.sources import load_benchmark
+from iefvad.utils.devices import resolve_device
+from iefvad.utils.errors import UserError
+from iefvad.utils.options import option
 
 
 @dataclass
@@ -49,9 +45,7 @@ class EvaluateConfig:
     out: str | None = option(
         None, "folder for metrics.json, scores.csv and report.html [default: the run's or model's folder]"
     )
-    noise: Literal["student-t", "gaussian"] | None = option(
-        None, "noise model of a released checkpoint [default: student-t]"
-    )
+    noise: Noise | None = option(None, "noise model of a released checkpoint [default: student-t]")
     nu: float | None = option(None, "degrees of freedom of a released checkpoint's Student-t [default: 8]")
     attenuation: float | None = option(None, "attenuation of a released checkpoint's refinement [default: 0.5]")
     heads: int | None = option(None, "attention heads of a released checkpoint [default: 8]")
@@ -59,34 +53,6 @@ class EvaluateConfig:
 
 DATA = ("features", "test_list", "annotations", "gt", "image_folder", "event_folder")
 RELEASED = ("noise", "nu", "attenuation", "heads")
-
-
-def robustness(
-    model: IEFVAD,
-    videos: Sequence[Video],
-    *,
-    crops: str = "5",
-    chunk: int = 256,
-    ratios: Sequence[float] = RATIOS,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Appendix H: mask a share of one modality's feature dimensions (the same ones in all videos) and score again.
-
-    The first row is the clean run. Keys as in `metrics.robustness_row`; `crops` and `chunk` as in `score_videos`.
-    """
-
-    def score(videos: Sequence[Video]) -> list[VideoScores]:
-        return score_videos(model, videos, crops=crops, chunk=chunk)
-
-    clean = score(videos)
-    rows = [robustness_row("none", 0.0, clean, clean)]
-    bar = tqdm([(name, ratio) for name in MODALITIES for ratio in ratios], desc="robustness", dynamic_ncols=True)
-    for name, ratio in bar:
-        generator = torch.Generator().manual_seed(seed)
-        dim = model.config.dim
-        masked = torch.randperm(dim, generator=generator)[: round(ratio * dim)]
-        rows.append(robustness_row(name, ratio, clean, score([Masked(video, name, masked) for video in videos])))
-    return rows
 
 
 def evaluate(source: str, config: EvaluateConfig) -> dict[str, Any]:
@@ -105,12 +71,12 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     run = Run.open(path)
     _refuse_released(config, run.path)
     overrides = {name: value for name in (*DATA, "test_crops") if (value := getattr(config, name)) is not None}
-    if config.features is not None and _is_store(config.features):
+    if config.features is not None and _is_any_store(config.features):
         # A store brings its own lists and truth; those of the run belong to other files.
         own = dict.fromkeys(("train_list", "test_list", "annotations", "gt"))
         overrides = own | overrides
     run.config = replace(run.config, device=config.device, **overrides)
-    device = choose_device(config.device)
+    device = resolve_device(config.device)
     benchmark = _test_data(run.config)
     crops, chunk = run.config.test_crops, run.config.max_segments
     results = Results()
@@ -118,7 +84,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     for seed in run.config.seeds:
         for variant in run.variants:
             backend = "auto" if run.config.fused else "reference"
-            model, _ = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
+            model = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
             _check_fit(model, benchmark)
             results.add(variant.name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk))
             first = variant == run.variants[0] and seed == run.config.seeds[0]
@@ -135,12 +101,12 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate one model, a folder by `save_pretrained` or a .safetensors file, and return what metrics.json holds."""
     if path.is_file() and config.out is None:
         raise UserError(f"{path} is a file: say by --out which folder the results go to.")
-    if path.is_file() and is_released(path):
+    if path.is_file() and is_released_file(path):
         released = {name: value for name in RELEASED if (value := getattr(config, name)) is not None}
     else:
         _refuse_released(config, path)
         released = {}
-    model = load_pretrained(path, device=choose_device(config.device), **released)
+    model = load_pretrained(path, device=resolve_device(config.device), **released)
     if config.features is None and config.test_list is None:
         raise UserError(
             f"{path} does not say what to evaluate on: give --features STORE, or --features ROOT with --test-list"
@@ -174,7 +140,11 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
 
 def _test_data(config: TrainConfig) -> Benchmark:
     """The data of a configuration; of the field's lists that of the test videos is enough."""
-    if config.test_list is None or config.train_list is not None or (config.features and _is_store(config.features)):
+    if (
+        config.test_list is None
+        or config.train_list is not None
+        or (config.features and _is_any_store(config.features))
+    ):
         return load_benchmark(config)
     truth = config.gt or config.annotations
     if truth is None:
@@ -190,8 +160,8 @@ def _test_data(config: TrainConfig) -> Benchmark:
     )
 
 
-def _is_store(path: str | Path) -> bool:
-    return is_packed(path) or (Path(path) / "store.json").is_file()
+def _is_any_store(path: str | Path) -> bool:
+    return is_packed(path) or is_store(path)
 
 
 def _refuse_released(config: EvaluateConfig, path: Path) -> None:
@@ -241,30 +211,3 @@ def _command(path: Path, config: EvaluateConfig) -> str:
         if (value := getattr(config, field.name)) != field.default:
             words += [f"--{field.name.replace('_', '-')}", str(value).lower() if value is False else str(value)]
     return shlex.join(words)
-
-
-@command("evaluate")
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad evaluate`; returns the exit status."""
-    parser = make_parser(
-        "evaluate",
-        "Evaluate a finished run on its test videos (or on others), or a saved or released model on the ones you name:"
-        " AUC, AP, Ano-AUC, per class, and how the scores hold when a share of one stream's feature dimensions is"
-        " masked. Writes metrics.json, scores.csv and report.html.",
-        usage="MODEL [options]",
-    )
-    parser.add_argument(
-        "run",
-        type=str,
-        help="run folder that `iefvad train` wrote, folder by `save_pretrained`, or .safetensors file (a released"
-        " model after `iefvad convert`)",
-        metavar="MODEL",
-    )
-    add_options(parser, EvaluateConfig)
-    arguments = parser.parse_args(argv)
-    evaluate(arguments.run, from_namespace(EvaluateConfig, arguments))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(None))

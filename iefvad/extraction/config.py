@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from iefvad.encoders import Encoder, Precision, build_encoder
-from iefvad.errors import UserError
-from iefvad.options import option
-from iefvad.stream import CROPS
+from iefvad.encoders.encoder import Encoder, Precision, build_encoder
+from iefvad.extraction.stream import CROPS
+from iefvad.utils.errors import UserError
+from iefvad.utils.options import option
 from iefvad.video import SEGMENT
 
 

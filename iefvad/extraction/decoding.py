@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 
-from iefvad.errors import UserError
-from iefvad.prefetch import ahead
+from iefvad.utils.errors import UserError
+from iefvad.utils.prefetch import ahead
 from iefvad.video import HEIGHT, SEGMENT, WIDTH, Segments
 
 SHAPE = (SEGMENT, HEIGHT, WIDTH, 3)

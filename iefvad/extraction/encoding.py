@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ief_kernels import event_synthesis
-from iefvad.encoders import Encoder
-from iefvad.stream import density, segment_means
+from iefvad.encoders.encoder import Encoder
+from iefvad.extraction.stream import density, segment_means
 from iefvad.video import CROP, SEGMENT, WIDTH, crop_boxes
 
 Key = TypeVar("Key", bound=Hashable)

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from iefvad.encoders import Encoder
-from iefvad.errors import UserError
+from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.decoding import Ended, Opened
 from iefvad.extraction.record import Features, Job, Record, sidecar_of
-from iefvad.stream import FeatureStream
+from iefvad.extraction.stream import FeatureStream
+from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 
 _TICK = 0.2  # seconds after which the calling thread looks up

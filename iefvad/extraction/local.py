@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from iefvad.encoders import Encoder
-from iefvad.errors import UserError
+from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.decoding import SHAPE, DecoderCrash, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder
 from iefvad.extraction.lanes import run_lanes
 from iefvad.extraction.record import Features, Job, Record, sidecar_of
+from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 
 _TICK = 0.2  # seconds after which a waiting thread looks up

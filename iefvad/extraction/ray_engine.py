@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from iefvad.errors import UserError
 from iefvad.extraction.config import ExtractConfig, ExtractReport, encoder_of, store_settings
 from iefvad.extraction.decoding import SHAPE, DecoderCrash, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
 from iefvad.extraction.record import Features, Job, Record, open_store, sidecar_of
-from iefvad.store import hash_file
+from iefvad.features.store import hash_file
+from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 
 # Kinds of rows. Every row has `name`, `kind`, `index` and `info` (JSON); segments have `frames`, later features.

@@ -17,12 +17,12 @@ from typing import Any
 
 from torch import Tensor
 
-from iefvad.errors import UserError
 from iefvad.extraction.config import ExtractReport
 from iefvad.extraction.decoding import Ended, Opened
 from iefvad.extraction.progress import Progress
-from iefvad.files import remove_left_over, write_text
-from iefvad.store import FeatureStore, Sidecar, hash_file
+from iefvad.features.store import FeatureStore, Sidecar, hash_file
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import remove_left_over, write_text
 from iefvad.video import find_videos
 
 FAILED = "failed.csv"

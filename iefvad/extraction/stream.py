@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from ief_kernels import event_synthesis
-from iefvad.encoders import Encoder
-from iefvad.prefetch import ahead
+from iefvad.encoders.encoder import Encoder
+from iefvad.utils.prefetch import ahead
 from iefvad.video import SEGMENT, Segments, crops
-
-__all__ = ["CROPS", "DEFAULTS", "FeatureStream", "SegmentFeatures", "ahead", "encode_segments", "stream_features"]
 
 Item = TypeVar("Item")
 

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 _CROP = re.compile(r"(.+)__(\d)\.npy", re.DOTALL)
 

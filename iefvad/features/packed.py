@@ -5,14 +5,12 @@
 1 = event, the rows of all clips one after the other and one row of zeros at the end, where padding points;
 ``offsets`` int64 (clips + 1), each clip's first row; ``truth`` uint8, the frame labels of the videos that have them;
 ``event_density`` float32, a number a segment of the videos that have it. ``ROOT/packed.json``, written last, names the
-videos and marks the store as complete. `iefvad features import` makes one (:mod:`iefvad.packing`).
+videos and marks the store as complete. `iefvad features import` makes one (:mod:`iefvad.features.packing`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from iefvad.data.datasets import Benchmark, PathLike, Video, attach_annotations, attach_gt
-from iefvad.data.readers import Reader
-from iefvad.errors import UserError
+from iefvad.features.readers import Reader
+from iefvad.features.videos import Video
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
+from iefvad.utils.tensors import map_half
 from iefvad.video import SEGMENT
 
 FORMAT = 1
@@ -174,42 +174,7 @@ class PackedReader(Reader):
         return [self.store.root / table_name(self.split)]
 
 
-def load_packed(root: PathLike, *, annotations: PathLike | None = None, gt: PathLike | None = None) -> Benchmark:
-    """Load a benchmark from a packed store. ``gt`` or ``annotations`` take the place of the truth in the store.
-
-    Training videos longer than ``max_segments`` are what they were averaged to, which the notes say. Raises UserError
-    as :class:`PackedStore`, and for truth that does not fit.
-    """
-    store = PackedStore(root)
-    train, test = (store.benchmark_videos(split) for split in SPLITS)
-    if gt is not None:
-        attach_gt(test, gt)
-    elif annotations is not None:
-        attach_annotations(test, annotations)
-    notes = list(store.notes)
-    averaged = sum(isinstance(video.reader, PackedReader) and video.reader.averaged for video in train)
-    if averaged:
-        notes.append(
-            f"{averaged} of {len(train)} training videos are longer than {store.max_segments} segments and are stored"
-            f" as {store.max_segments} bins; those held out are scored on the bins"
-        )
-    return Benchmark(store.name, train, test, store.dim, notes, dict(store.settings))
-
-
 def stored_rows(entry: dict[str, Any], max_segments: int) -> int:
     """Rows that one crop of a catalogue's entry takes."""
     segments: int = entry["segments"]
     return min(segments, max_segments) if entry["split"] == "train" else segments
-
-
-def map_half(path: str | os.PathLike[str], key: str) -> Tensor:
-    """Map a float16 tensor of a safetensors file, read-only; the file must be whole."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    entry = header[key]
-    array = np.memmap(path, "<f2", "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
-    with warnings.catch_warnings():
-        # Nothing writes to it; a map that may be written to counts as memory, which a large store would exceed.
-        warnings.filterwarnings("ignore", message=".*not writable")
-        return torch.from_numpy(array)

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from iefvad.data.datasets import Benchmark, PathLike, Video, first_of, resample
-from iefvad.data.npy import split_crop
-from iefvad.data.readers import Nan, NpyReader, Reader, to_half
-from iefvad.errors import UserError
-from iefvad.files import storage_error, write_json
-from iefvad.packed import CATALOGUE, FORMAT, JOURNAL, SPLITS, PackedStore, stored_rows, table_name
+from iefvad.features.npy import split_crop
+from iefvad.features.packed import CATALOGUE, FORMAT, JOURNAL, SPLITS, PackedStore, stored_rows, table_name
+from iefvad.features.readers import Nan, NpyReader, Reader
+from iefvad.features.store import is_store
+from iefvad.features.videos import Benchmark, Video, resample
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike, storage_error, write_json
+from iefvad.utils.tensors import header, to_half
+from iefvad.utils.text import few
 from iefvad.video import SEGMENT
 
 _ALIGN = 64  # a row of 768 float16 is 24 cache lines; it should not begin within one
@@ -77,7 +80,7 @@ def pack(benchmark: Benchmark, out: PathLike, *, max_segments: int = 256, progre
     try:
         if (out / CATALOGUE).exists():
             return _finished(out, plan)
-        if (out / "store.json").exists():
+        if is_store(out):
             raise UserError(f"{out} is a feature store; choose another folder for the packed one")
         strict = any(_reader(video).nan == "error" for video in benchmark.train + benchmark.test)
         journal = _Journal(out, plan, tables, strict=strict)
@@ -111,7 +114,7 @@ def folder_pair(image_dir: PathLike, event_dir: PathLike, *, fps: float = 30.0, 
         raise UserError(f"{image_root} holds no .npy files; check --image-dir")
     if absent:
         raise UserError(
-            f"{len(absent)} event files are missing: {first_of(absent)}; each image file needs one of the same name"
+            f"{len(absent)} event files are missing: {few(absent)}; each image file needs one of the same name"
             " below --event-dir"
         )
     notes: list[str] = []
@@ -182,13 +185,7 @@ def _frame(table: _Table, videos: Sequence[Video]) -> None:
         ("event_density", "F32", [sum(map(len, density))], 4 * sum(map(len, density))),
         ("truth", "U8", [sum(map(len, truth))], sum(map(len, truth))),
     ]
-    header, end = {}, 0
-    for name, dtype, shape, size in parts:
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text) + offsets.nbytes) % _ALIGN)
-    table.head = len(text).to_bytes(8, "little") + text + offsets.tobytes()
+    table.head = header(parts, align=_ALIGN, before=offsets.nbytes) + offsets.tobytes()
     table.tail = b"".join(array.tobytes() for array in [*density, *truth])
 
 
@@ -322,7 +319,7 @@ def _read_clip(table: _Table, video: Video, crop: int, rows: int) -> tuple[memor
     del reader.notes[before:]
     halves = []
     for where, features in zip(reader.where(crop), pair, strict=True):
-        half = to_half(resample(features, rows), where)
+        half = to_half(resample(features, rows), f"{where}: features")
         if half.shape != (rows, table.dim):
             raise UserError(
                 f"{where} is {half.shape[0]} segments x {half.shape[1]}, expected {rows} x {table.dim}: it changed"

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from iefvad.data.npy import load_npy, npy_shape
-from iefvad.errors import UserError
-from iefvad.store import FeatureStore
+from iefvad.features.npy import load_npy, npy_shape
+from iefvad.features.store import FeatureStore
+from iefvad.utils.errors import UserError
 
 Nan = Literal["error", "zero"]
 
@@ -117,12 +115,3 @@ class NpyReader(Reader):
                 f"{path} is {shape[0]} segments x {shape[1]}, but {beside if beside != path else 'another crop'} is "
                 f"{self.segments} x {self.dim}; image and event features and all crops must agree: extract them again"
             )
-
-
-def to_half(features: Tensor, where: str) -> Tensor:
-    """Round features to float16. Raises UserError, calling them ``where``, for finite values beyond its range."""
-    half = features.half()
-    if not torch.isfinite(half).all():
-        largest = features.abs().max().item()
-        raise UserError(f"{where}: features reach {largest:.3g}, beyond float16 (65504); scale them")
-    return half

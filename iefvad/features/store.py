@@ -8,24 +8,25 @@ rebuilt from the sidecars. Equal input gives equal bytes. Several processes may 
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 
-from iefvad.data.npy import load_npy, npy_shape, split_crop
-from iefvad.errors import UserError
-from iefvad.files import flush, replacing_durably
+from iefvad.features.npy import load_npy, npy_shape, split_crop
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import flush, replacing_durably, storage_errors
+from iefvad.utils.tensors import header, to_half
+from iefvad.utils.text import few
 from iefvad.video import SEGMENT
 
 FORMAT = 1
@@ -56,6 +57,11 @@ class Sidecar:
     event_density: list[float] = field(default_factory=list)
 
 
+def is_store(root: str | os.PathLike[str]) -> bool:
+    """Return whether a folder is a feature store."""
+    return (Path(root) / _SETTINGS).is_file()
+
+
 class FeatureStore:
     """Features of many videos in one folder, all made with the same settings.
 
@@ -75,7 +81,7 @@ class FeatureStore:
                 raise UserError(f"{self.root} is not a feature store (no {_SETTINGS}); make one with `iefvad extract`")
             if wanted is None:
                 raise ValueError("settings are required to create a store")
-            with _clear_errors(self.root):
+            with storage_errors(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)
                 with replacing_durably(self.root / _SETTINGS) as file:
                     file.write(_json(wanted))
@@ -126,7 +132,7 @@ class FeatureStore:
         )
         self._check_shapes(name, image, event, sidecar)
         tensors = {"event": _to_half(name, "event", event), "image": _to_half(name, "image", image)}
-        with _clear_errors(self.root, name):
+        with storage_errors(self.root, f"storing {name}"):
             features.parent.mkdir(parents=True, exist_ok=True)
             # Both files are written in full before either takes its place. The old sidecar goes first: were we killed
             # between the two renames, an old sidecar beside new features would pass for complete.
@@ -168,7 +174,7 @@ class FeatureStore:
         for side in self.sidecars():
             row = [getattr(side, column) for column in _INDEX_COLUMNS[:-1]]
             writer.writerow([*row, " ".join(map(str, side.crops))])
-        with _clear_errors(self.root), replacing_durably(self.root / _INDEX) as file:
+        with storage_errors(self.root), replacing_durably(self.root / _INDEX) as file:
             file.write(text.getvalue().encode())
         return self.root / _INDEX
 
@@ -259,32 +265,6 @@ def hash_file(path: str | os.PathLike[str]) -> str:
     return f"sha256-sampled:{digest.hexdigest()}"
 
 
-def export_npy(
-    store: FeatureStore,
-    image_dir: str | os.PathLike[str],
-    event_dir: str | os.PathLike[str],
-    *,
-    dtype: str = "float32",
-) -> int:
-    """Write every stored video in the field's layout, ``NAME__{crop}.npy`` of (T, D) in each folder.
-
-    Sub-folders in names are kept. Returns the number of files written to each folder. float32 by default, which every
-    published loader reads; "float16" is the stored value unchanged.
-    """
-    written = 0
-    for name in store.names():
-        image, event, sidecar = store.read(name)
-        for row, crop in enumerate(sidecar.crops):
-            for folder, features in ((Path(image_dir), image), (Path(event_dir), event)):
-                path = folder / f"{name}__{crop}.npy"
-                with _clear_errors(folder, name):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with replacing_durably(path) as file:
-                        np.save(file, features[row].astype(dtype), allow_pickle=False)
-            written += 1
-    return written
-
-
 def import_npy(
     image_dir: str | os.PathLike[str],
     event_dir: str | os.PathLike[str],
@@ -311,7 +291,7 @@ def import_npy(
     absent = [f"{name}__{crop}.npy" for name in videos for crop in videos[name]]
     absent = [name for name in absent if not (event_root / name).is_file()]
     if absent:
-        raise UserError(f"{len(absent)} event files are missing in {event_root}: {', '.join(absent[:3])}, ...")
+        raise UserError(f"{len(absent)} event files are missing in {event_root}: {few(absent)}")
     first = next(iter(videos))
     dim = npy_shape(image_root / f"{first}__{videos[first][0]}.npy")[1]
     store = FeatureStore(store_root, settings={"source": "npy", "dim": dim, **(settings or {})}, create=True)
@@ -336,29 +316,16 @@ def import_npy(
 
 def _to_half(name: str, kind: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
-    with np.errstate(over="ignore"):
-        half = np.ascontiguousarray(values, dtype="<f2")
+    half = to_half(torch.from_numpy(np.array(values, np.float32, order="C")), f"{name}: {kind} features").numpy()
     if not np.isfinite(half).all():
-        if np.isfinite(values).all():
-            raise UserError(
-                f"{name}: {kind} features reach {np.abs(values).max():.3g}, beyond float16 (65504); scale them"
-            )
         bad = int((~np.isfinite(values)).any(axis=(0, 2)).sum())
         raise UserError(f"{name}: {kind} features have NaN or infinity in {bad} of {values.shape[1]} segments")
     return half
 
 
 def _write_safetensors(file: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    # The format is an 8-byte length, a JSON header and the raw data. Written here because the library builds the whole
-    # file in memory first (2 GB for the longest videos) and hides a full disk behind an error of its own.
-    header: dict[str, Any] = {"__metadata__": metadata}
-    offset = 0
-    for key, tensor in tensors.items():
-        header[key] = {"dtype": "F16", "shape": tensor.shape, "data_offsets": [offset, offset + tensor.nbytes]}
-        offset += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+    # Written here because the library builds the whole file in memory first: 2 GB for the longest videos.
+    file.write(header([(key, "F16", tensor.shape, tensor.nbytes) for key, tensor in tensors.items()], metadata))
     for tensor in tensors.values():
         file.write(tensor.data if tensor.size else b"")
 
@@ -369,17 +336,3 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-@contextmanager
-def _clear_errors(root: Path, name: str | None = None) -> Iterator[None]:
-    """Turn errors of the file system into a message that names the folder."""
-    what = f" while storing {name}" if name else ""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left in {root}{what}; free some and start again, videos already stored are kept"
-            ) from error
-        raise UserError(f"cannot write to {root}{what}: {error.strerror or error}; check the folder") from error

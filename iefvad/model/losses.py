@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iefvad.model import Output
+from iefvad.model.network import Output
 
 RUN = 16  # segments whose mean is one instance of `mil="segment"`; also the divisor in the top-k rule
 

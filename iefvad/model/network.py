@@ -1,63 +1,33 @@
-"""The IEF-VAD network (SPEC §3): encoders, uncertainty-weighted fusion, recursion over time, refinement."""
+"""The IEF-VAD network: encoders, uncertainty-weighted fusion, recursion over time, refinement.
+
+Source: sections 3.1 to 3.5 of the paper; `docs/specification.md#network`.
+"""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 import ief_kernels
 from ief_kernels import Fusion, Terms
-from iefvad.attention import attention_with_dropout
-from iefvad.card import MODEL_CARD, facts
-from iefvad.layout import Layout, ValidRows, lay_out
-from iefvad.linear import Linear
-
-MODALITIES = ("image", "event")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes and choices of one network. `hidden` is the refinement's inner width, `dim` where it is None.
-
-    `window`: self-attention stays within consecutive windows of so many segments; None lets it see all it is given.
-    `standardize`: features are centred and scaled per dimension by buffers that `set_statistics` fills.
-    `released=True` is the published code's variant: padding takes part in attention, and the fusion weights are
-    (nu+1)/nu·exp(-logvar) divided by their sum + eps.
-    """
-
-    dim: int = 768
-    hidden: int | None = None
-    layers: int = 2
-    heads: int = 8
-    dropout: float = 0.1
-    window: int | None = None
-    standardize: bool = False
-    modality: Literal["fusion", "image", "event"] = "fusion"
-    noise: Literal["student-t", "gaussian"] = "student-t"
-    nu: float | Literal["learned"] = 8.0
-    temporal: Literal["kalman", "robust-kalman", "none"] = "kalman"
-    process_noise: float | Literal["learned"] = "learned"
-    refine_steps: int = 10
-    attenuation: float = 0.5
-    eps: float = 1e-8
-    released: bool = False
-
-    def __post_init__(self) -> None:
-        if self.dim % self.heads:
-            raise ValueError(f"heads = {self.heads} does not divide the feature width {self.dim}")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window must be at least 1, not {self.window}")
+from ief_kernels.precision_fusion.reference import LOGVAR_LIMIT, student_scale
+from iefvad.model.attention import attention_with_dropout
+from iefvad.model.config import MODALITIES, ModelConfig
+from iefvad.model.linear import Linear
+from iefvad.model.padding import Layout, ValidRows, lay_out
 
 
 class State(NamedTuple):
-    """State of the recursion after a sequence's last valid segment: mean and variance, each (B, D) float."""
+    """State of the recursion after the last valid segment of each sequence.
+
+    Attributes:
+        mean: (B, D) float.
+        var: (B, D) float.
+    """
 
     mean: Tensor
     var: Tensor
@@ -65,11 +35,21 @@ class State(NamedTuple):
 
 @dataclass
 class Output:
-    """What one forward pass yields; B videos, T segments, D dimensions.
+    """What one forward pass returns, for B videos of T segments and D dimensions.
 
-    `logits`, `scores` are (B, T); `fused` (B, T, D) is the refined state that is classified; the `*_mu`, `*_logvar`,
-    `w_*` and `gain` are (B, T, D), or None for a modality or step that the network does not have. `terms` holds the
-    regularisation terms of the loss (None without gradients), `state` what the next chunk of the video starts from.
+    Attributes:
+        logits: (B, T) float32.
+        scores: (B, T) float32, probabilities.
+        fused: (B, T, D), the refined state that is classified.
+        image_mu: (B, T, D); None, like the next three, for a modality that the network does not have.
+        event_mu: (B, T, D).
+        image_logvar: (B, T, D).
+        event_logvar: (B, T, D).
+        w_img: (B, T, D), normalised fusion weight of the image; None, like the next, for one modality.
+        w_evt: (B, T, D).
+        gain: (B, T, D), gain of the recursion; None without one.
+        terms: Regularisation terms of the loss; None without gradients.
+        state: What the next chunk of the videos starts from; None without a recursion.
     """
 
     logits: Tensor
@@ -87,7 +67,7 @@ class Output:
 
 
 class _Standardize(nn.Module):
-    """(x − centre) / scale per dimension, both taken from training data."""
+    """(x − centre) / scale per dimension. Both are taken from training data."""
 
     centre: Tensor
     scale: Tensor
@@ -98,7 +78,7 @@ class _Standardize(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     def fit(self, features: Tensor) -> None:
-        """`features` (N, D). A constant dimension is centred and hardly scaled."""
+        """Take centre and scale from features (N, D). A constant dimension is centred and hardly scaled."""
         self.centre.copy_(features.mean(0))
         self.scale.copy_(features.std(0, correction=0) + 0.05)
 
@@ -121,7 +101,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """(B, T, D), or with rows (R, D): then padding is there within the attention only."""
+        """(B, T, D) → (B, T, D); with `layout.rows` (R, D) → (R, D), and padding exists within the attention only."""
         qkv = self.in_proj(x).unflatten(-1, (3, self.heads, -1))
         if layout.spans is not None:
             merged = attention_with_dropout(qkv.view(-1, *qkv.shape[-3:]), layout.spans, self.dropout).view(x.shape)
@@ -138,7 +118,7 @@ class SelfAttention(nn.Module):
 
 
 class ModalityEncoder(nn.Module):
-    """Self-attention layers, a whitening LayerNorm, then one Linear each for mean and log-variance (paper §3.1)."""
+    """Self-attention layers, a whitening LayerNorm, then one Linear each for mean and log-variance (paper 3.1)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -150,7 +130,7 @@ class ModalityEncoder(nn.Module):
         self.logvar = Linear(config.dim, config.dim)
 
     def forward(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """(B, T, D) features → mean and log-variance, (B, T, D) each; with rows zeros in the padding."""
+        """(B, T, D) features → mean and log-variance, (B, T, D) each; zeros in the padding where it is left out."""
         rows = layout.rows
         if rows is not None:
             x = rows.take(x)
@@ -161,29 +141,19 @@ class ModalityEncoder(nn.Module):
         return (mu, logvar) if rows is None else (rows.place(mu), rows.place(logvar))
 
 
-class IEFVAD(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="iefvad",
-    tags=["arxiv:2505.02393", "video-anomaly-detection"],
-    paper_url="https://arxiv.org/abs/2505.02393",
-    model_card_template=MODEL_CARD,
-):
-    """Scores each segment of a video from its image and event features (paper §3; SPEC §3).
+class Network(nn.Module):
+    """Scores each segment of a video from its image and event features.
 
-    `backend` goes to every operator of `ief_kernels`: "reference" is plain eager PyTorch, "auto" the fastest that
-    serves. `provenance` is what is known of a trained model, JSON values, empty for a fresh one: "encoder" (settings
-    of the features it was trained on), "threshold", "epoch", "seed", "chunk", "test_crops", "method"; it is saved and
-    loaded with the weights. `folder` is where `from_pretrained` found it, None elsewhere. `push_to_hub` is the mixin's.
-    Raises ValueError for inputs whose shapes do not fit.
+    Args:
+        config: Sizes and choices.
+        backend: Goes to every operator of `ief_kernels`: "reference" is plain eager PyTorch, "auto" the fastest that
+            serves.
     """
 
     def __init__(self, config: ModelConfig, *, backend: str = "auto") -> None:
         super().__init__()
         self.config = config
         self.backend = backend
-        self.provenance: dict[str, Any] = {}
-        self.folder: Path | None = None
         dim = config.dim
         modalities = MODALITIES if config.modality == "fusion" else (config.modality,)
         self.encoders = nn.ModuleDict({name: ModalityEncoder(config) for name in modalities})
@@ -219,39 +189,25 @@ class IEFVAD(
     ) -> Output:
         """Score a batch of videos.
 
-        `image`, `event`: (B, T, D) floating-point features; a single-modality network ignores the other, which may be
-        None. `lengths`: (B,) integers, valid segments of each video; what lies behind them never matters. Where they
-        are on the CPU, padding is left out of all layers but attention, on any device. `state`: from the previous chunk
-        of the same videos. `context`: the first so many segments, which `state` has seen already, are there for the
-        attention alone; all outputs begin behind them, T - context segments long.
+        Args:
+            image: (B, T, D) floating-point features. A single-modality network ignores the other stream, which may be
+                None.
+            event: (B, T, D), likewise.
+            lengths: (B,) integers, valid segments of each video; what lies behind them never matters. Where they are
+                on the CPU, padding is left out of all layers but attention, on any device.
+            state: The state after the previous chunk of the same videos.
+            context: Number of first segments that `state` has seen already. They serve the attention alone; all
+                outputs begin behind them and are T − context segments long.
+
+        Raises:
+            ValueError: shapes do not fit each other or the network.
         """
-        inputs = {"image": image, "event": event}
+        inputs = self._inputs(image, event)
         valid, layout = self._layout(inputs, lengths, context)
-        rows = layout.rows
-        mus: dict[str, Tensor] = {}
-        logvars: dict[str, Tensor] = {}
-        for name, encoder in self.encoders.items():
-            features = inputs[name]
-            assert features is not None
-            if name in self.statistics:
-                features = self.statistics[name](features)
-            if valid is not None and rows is None:
-                # NaN in the padding would survive attention as 0·NaN, so it is replaced rather than multiplied away.
-                features = features.masked_fill(~valid.unsqueeze(-1), 0)
-            mu, logvar = encoder(features, layout)
-            mus[name], logvars[name] = mu[:, context:], logvar[:, context:]
-        if lengths is not None:
-            lengths = (lengths - context).clamp(min=0)
-            if rows is not None and context:
-                rows = ValidRows.of(lengths, rows.segments - context, rows.index.device)
-            lengths = lengths.to(self.classifier.weight.device, non_blocking=True)
-        counted = None if self.config.released else lengths
-        fused, terms = self._fuse(mus, logvars, counted)
-        gain, end = None, None
-        sequence = fused.mean
-        if self.scan is not None:
-            scan = self.scan(fused.mean, fused.var, lengths=lengths, initial_state=state)
-            sequence, gain, end = scan.mean, scan.gain, State(*scan.state)
+        mus, logvars = self._encode(inputs, valid, layout, context)
+        lengths, rows = self._behind_context(lengths, layout.rows, context)
+        fused, terms = self._fuse(mus, logvars, lengths)
+        sequence, gain, end = self._filter(fused, lengths, state)
         refined = self.refinement(sequence if rows is None else rows.take(sequence))
         logits = self.classifier(refined).squeeze(-1).float()
         if rows is not None:
@@ -272,48 +228,6 @@ class IEFVAD(
             state=end,
         )
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        backend: str = "auto",
-        device: str | torch.device = "cpu",
-        **options: Any,
-    ) -> IEFVAD:
-        """A trained model from a run folder, a saved folder, a .safetensors file or the Hugging Face hub.
-
-        All options and errors: `iefvad.pretrained.load_pretrained`, which this is.
-        """
-        from iefvad.pretrained import load_pretrained
-
-        return load_pretrained(pretrained_model_name_or_path, backend=backend, device=device, **options)
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> str | None:
-        """Write config.json, model.safetensors and a model card (README.md, unless there is one) into a folder.
-
-        The calibration of these weights, where the folder they were loaded from has one, goes with them. Two calls
-        write the same bytes. `options` are the mixin's, such as `push_to_hub=True, repo_id="owner/name"`.
-        Raises UserError where the folder cannot be written.
-        """
-        from iefvad.files import storage_error
-
-        try:
-            return super().save_pretrained(Path(save_directory), **options)
-        except OSError as error:
-            raise storage_error(error, Path(save_directory)) from error
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        from iefvad.checkpoint import save_folder
-        from iefvad.detection.threshold import copy_calibration
-
-        save_folder(save_directory, self)
-        copy_calibration(self, save_directory)
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card: what the network is, how to load it, the paper."""
-        return super().generate_model_card(*args, **{"facts": facts(self.config, self.provenance), **kwargs})
-
     def set_statistics(self, modality: str, features: Tensor) -> None:
         """Take the centre and scale of a modality from training features (N, D); for `standardize` networks."""
         statistics = self.statistics[modality]
@@ -326,19 +240,24 @@ class IEFVAD(
             if isinstance(module, SelfAttention):
                 nn.init.zeros_(module.out_proj.weight)
 
-    def _layout(
-        self, inputs: dict[str, Tensor | None], lengths: Tensor | None, context: int
-    ) -> tuple[Tensor | None, Layout]:
-        shapes = set()
+    def _inputs(self, image: Tensor | None, event: Tensor | None) -> dict[str, Tensor]:
+        """Return the features of the network's modalities. Raises ValueError unless they are (B, T, D), all alike."""
+        given = {"image": image, "event": event}
+        inputs = {}
         for name in self.encoders:
-            features = inputs[name]
+            features = given[name]
             if features is None or features.dim() != 3 or features.shape[-1] != self.config.dim:
                 got = "nothing" if features is None else tuple(features.shape)
                 raise ValueError(f"{name} features must be (B, T, {self.config.dim}), not {got}")
-            shapes.add(tuple(features.shape))
+            inputs[name] = features
+        shapes = {tuple(features.shape) for features in inputs.values()}
         if len(shapes) > 1:
             raise ValueError(f"image and event features differ in shape: {sorted(shapes)}")
-        batch, segments, _ = shapes.pop()
+        return inputs
+
+    def _layout(self, inputs: dict[str, Tensor], lengths: Tensor | None, context: int) -> tuple[Tensor | None, Layout]:
+        """Return which segments are valid, (B, T) bool or None for all, and the layout of the batch."""
+        batch, segments, _ = next(iter(inputs.values())).shape
         if not 0 <= context <= segments:
             raise ValueError(f"context must be between 0 and the {segments} segments given, not {context}")
         if lengths is not None and lengths.shape != (batch,):
@@ -352,9 +271,40 @@ class IEFVAD(
             dropout=self.config.dropout if self.training else 0.0,
         )
 
+    def _encode(
+        self, inputs: dict[str, Tensor], valid: Tensor | None, layout: Layout, context: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features → mean and log-variance per modality, (B, T − context, D) each."""
+        mus: dict[str, Tensor] = {}
+        logvars: dict[str, Tensor] = {}
+        for name, encoder in self.encoders.items():
+            features = inputs[name]
+            if name in self.statistics:
+                features = self.statistics[name](features)
+            if valid is not None and layout.rows is None:
+                # NaN in the padding would survive attention as 0·NaN, so it is replaced rather than multiplied away.
+                features = features.masked_fill(~valid.unsqueeze(-1), 0)
+            mu, logvar = encoder(features, layout)
+            mus[name], logvars[name] = mu[:, context:], logvar[:, context:]
+        return mus, logvars
+
+    def _behind_context(
+        self, lengths: Tensor | None, rows: ValidRows | None, context: int
+    ) -> tuple[Tensor | None, ValidRows | None]:
+        """Lengths, on the network's device, and valid rows of what is left when the context is cut off."""
+        if lengths is None:
+            return None, rows
+        lengths = (lengths - context).clamp(min=0)
+        if rows is not None and context:
+            rows = ValidRows.of(lengths, rows.segments - context, rows.index.device)
+        return lengths.to(self.classifier.weight.device, non_blocking=True), rows
+
     def _fuse(
         self, mus: dict[str, Tensor], logvars: dict[str, Tensor], lengths: Tensor | None
     ) -> tuple[Fusion, Terms | None]:
+        """Fused mean, variance and weights, and with gradients the loss terms over valid segments (paper 3.2, 3.3)."""
+        if self.config.released:
+            lengths = None  # the released code averages its loss terms over padding too
         if self.config.modality != "fusion":
             return self._single(mus[self.config.modality], logvars[self.config.modality], lengths)
         arguments = (mus["image"], logvars["image"], mus["event"], logvars["event"])
@@ -368,32 +318,34 @@ class IEFVAD(
             fused = self._released_weights(*arguments)
         return fused, terms
 
-    def _single(self, mu: Tensor, logvar: Tensor, lengths: Tensor | None) -> tuple[Fusion, Terms]:
-        """One stream is its own fusion: its mean and effective variance; the loss keeps the KL term alone."""
-        nu = self.fusion.nu()[0 if self.config.modality == "image" else 1]
-        logvar = logvar if nu is None else logvar + _log_shrink(nu)
-        var = logvar.exp()
-        kl_elements = -0.5 * (1 + logvar - mu.square() - var)
-        if lengths is not None:
-            valid = (torch.arange(mu.shape[1], device=mu.device) < lengths.unsqueeze(1)).unsqueeze(-1)
-            kl = torch.where(valid, kl_elements, 0.0).sum() / (lengths.sum().clamp(min=1) * mu.shape[2])
-        else:
-            kl = kl_elements.mean()
-        zero = torch.zeros_like(kl)
-        kl_img, kl_evt = (kl, zero) if self.config.modality == "image" else (zero, kl)
+    def _single(self, mu: Tensor, logvar: Tensor, lengths: Tensor | None) -> tuple[Fusion, Terms | None]:
+        """One stream is its own fusion: its mean and effective variance. The loss keeps the KL term alone."""
+        image = self.config.modality == "image"
+        nu = self.fusion.nu()[0 if image else 1]
+        scale = student_scale(nu, logvar)
+        var = (scale * logvar.clamp(max=LOGVAR_LIMIT[scale.dtype]).exp()).to(logvar.dtype)
         ones = torch.ones_like(mu)
-        return Fusion(mu, var, ones, ones), Terms(kl_img, kl_evt, zero, zero)
+        fused = Fusion(mu, var, ones, ones)
+        if not torch.is_grad_enabled():
+            return fused, None
+        kl = ief_kernels.fusion_terms(mu, logvar, mu, logvar, nu=nu, lengths=lengths, backend=self.backend).kl_img
+        zero = torch.zeros_like(kl)
+        return fused, Terms(kl, zero, zero, zero) if image else Terms(zero, kl, zero, zero)
 
     def _released_weights(self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor) -> Fusion:
-        nu = self.fusion.nu()
-        w_img = torch.exp(-logvar_img if nu[0] is None else -(logvar_img + _log_shrink(nu[0])))
-        w_evt = torch.exp(-logvar_evt if nu[1] is None else -(logvar_evt + _log_shrink(nu[1])))
+        """The released code's fusion: weights (ν+1)/ν·exp(−logvar), divided by their sum + eps."""
+        nu_img, nu_evt = self.fusion.nu()
+        w_img = torch.exp(-(logvar_img + student_scale(nu_img, logvar_img).log()))
+        w_evt = torch.exp(-(logvar_evt + student_scale(nu_evt, logvar_evt).log()))
         total = w_img + w_evt + self.config.eps
         w_img, w_evt = w_img / total, w_evt / total
         return Fusion(w_img * mu_img + w_evt * mu_evt, 1 / total, w_img, w_evt)
 
-
-def _log_shrink(nu: float | Tensor) -> Tensor:
-    """log(ν/(ν+1)), the Laplace correction of a Student-t's scale (paper Eq. 3)."""
-    nu = torch.as_tensor(nu)
-    return torch.log(nu / (nu + 1))
+    def _filter(
+        self, fused: Fusion, lengths: Tensor | None, state: State | None
+    ) -> tuple[Tensor, Tensor | None, State | None]:
+        """Recursion over the segments (paper 3.4): filtered mean (B, T, D), gain, and the state after it."""
+        if self.scan is None:
+            return fused.mean, None, None
+        scan = self.scan(fused.mean, fused.var, lengths=lengths, initial_state=state)
+        return scan.mean, scan.gain, State(*scan.state)

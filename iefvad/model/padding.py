@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iefvad.attention import Span, serves
+from iefvad.model.attention import Span, serves
 
 _WORTH = 0.9
 """Share of valid rows from which on leaving out the rest saves less than moving rows costs."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from iefvad.metrics import cell
-from iefvad.plot_output import inline_svg
-from iefvad.style import CSS, token_of
+from iefvad.report.plot_output import inline_svg
+from iefvad.report.style import CSS, token_of
+from iefvad.scoring.metrics import cell
 
 
 def escape(value: Any) -> str:

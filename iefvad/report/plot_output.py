@@ -12,8 +12,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from iefvad.files import write_bytes
-from iefvad.style import PALETTE
+from iefvad.report.style import PALETTE
+from iefvad.utils.files import write_bytes
 
 
 def _bytes(figure: Figure, kind: str, **options: Any) -> bytes:

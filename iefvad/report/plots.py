@@ -13,9 +13,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from iefvad.metrics import class_rows, curves
-from iefvad.style import PALETTE, SERIES, token_of
-from iefvad.video_scores import SEGMENT, VideoScores
+from iefvad.report.style import PALETTE, SERIES, token_of
+from iefvad.scoring.metrics import class_rows, curves
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.intervals import runs
+from iefvad.utils.text import clock
+from iefvad.video import SEGMENT
 
 WIDTH = 10.0  # inches; at 1000 px on the page a font of 9 pt reads as 12 px
 MAX_POINTS = 900  # points of one line; more than the page has pixels
@@ -26,15 +29,6 @@ _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 
 def colour(token: str) -> str:
     """Light colour of a palette entry."""
     return PALETTE[token][0]
-
-
-def clock(seconds: float, decimals: int = 0) -> str:
-    """Time as h:mm:ss, with `decimals` digits of the second."""
-    units = 10**decimals
-    ticks = round(max(seconds, 0.0) * units)
-    whole, part = divmod(ticks, units)
-    text = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return f"{text}.{part:0{decimals}d}" if decimals else text
 
 
 def spoken(seconds: float) -> str:
@@ -176,8 +170,7 @@ def truth_intervals(video: VideoScores) -> list[tuple[float, float]]:
     """Abnormal intervals (start s, end s) of a video's frame truth; empty without truth."""
     if video.truth is None:
         return []
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], video.truth, [0]]).astype(np.int8)))
-    return [(a / video.fps, b / video.fps) for a, b in zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True)]
+    return [(start / video.fps, end / video.fps) for start, end in runs(video.truth)]
 
 
 def _shade(ax: Axes, intervals: Sequence[Sequence[float]], token: str, duration: float, height: float = 1.0) -> None:

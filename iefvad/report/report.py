@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from iefvad import html, plots
-from iefvad.files import write_text
-from iefvad.metrics import bootstrap_auc, class_rows, headline_rows, roc_auc, to_frames
-from iefvad.style import SERIES
-from iefvad.video_scores import VideoScores
+from iefvad.report import page as html
+from iefvad.report import plots
+from iefvad.report.style import SERIES
+from iefvad.scoring.metrics import bootstrap_auc, class_rows, headline_rows, roc_auc
+from iefvad.scoring.video_scores import VideoScores, to_frames
+from iefvad.utils.files import write_text
 
 _HIGH_IS_BEST = ("AUC", "AP", "Ano-AUC")
 

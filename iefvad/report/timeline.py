@@ -8,10 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from iefvad import html, plots
-from iefvad.files import write_text
-from iefvad.plot_output import data_uri
-from iefvad.video_scores import SEGMENT, VideoScores
+from iefvad.report import page as html
+from iefvad.report import plots
+from iefvad.report.plot_output import data_uri
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.files import write_text
+from iefvad.video import SEGMENT
 
 _LISTED = 200  # flagged intervals in the table; the CSV has every segment
 _THUMB_WIDTH = 320

@@ -14,36 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iefvad.errors import UserError
-from iefvad.video_scores import (
-    SEGMENT,
-    Array,
-    VideoScores,
-    intervals_above,
-    read_scores_csv,
-    to_frames,
-    write_scores_csv,
-)
-
-__all__ = [
-    "Curves",
-    "VideoScores",
-    "average_precision",
-    "bootstrap_auc",
-    "cell",
-    "class_rows",
-    "curves",
-    "evaluate",
-    "headline_rows",
-    "intervals_above",
-    "prediction_kl",
-    "read_scores_csv",
-    "robustness_row",
-    "roc_auc",
-    "table",
-    "to_frames",
-    "write_scores_csv",
-]
+from iefvad.scoring.video_scores import Array, VideoScores, to_frames
+from iefvad.utils.errors import UserError
+from iefvad.video import SEGMENT
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iefvad.data.datasets import Video, pad_batch
-from iefvad.errors import UserError
-from iefvad.model import IEFVAD, MODALITIES, State
-from iefvad.video_scores import VideoScores
+from iefvad.features.videos import Video, pad_batch
+from iefvad.model.network import Network, State
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.errors import UserError
 
 CENTRE, MIRRORED_CENTRE = 0, 5  # positions in the field's crop order (SPEC §4)
 
 
-def test_crops(available: Sequence[int], wanted: str) -> list[int]:
+def choose_crops(available: Sequence[int], wanted: str) -> list[int]:
     """Crops that are scored: `wanted` is "5", "0" or "all"; a store with the centre alone is tested on the centre.
 
     Raises UserError where the wanted crop was not extracted and the centre was not either.
@@ -43,7 +43,7 @@ class Scorer:
     context that does not fit.
     """
 
-    def __init__(self, model: IEFVAD, *, chunk: int = 256, hop: int | None = None, context: int | None = None) -> None:
+    def __init__(self, model: Network, *, chunk: int = 256, hop: int | None = None, context: int | None = None) -> None:
         self.model = model.eval()
         self.chunk = chunk
         self.hop = chunk if hop is None else hop
@@ -96,7 +96,7 @@ class Scorer:
 
 @torch.inference_mode()
 def score_batch(
-    model: IEFVAD,
+    model: Network,
     image: Tensor,
     event: Tensor,
     lengths: Tensor,
@@ -121,20 +121,6 @@ def score_batch(
     return torch.stack(columns, -1)[:, : segments - context].cpu().numpy(), out.state
 
 
-class Masked(Video):
-    """A video one of whose modalities has some feature dimensions set to zero (paper §4.2)."""
-
-    def __init__(self, video: Video, modality: str, dimensions: Tensor) -> None:
-        self.__dict__.update(video.__dict__)
-        self._video, self._modality, self._dimensions = video, modality, dimensions
-
-    def features(self, crop: int) -> tuple[Tensor, Tensor]:
-        """Image and event features (T, D) of one crop, masked."""
-        pair = dict(zip(MODALITIES, self._video.features(crop), strict=True))
-        pair[self._modality] = pair[self._modality].index_fill(1, self._dimensions, 0.0)
-        return pair["image"], pair["event"]
-
-
 def check_encoder(trained: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
     """Raise UserError where features were made by another encoder, or in another way, than a model was trained on."""
     ignored = {"crops", "format", "tail", "image_weights", "event_weights"}  # not what decides a feature's meaning
@@ -147,9 +133,9 @@ def check_encoder(trained: Mapping[str, Any], given: Mapping[str, Any], what: st
 
 
 def score_videos(
-    model: IEFVAD, videos: Sequence[Video], *, crops: str = "5", chunk: int = 256, batch: int = 64
+    model: Network, videos: Sequence[Video], *, crops: str = "5", chunk: int = 256, batch: int = 64
 ) -> list[VideoScores]:
-    """Score stored videos; `crops` as in `test_crops`. Returns per-segment scores, weights and gain of each.
+    """Score stored videos; `crops` as in `choose_crops`. Returns per-segment scores, weights and gain of each.
 
     Sequences that fit in one chunk are scored `batch` at a time; padding never influences a score, so this changes
     nothing but the time it takes.
@@ -167,7 +153,7 @@ def score_videos(
         waiting.clear()
 
     for index, video in enumerate(videos):
-        for crop in test_crops(video.crops, crops):
+        for crop in choose_crops(video.crops, crops):
             image, event = video.features(crop)
             if len(image) > chunk:
                 rows[index].append(Scorer(model, chunk=chunk).feed(image[None], event[None]))

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iefvad.errors import UserError
-from iefvad.files import write_bytes
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import write_bytes
+from iefvad.utils.intervals import runs
+from iefvad.video import SEGMENT
 
-SEGMENT = 16  # frames that share one score
 CSV_COLUMNS = ("video", "segment", "start s", "end s", "score", "w_img", "w_evt", "gain")
 
 Array = npt.NDArray[Any]
@@ -193,10 +194,9 @@ def intervals_above(
         raise UserError(f"the gap to merge must be 0 s or more, got {merge_gap_s}")
     if not min_length_s >= 0:
         raise UserError(f"the least length of an interval must be 0 s or more, got {min_length_s}")
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], values >= floor, [False]]).astype(np.int8)))
     seconds = segment / fps
     found: list[tuple[float, float, float]] = []
-    for first, last in zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True):
+    for first, last in runs(values >= floor):
         peak = float(values[first:last].max())
         if peak < threshold:
             continue

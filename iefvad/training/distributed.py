@@ -15,14 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 # Others wait while the first process renders the embedded benchmark or writes the report, so this is ample.
 PATIENCE = datetime.timedelta(hours=2)
 _STARTS = itertools.count()
 
 
-class EndedElsewhere(Exception):
+class Aborted(Exception):
     """Another process could not go on and says why; this one ends too, silently."""
 
 
@@ -60,10 +60,10 @@ class Processes:
         return torch.device("cuda", self.local_rank)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def barrier(self) -> Iterator[None]:
         """After the block all processes go on, or all end: the first that failed with its error, the others silently.
 
-        The block must not communicate. Raises EndedElsewhere where another process failed.
+        The block must not communicate. Raises Aborted where another process failed.
         """
         error: Exception | None = None
         try:
@@ -72,10 +72,10 @@ class Processes:
             if self.world == 1:
                 raise
             error = caught
-        self.settle(error)
+        self.abort_on(error)
 
-    def settle(self, error: Exception | None) -> None:
-        """End all processes if any brings an error: the first of those raises it, the others EndedElsewhere."""
+    def abort_on(self, error: Exception | None) -> None:
+        """End all processes if any brings an error: the first of those raises it, the others Aborted."""
         if self.world == 1:
             if error is not None:
                 raise error
@@ -85,7 +85,7 @@ class Processes:
         if error is not None and first == self.rank:
             raise error
         if first < self.world:
-            raise EndedElsewhere
+            raise Aborted
 
     def agree(self, value: int) -> bool:
         """Whether all processes bring the same integer."""
@@ -155,7 +155,7 @@ def start(device: str) -> Iterator[Processes]:
     settled = True
     try:
         yield processes
-    except (UserError, EndedElsewhere):
+    except (UserError, Aborted):
         raise
     except BaseException:
         settled = False
@@ -167,10 +167,10 @@ def start(device: str) -> Iterator[Processes]:
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[None]:
+def main_process_output() -> Iterator[None]:
     """For what all processes do alike before they are joined: only the first of each machine prints and complains.
 
-    The others raise EndedElsewhere where it raises UserError.
+    The others raise Aborted where it raises UserError.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
         yield
@@ -179,7 +179,7 @@ def one_voice() -> Iterator[None]:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             yield
     except (UserError, OSError):
-        raise EndedElsewhere from None
+        raise Aborted from None
 
 
 def _share_cores(local_world: int) -> None:

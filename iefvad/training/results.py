@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from iefvad.data.datasets import Benchmark
-from iefvad.files import write_json, write_with
-from iefvad.metrics import class_rows, evaluate, headline_rows, table
-from iefvad.report import write_report
-from iefvad.run import Run
-from iefvad.video_scores import VideoScores, write_scores_csv
+from iefvad.features.videos import Benchmark
+from iefvad.report.report import write_report
+from iefvad.scoring.metrics import class_rows, evaluate, headline_rows, table
+from iefvad.scoring.video_scores import VideoScores, write_scores_csv
+from iefvad.training.run import Run
+from iefvad.utils.files import write_json, write_with
 
 RANKED = ("auc", "ap", "ano_auc")
 

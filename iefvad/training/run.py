@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iefvad.checkpoint import load_model, read_tensors, save_model
-from iefvad.config import METHODS, TrainConfig, load_config, save_config
-from iefvad.errors import UserError
-from iefvad.files import write_text, write_with
-
-__all__ = ["Run", "Variant", "load_model", "read_tensors", "save_model"]
+from iefvad.checkpoints.pretrained import RUN_CHECKPOINT, RUN_CONFIG
+from iefvad.training.settings import METHODS, TrainConfig, load_config, save_config
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import write_text, write_with
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Run:
         Raises UserError where they differ, naming them.
         """
         run = cls(config.run_dir, config)
-        path = run.path / "config.yaml"
+        path = run.path / RUN_CONFIG
         if config.resume and path.exists():
             old, new = dataclasses.asdict(load_config(path)), dataclasses.asdict(config)
             free = {"resume", "out", "device", "cache"}
@@ -72,7 +70,7 @@ class Run:
         folder = Path(path)
         if not folder.is_dir():
             raise UserError(f"there is no run folder {folder}: train one with `python -m iefvad.train --out {folder}`.")
-        run = cls(folder, load_config(folder / "config.yaml"))
+        run = cls(folder, load_config(folder / RUN_CONFIG))
         log = folder / "log.jsonl"
         if log.exists():
             run.history = [json.loads(line) for line in log.read_text().splitlines()]
@@ -91,7 +89,7 @@ class Run:
 
     def checkpoint(self, variant: Variant, seed: int | None = None) -> Path:
         """Path of a model: the run's own is `checkpoint.safetensors`; others carry their name and seed."""
-        parts = ["checkpoint"]
+        parts = [Path(RUN_CHECKPOINT).stem]
         if variant != self.variants[0]:
             parts.append(variant.slug)
         if seed is not None and seed != self.config.seeds[0]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from iefvad.errors import UserError
-from iefvad.options import add_options, from_namespace, make_parser, option
+from iefvad.utils.errors import UserError
+from iefvad.utils.options import option
 
 Preset = Literal["synth", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
 Method = Literal["ief", "paper", "released"]
@@ -180,25 +179,6 @@ def _check(config: TrainConfig) -> None:
         raise UserError("--seeds needs at least one number, for example --seeds [0,1,2].")
     if config.train_list is None and config.features is None and config.gt is not None:
         raise UserError("--gt needs the lists it belongs to: give --train-list and --test-list, or --features.")
-
-
-def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
-    """Parse the command line of `iefvad train` and resolve presets."""
-    parser = make_parser(
-        "train",
-        "Train IEF-VAD and evaluate it. Without data of your own it renders a small surveillance benchmark and runs the"
-        " whole system on it. Writes a run folder: checkpoint, metrics.json, scores.csv, report.html. With `torchrun"
-        " --nproc-per-node N -m iefvad.train` N processes share each batch; the results are those of one.",
-    )
-    groups = {
-        "features": "data",
-        "preset": "method",
-        "lr": "optimisation (defaults come from the preset)",
-        "seeds": "protocol",
-        "out": "run folder",
-    }
-    add_options(parser, TrainConfig, groups)
-    return resolve(from_namespace(TrainConfig, parser.parse_args(argv)))
 
 
 def save_config(path: Path, config: TrainConfig) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-
-from iefvad.config import TrainConfig
-from iefvad.data import synth
-from iefvad.data.datasets import Benchmark, load_lists, load_store
-from iefvad.errors import UserError
-from iefvad.extract import ExtractConfig, extract
-from iefvad.packed import is_packed, load_packed
+from iefvad.data.datasets import load_lists, load_packed, load_store
+from iefvad.data.synth.embedded import embedded_store
+from iefvad.features.packed import is_packed
+from iefvad.features.store import is_store
+from iefvad.features.videos import Benchmark
+from iefvad.training.settings import TrainConfig
+from iefvad.utils.errors import UserError
 
 ENCODER_NOTE = (
     "Features come from a fixed descriptor (statistics of colour, edges and event density), not from a pretrained"
     " encoder: no weights are needed, and the figures say nothing about CLIP features."
 )
-LISTS = ("train.csv", "test.csv", "annotations.txt")
 
 
 def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
@@ -34,7 +30,7 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
                 " or import again with other lists."
             )
         return load_packed(config.features, annotations=config.annotations, gt=config.gt)
-    if config.features is not None and (Path(config.features) / "store.json").exists():
+    if config.features is not None and is_store(config.features):
         return load_store(
             config.features,
             train_list=config.train_list,
@@ -61,28 +57,3 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
         image_folder=config.image_folder,
         nan=config.nan,
     )
-
-
-def cache_folder(cache: str | None) -> Path:
-    """`cache`, else $IEFVAD_CACHE, else the user's cache folder."""
-    if cache:
-        return Path(cache)
-    if named := os.environ.get("IEFVAD_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iefvad"
-
-
-def embedded_store(cache: str | None = None, *, seed: int = 0, progress: bool = True) -> Path:
-    """Render the embedded benchmark and extract its features, or find both in the cache. Returns the store's folder."""
-    folder = cache_folder(cache) / f"synth-{synth.settings_of(seed)['hash']}"
-    synth.generate(folder / "dataset", seed=seed, workers=os.cpu_count() or 1, progress=progress)
-    store = folder / "features"
-    report = extract([folder / "dataset" / "videos"], store, ExtractConfig(crops=1, quiet=not progress))
-    if report.failed:
-        name, reason = next(iter(report.failed.items()))
-        raise UserError(
-            f"the embedded benchmark could not be read back ({name}: {reason}): delete {folder} and try again."
-        )
-    for name in LISTS:
-        shutil.copyfile(folder / "dataset" / name, store / name)
-    return store

@@ -5,22 +5,21 @@ On several GPUs or machines: `torchrun --nproc-per-node N -m iefvad.train ...`, 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from iefvad import distributed
-from iefvad.command import command
-from iefvad.config import TrainConfig, parse_train
+from iefvad.checkpoints.files import save_model
 from iefvad.data.batches import Clips, split_validation
-from iefvad.data.datasets import Benchmark
-from iefvad.data.sources import load_benchmark
-from iefvad.distributed import Processes
-from iefvad.results import Results, finish
-from iefvad.run import Run, save_model
-from iefvad.scoring import density_scores
-from iefvad.trainer import Trainer
+from iefvad.features.videos import Benchmark
+from iefvad.scoring.scorer import density_scores
+from iefvad.training import distributed
+from iefvad.training.distributed import Processes
+from iefvad.training.results import Results, finish
+from iefvad.training.run import Run
+from iefvad.training.settings import TrainConfig
+from iefvad.training.sources import load_benchmark
+from iefvad.training.trainer import Trainer
 
 
 def train(config: TrainConfig, *, progress: bool = True) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, Any]:
 
     Writes the run folder of SPEC §6. Raises UserError for anything wrong with the data or the settings, before
     training where it can be known before. Under torchrun all processes train together; the first alone prints and
-    writes, the others return an empty dictionary. Where one fails, the others raise `distributed.EndedElsewhere`.
+    writes, the others return an empty dictionary. Where one fails, the others raise `distributed.Aborted`.
     """
     with distributed.start(config.device) as processes:
         return _train(config, processes, progress and processes.is_main)
@@ -36,24 +35,24 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, Any]:
 
 def _train(config: TrainConfig, processes: Processes, progress: bool) -> dict[str, Any]:
     begin = time.perf_counter()
-    with processes.together():
+    with processes.barrier():
         run = Run.create(config) if processes.is_main else Run(config.run_dir, config)
     benchmark = _load(config, processes, progress)
     if processes.world > 1:
         benchmark.notes.append(f"Trained on {processes.world} processes that shared each batch.")
     if processes.is_main:
         _describe(config, benchmark)
-    with processes.together():
+    with processes.barrier():
         training, held_out = split_validation(benchmark.train, config.validation, seed=0)
         clips = Clips(training, max_segments=config.max_segments)
     results = Results()
     for seed in config.seeds:
         for variant in run.variants:
-            with processes.together():
+            with processes.barrier():
                 trainer = Trainer(run, variant, seed, dim=benchmark.dim, processes=processes)
             fitted = trainer.fit(clips, held_out, benchmark.test, progress=progress)
             results.add(variant.name, seed, trainer.score(benchmark.test))
-            extra = {
+            provenance = {
                 "threshold": fitted.threshold,
                 "epoch": fitted.epoch,
                 "seed": seed,
@@ -62,12 +61,12 @@ def _train(config: TrainConfig, processes: Processes, progress: bool) -> dict[st
                 "test_crops": config.test_crops,
                 "method": trainer.config.method,
             }
-            with processes.together():
+            with processes.barrier():
                 if processes.is_main:
-                    save_model(run.checkpoint(variant, seed), fitted.model, extra)
+                    save_model(run.checkpoint(variant, seed), fitted.model, provenance)
     # What was found while reading features is known only to the process that read them.
     benchmark.notes = processes.union(benchmark.notes)
-    with processes.together():
+    with processes.barrier():
         if not processes.is_main:
             return {}
         density = density_scores(benchmark.test)
@@ -80,7 +79,7 @@ def _load(config: TrainConfig, processes: Processes, progress: bool) -> Benchmar
     """The data on every process. The embedded benchmark is rendered and copied, so its readers take turns."""
     embedded = config.features is None and config.train_list is None
     for turn in range(processes.world if embedded else 1):
-        with processes.together():
+        with processes.barrier():
             if turn == processes.rank or not embedded:
                 benchmark = load_benchmark(config, progress=progress)
     return benchmark
@@ -98,31 +97,3 @@ def _describe(config: TrainConfig, benchmark: Benchmark) -> None:
         print(f"note: {note}")
     kernels = "fused kernels" if config.fused else "reference operators"
     print(f"method {config.method}, preset {config.preset}, {kernels}, run folder {config.run_dir}", flush=True)
-
-
-@command("train")
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad train`; returns the exit status."""
-    try:
-        with distributed.one_voice():
-            config = parse_train(argv)
-    except distributed.EndedElsewhere:
-        return 2
-    try:
-        train(config)
-    except distributed.EndedElsewhere:
-        return 2
-    except KeyboardInterrupt:
-        with distributed.one_voice():
-            path = config.run_dir / "config.yaml"
-            print(
-                f"\niefvad: interrupted; finished epochs are kept. Go on with:"
-                f" python -m iefvad.train --config {path} --resume",
-                file=sys.stderr,
-            )
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(None))

@@ -24,18 +24,20 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tqdm import tqdm
 
-from iefvad.config import TrainConfig
 from iefvad.data.batches import Batch, Clips, epoch_batches
-from iefvad.data.datasets import Video
-from iefvad.distributed import Processes
-from iefvad.errors import UserError
-from iefvad.files import write_with
-from iefvad.losses import RUN, WHOLE, LossWeights, Share, total_loss
-from iefvad.metrics import evaluate
-from iefvad.model import IEFVAD, ModelConfig, Output
-from iefvad.run import Run, Variant, read_tensors
-from iefvad.scoring import as_scores, score_videos
-from iefvad.video_scores import VideoScores
+from iefvad.features.videos import Video
+from iefvad.model.config import ModelConfig
+from iefvad.model.losses import RUN, WHOLE, LossWeights, Share, total_loss
+from iefvad.model.network import Network, Output
+from iefvad.scoring.metrics import evaluate
+from iefvad.scoring.scorer import as_scores, score_videos
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.training.distributed import Processes
+from iefvad.training.run import Run, Variant
+from iefvad.training.settings import TrainConfig
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import write_with
+from iefvad.utils.tensors import read_tensors
 
 CHECK = 50  # steps after which losses are looked at; each look waits for the device and the other processes
 
@@ -44,7 +46,7 @@ CHECK = 50  # steps after which losses are looked at; each look waits for the de
 class Fitted:
     """A trained network, its epoch, and the score that 1% of held-out normal segments exceed (None without any)."""
 
-    model: IEFVAD
+    model: Network
     epoch: int
     threshold: float | None
 
@@ -63,7 +65,7 @@ def model_config(config: TrainConfig, dim: int, modality: str) -> ModelConfig:
     )
 
 
-def choose_device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA where it is available. Raises UserError for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,9 +113,9 @@ class Trainer:
         config = variant.apply(run.config)
         self.config, self.run, self.variant, self.seed = config, run, variant, seed
         self.processes = processes or Processes()
-        self.device = self.processes.device(choose_device(config.device))
+        self.device = self.processes.device(resolve_device(config.device))
         torch.manual_seed(_mix(seed, variant.modality, "initial"))
-        self.model = IEFVAD(
+        self.model = Network(
             model_config(config, dim, variant.modality), backend="auto" if config.fused else "reference"
         )
         if config.identity_start:
@@ -135,10 +137,10 @@ class Trainer:
 
     def fit(self, clips: Clips, held_out: Sequence[Video], test: Sequence[Video], *, progress: bool = True) -> Fitted:
         """Train to the last epoch and return the chosen one."""
-        with self.processes.together():
+        with self.processes.barrier():
             self._begin(clips)
         if not self.processes.agree(self.epoch):
-            with self.processes.together():
+            with self.processes.barrier():
                 raise UserError(
                     f"the processes find different states of the run in {self.run.path}: use a folder that all machines"
                     " share."
@@ -159,7 +161,7 @@ class Trainer:
                 row |= self._choose(held_out, test)
                 self.epoch += 1
                 self.history.append(row)
-                with self.processes.together():
+                with self.processes.barrier():
                     if self.processes.is_main:
                         self.run.log(row)
                         self._save_state()
@@ -186,7 +188,7 @@ class Trainer:
         masks = f"dropout {self.epoch}" + (f" process {rank}" if rank else "")
         torch.manual_seed(_mix(self.seed, self.variant.modality, masks))
         generator = torch.Generator().manual_seed(_mix(self.seed, self.variant.modality, f"order {self.epoch}"))
-        with self.processes.together():
+        with self.processes.barrier():
             order = list(epoch_batches(clips.labels, config.batch, mixed=bool(config.mixed), generator=generator))
         weights = LossWeights(config.lambda_kl, config.lambda_reg, config.lambda_cos, config.lambda_norm)
         self.network.train()
@@ -196,9 +198,9 @@ class Trainer:
                 self.network, batch, self.optimizer, weights, config.mil, autocast=self._autocast(), share=share
             )
             if step % CHECK == 0 or step == len(order):
-                self.processes.settle(failure)
+                self.processes.abort_on(failure)
                 means = (self.processes.sum(sums) / (step * world)).tolist()
-                with self.processes.together():
+                with self.processes.barrier():
                     if not all(map(math.isfinite, means)):
                         raise self._diverged(f"its loss became {means[0]}")
         return {
@@ -275,7 +277,7 @@ class Trainer:
         """Score videos with the network as it is; several processes share them, and all have the scores of all."""
         processes = self.processes
         mine = range(processes.rank, len(videos), processes.world)
-        with processes.together():
+        with processes.barrier():
             scored = self._score([videos[index] for index in mine])
         if processes.world == 1:
             return scored
@@ -361,7 +363,7 @@ def batch_part(
     return part, Share(videos, world * int(lengths[part].sum()) / max(valid, 1))
 
 
-def _some_unused(model: IEFVAD) -> bool:
+def _some_unused(model: Network) -> bool:
     """Whether some parameters take no part in the loss, as those of refinement blocks where there are none."""
     device = next(model.parameters()).device
     features = torch.zeros(1, 2, model.config.dim, device=device)

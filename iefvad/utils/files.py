@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
+
+PathLike = str | os.PathLike[str]
 
 # A temporary file's name says who writes it: host, process, and the run of that process, since a container gives
 # every start the same process id. That is how a later start tells what a kill left from what is being written.
@@ -99,15 +101,39 @@ def flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def storage_error(error: OSError, folder: Path) -> Exception:
-    """The UserError for a disk that is full or a folder that cannot be written; other errors come back unchanged."""
+def storage_error(error: OSError, folder: Path, doing: str = "") -> Exception:
+    """Translate an error of the file system into one that a user can act on.
+
+    Args:
+        error: The error.
+        folder: The folder that was written to.
+        doing: What was done, for the message, such as "storing NAME".
+
+    Returns:
+        The UserError for a full disk or for a folder that cannot be written to; other errors unchanged.
+    """
+    what = f" while {doing}" if doing else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            f"the disk that holds {folder} is full: free some space and start again with the same command."
+            f"no space left in {folder}{what}: free some space and start again with the same command. What was complete"
+            " is kept."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        return UserError(f"{folder} cannot be written to ({error.strerror}): choose another folder with --out.")
+        return UserError(f"{folder} cannot be written to{what} ({error.strerror}): choose another folder with --out.")
     return error
+
+
+@contextlib.contextmanager
+def storage_errors(folder: Path, doing: str = "") -> Iterator[None]:
+    """Turn every error of the file system in the block into a UserError that names the folder; see `storage_error`."""
+    try:
+        yield
+    except OSError as error:
+        explained = storage_error(error, folder, doing)
+        if explained is error:
+            what = f" while {doing}" if doing else ""
+            explained = UserError(f"{folder} cannot be written to{what} ({error.strerror or error}): check the folder.")
+        raise explained from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -411,7 +411,7 @@ def test_a_module_of_end_to_end_is_a_command(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # half a minute on a machine that does nothing else
 def test_quick_run_of_everything(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "bench", "--quick", "--no-memory", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=570)
     assert done.returncode == 0, done.stderr

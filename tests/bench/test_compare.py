@@ -14,7 +14,7 @@ from bench import compare, revisions
 from bench.__main__ import main
 from bench.operators import Case
 from bench.timing import Budget
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 
 def git(folder: Path, *arguments: str) -> None:

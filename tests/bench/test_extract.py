@@ -22,10 +22,10 @@ from bench.end_to_end._clip import write_clip, write_frames
 from bench.end_to_end._records import Row
 from bench.providers import ten_crop_events
 from bench.timing import Budget
-from iefvad.encoders import build_encoder
-from iefvad.extract import ExtractConfig
-from iefvad.extract import extract as extract_videos
-from iefvad.store import FeatureStore
+from iefvad.encoders.encoder import build_encoder
+from iefvad.extraction.config import ExtractConfig
+from iefvad.extraction.extract import extract as extract_videos
+from iefvad.features.store import FeatureStore
 from iefvad.video import SEGMENT, crops, probe, read_frames, resize
 
 CPU = torch.device("cpu")

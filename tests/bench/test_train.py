@@ -19,10 +19,11 @@ from bench.end_to_end._train_tables import full_run_seconds, targets
 from bench.end_to_end._ways import COMPILED, FUSED, WAYS, WEIGHTS, Sections, Training
 from bench.timing import Timing
 from ief_kernels import kalman_scan
+from iefvad.checkpoints.hub import IEFVAD
 from iefvad.data.batches import Batch, Clips
-from iefvad.losses import total_loss
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.packed import load_packed
+from iefvad.data.datasets import load_packed
+from iefvad.model.config import ModelConfig
+from iefvad.model.losses import total_loss
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(dim=32, heads=4, refine_steps=3, dropout=0.0)

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from published import Published, vary
 
-from iefvad.config import TrainConfig, resolve
-from iefvad.convert import main as convert
-from iefvad.convert import quickgelu_model
-from iefvad.errors import UserError
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.pretrained import load_pretrained
-from iefvad.run import Run, load_model, save_model
-from iefvad.weights import convert_checkpoint
+from iefvad.checkpoints.convert import convert_checkpoint
+from iefvad.checkpoints.files import save_model
+from iefvad.checkpoints.hub import IEFVAD, load_model, load_pretrained
+from iefvad.cli.convert import main as convert
+from iefvad.cli.convert import quickgelu_model
+from iefvad.model.config import ModelConfig
+from iefvad.training.run import Run
+from iefvad.training.settings import TrainConfig, resolve
+from iefvad.utils.errors import UserError
+from tests.helpers.released import Published, vary
 
 SMALL = ModelConfig(dim=16, heads=2, refine_steps=2)
 PROVENANCE = {

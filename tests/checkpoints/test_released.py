@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from published import Published
 from torch import nn
 
-from iefvad.compat import load_official
-from iefvad.errors import UserError
+from iefvad.checkpoints.hub import load_released
+from iefvad.utils.errors import UserError
+from tests.helpers.released import Published
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -24,7 +24,7 @@ def test_loaded_model_gives_the_published_outputs(prefix, layers, heads, steps, 
         nn.init.normal_(norm.bias, 0.0, 0.2)
     state = {prefix + name: value for name, value in published.state_dict().items()}
     noise = "gaussian" if nu is None else "student-t"
-    model = load_official(state, noise=noise, nu=nu or 8.0, attenuation=0.3, heads=heads)
+    model = load_released(state, noise=noise, nu=nu or 8.0, attenuation=0.3, heads=heads)
     image, event = torch.randn(3, 21, 32), torch.randn(3, 21, 32)
     image[0, 10:] = event[0, 10:] = 0  # the published loader pads with zeros, and its model attends to them
     logits, weight = published(image, event, nu=nu, attenuation=0.3)
@@ -36,12 +36,12 @@ def test_loaded_model_gives_the_published_outputs(prefix, layers, heads, steps, 
 
 def test_foreign_missing_and_misshapen_tensors_are_named():
     with pytest.raises(UserError, match=r"temporal\.classifier\.weight"):
-        load_official({"encoder.weight": torch.zeros(2, 2)})
+        load_released({"encoder.weight": torch.zeros(2, 2)})
     state = dict(Published(16, 2, 2, 3, 16).state_dict())
 
     def refused(changed, *named, **arguments):
         with pytest.raises(UserError) as error:
-            load_official(changed, **{"heads": 2, **arguments})
+            load_released(changed, **{"heads": 2, **arguments})
         for name in named:
             assert name in str(error.value)
 
@@ -68,11 +68,11 @@ def test_foreign_missing_and_misshapen_tensors_are_named():
 
 def test_half_precision_checkpoints_become_float32_and_are_copies():
     state = {name: value.half() for name, value in Published(16, 1, 2, 2, 16).state_dict().items()}
-    model = load_official(state, heads=2)
+    model = load_released(state, heads=2)
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
     assert all(parameter.requires_grad for parameter in model.parameters())
     whole = Published(16, 1, 2, 2, 16).state_dict()
-    model = load_official(whole, heads=2)
+    model = load_released(whole, heads=2)
     whole["temporal.classifier.bias"].fill_(7)
     assert model.classifier.bias.item() != 7
 
@@ -80,5 +80,5 @@ def test_half_precision_checkpoints_become_float32_and_are_copies():
 def test_loading_draws_no_random_number():
     state = Published(16, 1, 2, 2, 16).state_dict()
     before = torch.random.get_rng_state()
-    load_official(state, heads=2)
+    load_released(state, heads=2)
     assert torch.equal(before, torch.random.get_rng_state())

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from iefvad.cli import COMMANDS, main
+from iefvad.cli.main import COMMANDS, main
 
 
 def test_overview_names_every_command(capsys):

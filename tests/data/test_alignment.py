@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iefvad.data.alignment import align
 from iefvad.data.annotations import frame_truth
+from iefvad.data.check.alignment import align
 
 Intervals = tuple[tuple[int, int], ...]
 

@@ -9,7 +9,7 @@ import pytest
 
 from iefvad.data.annotations import Annotation, annotation_of, frame_truth, parts_of, read_annotations
 from iefvad.data.lists import read_list
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 
 def read(tmp_path: Path, text: str, **options: str) -> dict[str, Annotation]:

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stores import training_flags, write_store
 
+from iefvad.cli.train import main
 from iefvad.data.batches import Batch, Clips, epoch_batches, split_validation
-from iefvad.data.datasets import Benchmark, Video, pad_batch, resample
-from iefvad.data.readers import Reader
-from iefvad.errors import UserError
-from iefvad.packed import PackedStore, load_packed
-from iefvad.packing import pack
-from iefvad.train import main
+from iefvad.data.datasets import load_packed
+from iefvad.features.packed import PackedStore
+from iefvad.features.packing import pack
+from iefvad.features.readers import Reader
+from iefvad.features.videos import Benchmark, Video, pad_batch, resample
+from iefvad.utils.errors import UserError
+from tests.helpers.stores import training_flags, write_store
 
 DIM, BINS = 5, 8
 SEGMENTS = (3, 8, 1, 21, 9, 16)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iefvad.data.check import check_data_set
-from iefvad.data.command import main
-from iefvad.data.findings import Finding, Report
-from iefvad.data.recognise import DataSet, find_data_sets
-from iefvad.data.render import as_text
-from iefvad.errors import UserError
+from iefvad.cli.data import main
+from iefvad.data.check.check import check_data_set
+from iefvad.data.check.findings import Finding, Report
+from iefvad.data.check.recognise import DataSet, find_data_sets
+from iefvad.data.check.render import as_text
+from iefvad.utils.errors import UserError
 
 TRAIN = [("a0", "Normal"), ("a1", "Abuse")]
 TEST = [("t0", "Normal"), ("t1", "Abuse"), ("t2", "Fire")]
@@ -362,7 +362,7 @@ def test_real_files_are_all_recognised(real: dict[str, tuple[DataSet, Report]]) 
 
 
 def test_the_documentation_shows_what_is_printed(real: dict[str, tuple[DataSet, Report]]) -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
     for name, (_, given) in real.items():
         assert f"```text\n{as_text([given])}```" in page, name
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from iefvad.data.datasets import load_lists, load_store, pad_batch, resample
+from iefvad.data.datasets import load_lists, load_store
 from iefvad.data.lists import read_list
-from iefvad.errors import UserError
-from iefvad.store import FeatureStore, Sidecar
+from iefvad.features.store import FeatureStore, Sidecar
+from iefvad.features.videos import pad_batch, resample
+from iefvad.utils.errors import UserError
 
 DIM = 6
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import write_store
 
-from iefvad.data.command import main
+from iefvad.cli.data import main
 from iefvad.data.datasets import load_lists, load_store
+from tests.helpers.stores import write_store
 
 LIST = "path,label\nrgb/b__0.npy,Fire\nrgb/a__0.npy,Normal\nrgb/c__0.npy,Fall\n"
 ANNOTATIONS = "c.mp4 Fall 30 90\nb.mp4 Fire 0 3 10 12\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from iefvad.data.lists import Relocator, classes_of, event_path, is_windows_path, leads_out, read_list
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 
 @pytest.mark.parametrize(

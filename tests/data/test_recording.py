@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import DIM, SETTINGS
 
 from iefvad.data.cut import cut_recording, intervals, read_frame_labels
 from iefvad.data.datasets import load_store
-from iefvad.errors import UserError
-from iefvad.store import FeatureStore, Sidecar
+from iefvad.features.store import FeatureStore, Sidecar
+from iefvad.utils.errors import UserError
+from tests.helpers.stores import DIM, SETTINGS
 
 
 def recording(root: Path, segments: int) -> FeatureStore:
@@ -67,7 +67,7 @@ def test_intervals_are_half_open():
 @pytest.mark.timeout(600)
 def test_real_hour_beats_event_density(shared_data, tmp_path, monkeypatch):
     """The documented example on real footage: the trained fusion beats mean event density on the test clips."""
-    path = Path(__file__).parents[1] / "examples" / "upcam.py"
+    path = Path(__file__).parents[2] / "examples" / "upcam.py"
     spec = importlib.util.spec_from_file_location("upcam", path)
     assert spec and spec.loader
     upcam = importlib.util.module_from_spec(spec)

@@ -29,7 +29,7 @@ from iefvad.data.synth import (
 )
 from iefvad.data.synth.render import plan_video
 from iefvad.data.synth.scene import HEIGHT, LAYOUTS, WIDTH, build_scene
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
 
 SMALL = {"train": (1, 0), "test": (1, 1), "workers": 1, "progress": False}  # 10 videos
 

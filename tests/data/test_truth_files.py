@@ -16,10 +16,10 @@ from iefvad.data.truth_files import (
     read_names,
     read_segments,
     read_truth,
-    runs,
     truth_annotations,
 )
-from iefvad.errors import UserError
+from iefvad.utils.errors import UserError
+from iefvad.utils.intervals import runs
 
 LABELS = np.array([0, 1, 1, 0, 1], np.uint8)
 

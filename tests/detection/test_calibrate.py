@@ -9,17 +9,21 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from detecting import small_detector, small_model, write_video
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from iefvad.calibrate import CalibrateConfig, calibrate, find_threshold, main, poisson_bound
-from iefvad.checkpoint import save_model
-from iefvad.detect import DetectConfig, Detector
-from iefvad.detect import main as detect
-from iefvad.detection.threshold import Calibration, Rule
-from iefvad.errors import UserError
-from iefvad.model import IEFVAD
-from iefvad.video_scores import SEGMENT, VideoScores
+from iefvad.checkpoints.calibration import Calibration
+from iefvad.checkpoints.files import save_model
+from iefvad.checkpoints.hub import IEFVAD
+from iefvad.cli.calibrate import main
+from iefvad.cli.detect import main as detect
+from iefvad.detection.calibrate import CalibrateConfig, calibrate, find_threshold, poisson_bound
+from iefvad.detection.config import DetectConfig
+from iefvad.detection.detector import Detector
+from iefvad.detection.threshold import Rule
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.errors import UserError
+from iefvad.video import SEGMENT
+from tests.helpers.detecting import small_detector, small_model, write_video
 
 FPS = 16.0  # a segment is a second
 

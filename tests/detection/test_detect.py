@@ -11,16 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detecting import small_detector, small_model
-from detecting import write_video as write_frames
 
 import iefvad
-from iefvad.checkpoint import load_model, save_model
-from iefvad.detect import DetectConfig, Detection, Detector, main
+from iefvad.checkpoints.files import save_model
+from iefvad.checkpoints.hub import load_model
+from iefvad.cli.detect import main
+from iefvad.cli.train import main as train
+from iefvad.detection.config import DetectConfig
+from iefvad.detection.detector import Detector
 from iefvad.detection.outputs import Names
-from iefvad.errors import UserError
-from iefvad.extract import ExtractConfig, extract
-from iefvad.train import main as train
+from iefvad.detection.result import Detection
+from iefvad.extraction.config import ExtractConfig
+from iefvad.extraction.extract import extract
+from iefvad.utils.errors import UserError
+from tests.helpers.detecting import small_detector, small_model
+from tests.helpers.detecting import write_video as write_frames
 
 SEGMENTS = 12
 

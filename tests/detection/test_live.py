@@ -15,17 +15,17 @@ import time
 import cv2
 import numpy as np
 import pytest
-from detecting import faststart, http_server, paced, small_detector, small_model, tcp_server, write_video
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iefvad.checkpoint import save_model
-from iefvad.detect import detect_videos, main
+from iefvad.checkpoints.files import save_model
+from iefvad.cli.detect import detect_videos, main
 from iefvad.detection.alarm import AlarmTracker
 from iefvad.detection.live import Watch
 from iefvad.detection.sources import LiveSource, file_stem, is_live, without_credentials
-from iefvad.errors import UserError
-from iefvad.video_scores import intervals_above, read_scores_csv
+from iefvad.scoring.video_scores import intervals_above, read_scores_csv
+from iefvad.utils.errors import UserError
+from tests.helpers.detecting import faststart, http_server, paced, small_detector, small_model, tcp_server, write_video
 
 QUICK = {"retries": 1, "retry_seconds": 0.05, "timeout": 5.0}
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from detecting import small_detector, write_video
 
 from iefvad.detection import overlay
 from iefvad.detection.outputs import write_results
 from iefvad.detection.overlay import write_overlay
-from iefvad.errors import UserError
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.errors import UserError
 from iefvad.video import probe, read_frames
-from iefvad.video_scores import VideoScores
+from tests.helpers.detecting import small_detector, write_video
 
 
 def scores_of(values: list[float], fps: float) -> VideoScores:

@@ -12,13 +12,15 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision.transforms.functional as TF
-from published import Published
 from torch import Tensor
 
-from iefvad import descriptor
-from iefvad.encoders import Precision, build_encoder, convert_checkpoint, resolve_device
-from iefvad.errors import UserError
-from iefvad.weights import hash_tensors
+from iefvad.checkpoints.convert import convert_checkpoint
+from iefvad.encoders import descriptor
+from iefvad.encoders.encoder import Precision, build_encoder
+from iefvad.utils.devices import resolve_device
+from iefvad.utils.errors import UserError
+from iefvad.utils.tensors import hash_tensors
+from tests.helpers.released import Published
 
 TINY = {
     "embed_dim": 32,

@@ -8,16 +8,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from stores import DIM, training_flags, write_store
 
-from iefvad.config import load_config
+from iefvad.checkpoints.files import save_model
+from iefvad.checkpoints.hub import IEFVAD, load_model
+from iefvad.cli.evaluate import main
+from iefvad.cli.train import main as train
 from iefvad.data.datasets import load_store
-from iefvad.evaluate import main
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.run import load_model, save_model
-from iefvad.scoring import Masked, Scorer, score_videos
-from iefvad.scoring import test_crops as choose_crops
-from iefvad.train import main as train
+from iefvad.model.config import ModelConfig
+from iefvad.scoring.robustness import Masked
+from iefvad.scoring.scorer import Scorer, score_videos
+from iefvad.scoring.scorer import test_crops as choose_crops
+from iefvad.training.settings import load_config
+from tests.helpers.stores import DIM, training_flags, write_store
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published import Published, published_scores, vary, write_field
 
-from iefvad.convert import main as convert
-from iefvad.evaluate import main as evaluate
-from iefvad.features import main as features
-from iefvad.train import main as train
+from iefvad.cli.convert import main as convert
+from iefvad.cli.evaluate import main as evaluate
+from iefvad.cli.features import main as features
+from iefvad.cli.train import main as train
+from tests.helpers.released import Published, published_scores, vary, write_field
 
 DIM, HEADS = 16, 8
 

@@ -17,16 +17,19 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from video_files import content, make_video
 
 from ief_kernels import event_synthesis
-from iefvad.encoders import build_encoder
-from iefvad.errors import UserError
-from iefvad.extract import ExtractConfig, extract, main
-from iefvad.store import FeatureStore
-from iefvad.stream import ahead, stream_features
-from iefvad.towers import _RANDOM_VIT, _open_clip_tower
+from iefvad.cli.extract import main
+from iefvad.encoders.encoder import build_encoder
+from iefvad.encoders.towers import _RANDOM_VIT, _open_clip_tower
+from iefvad.extraction.config import ExtractConfig
+from iefvad.extraction.extract import extract
+from iefvad.extraction.stream import stream_features
+from iefvad.features.store import FeatureStore
+from iefvad.utils.errors import UserError
+from iefvad.utils.prefetch import ahead
 from iefvad.video import read_frames, resize, ten_crop
+from tests.helpers.video_files import content, make_video
 
 # Half a unit of float16's last place, relative, plus what float32 sums in another order differ by.
 RTOL, ATOL = 6e-4, 1e-4

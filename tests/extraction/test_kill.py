@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from video_files import content, make_video, small_vit
 
-from iefvad.store import FeatureStore
+from iefvad.features.store import FeatureStore
+from tests.helpers.video_files import content, make_video, small_vit
 
 KILLS = 20
 VIDEOS = 8
@@ -25,7 +25,7 @@ class Server:
     """The process of `extract_server.py`."""
 
     def __init__(self) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("extract_server.py"))]
+        command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "extract_server.py")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment)

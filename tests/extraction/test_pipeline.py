@@ -19,19 +19,21 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from video_files import content, make_video, small_vit
 
 from ief_kernels import event_synthesis
-from iefvad.encoders import Encoder, build_encoder
-from iefvad.errors import UserError
-from iefvad.extract import ExtractConfig, extract, main
+from iefvad.cli.extract import main
+from iefvad.encoders.encoder import Encoder, build_encoder
 from iefvad.extraction import local
+from iefvad.extraction.config import ExtractConfig
 from iefvad.extraction.decoding import SHAPE, DecoderCrash, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
+from iefvad.extraction.extract import extract
 from iefvad.extraction.progress import Progress
-from iefvad.store import FeatureStore
-from iefvad.stream import DEFAULTS
+from iefvad.extraction.stream import DEFAULTS
+from iefvad.features.store import FeatureStore
+from iefvad.utils.errors import UserError
 from iefvad.video import Segments, read_frames, resize, ten_crop
+from tests.helpers.video_files import content, make_video, small_vit
 
 # Half a unit of float16's last place, relative, plus what float32 sums in another order differ by.
 RTOL, ATOL = 6e-4, 2e-4
@@ -318,9 +320,9 @@ def test_memory_does_not_grow_with_the_video():
     """Features that are kept must not pin the heap between the large buffers that come and go."""
     code = """
 import torch
-from iefvad.encoders import build_encoder
+from iefvad.encoders.encoder import build_encoder
 from iefvad.extraction.encoding import VideoEncoder
-from iefvad.stream import DEFAULTS
+from iefvad.extraction.stream import DEFAULTS
 
 def megabytes():
     line = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from video_files import content, make_video, small_vit
 
-from iefvad.encoders import build_encoder
-from iefvad.errors import UserError
-from iefvad.extract import ExtractConfig, extract, main
-from iefvad.extraction.config import encoder_of
+from iefvad.cli.extract import main
+from iefvad.encoders.encoder import build_encoder
+from iefvad.extraction.config import ExtractConfig, encoder_of
 from iefvad.extraction.decoding import DecodingProcess
+from iefvad.extraction.extract import extract
+from iefvad.utils.errors import UserError
+from tests.helpers.video_files import content, make_video, small_vit
 
 
 def config(**changes: object) -> ExtractConfig:

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stores import DIM, training_flags, write_store
 
-from iefvad import evaluate, train
-from iefvad.features import main
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.packed import load_packed
+from iefvad.checkpoints.hub import IEFVAD
+from iefvad.cli.features import main
+from iefvad.data.datasets import load_packed
+from iefvad.evaluation import evaluate
+from iefvad.model.config import ModelConfig
+from iefvad.training import train
+from tests.helpers.stores import DIM, training_flags, write_store
 
 
 @pytest.fixture

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fields import BINS, DIM, Field
 from safetensors.numpy import load_file
-from stores import write_store
 
-from iefvad import packing
-from iefvad.data.datasets import Benchmark, Video, load_store, resample
-from iefvad.data.readers import NpyReader
-from iefvad.errors import UserError
-from iefvad.packed import is_packed, load_packed
-from iefvad.packing import folder_pair, pack
+from iefvad.data.datasets import load_packed, load_store
+from iefvad.features import packing
+from iefvad.features.packed import is_packed
+from iefvad.features.packing import folder_pair, pack
+from iefvad.features.readers import NpyReader
+from iefvad.features.videos import Benchmark, Video, resample
+from iefvad.utils.errors import UserError
+from tests.helpers.fields import BINS, DIM, Field
+from tests.helpers.stores import write_store
 
 
 @pytest.fixture

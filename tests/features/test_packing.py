@@ -12,15 +12,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fields import BINS, DIM, Field, bytes_of
-from stores import write_store
 
-from iefvad import packing
-from iefvad.data.datasets import Benchmark, Video
-from iefvad.data.readers import NpyReader
-from iefvad.errors import UserError
-from iefvad.packed import PackedStore, is_packed, load_packed
-from iefvad.packing import pack
+from iefvad.data.datasets import load_packed
+from iefvad.features import packing
+from iefvad.features.packed import PackedStore, is_packed
+from iefvad.features.packing import pack
+from iefvad.features.readers import NpyReader
+from iefvad.features.videos import Benchmark, Video
+from iefvad.utils.errors import UserError
+from tests.helpers.fields import BINS, DIM, Field, bytes_of
+from tests.helpers.stores import write_store
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from iefvad.errors import UserError
-from iefvad.store import FeatureStore, Sidecar, export_npy, hash_file, import_npy
+from iefvad.features.exporting import export_npy
+from iefvad.features.store import FeatureStore, Sidecar, hash_file, import_npy
+from iefvad.utils.errors import UserError
 
 SETTINGS = {"image_encoder": "descriptor", "event_encoder": "descriptor", "dim": 6, "crops": (0, 5), "threshold": 10}
 

@@ -15,10 +15,12 @@ import cv2
 import numpy as np
 import torch
 
-from iefvad.detect import DetectConfig, Detector
-from iefvad.encoders import build_encoder
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.stream import DEFAULTS
+from iefvad.checkpoints.hub import IEFVAD
+from iefvad.detection.config import DetectConfig
+from iefvad.detection.detector import Detector
+from iefvad.encoders.encoder import build_encoder
+from iefvad.extraction.stream import DEFAULTS
+from iefvad.model.config import ModelConfig
 
 
 def write_video(path: Path, *, frames: int = 160, fps: int = 25, seed: int = 0, burst: range = range(0)) -> Path:

@@ -12,7 +12,7 @@ import sys
 
 import open_clip  # noqa: F401  (what takes long to import)
 
-from iefvad.extract import main
+from iefvad.cli.extract import main
 
 
 def serve() -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from iefvad.data.datasets import Benchmark, load_lists
-from iefvad.packed import PackedStore
-from iefvad.packing import pack
+from iefvad.data.datasets import load_lists
+from iefvad.features.packed import PackedStore
+from iefvad.features.packing import pack
+from iefvad.features.videos import Benchmark
 
 DIM = 6
 TRAIN = (("Fire", "a", 3), ("Fire", "b", 21), ("Normal", "c", 8), ("Normal", "d", 9))

@@ -14,10 +14,10 @@ import os
 import sys
 from pathlib import Path
 
-from iefvad.data.datasets import Video
-from iefvad.errors import UserError
-from iefvad.train import main
-from iefvad.trainer import Trainer
+from iefvad.cli.train import main
+from iefvad.features.videos import Video
+from iefvad.training.trainer import Trainer
+from iefvad.utils.errors import UserError
 
 
 def run(case: dict) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iefvad.store import FeatureStore, Sidecar
+from iefvad.features.store import FeatureStore, Sidecar
 
 DIM = 16
 SETTINGS = {

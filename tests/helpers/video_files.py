@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from iefvad.towers import _open_clip_tower
+from iefvad.encoders.towers import _open_clip_tower
 
 
 def make_video(path: Path, frames: int = 40, size: tuple[int, int] = (96, 64), seed: int = 0) -> Path:

@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from iefvad import attention
-from iefvad.attention import attention_with_dropout, serves
-from iefvad.layout import lay_out
-from iefvad.model import IEFVAD, Layout, ModelConfig, SelfAttention
+from iefvad.checkpoints.hub import IEFVAD
+from iefvad.model import attention
+from iefvad.model.attention import attention_with_dropout, serves
+from iefvad.model.config import ModelConfig
+from iefvad.model.network import Layout, SelfAttention
+from iefvad.model.padding import lay_out
 
 HEADS, WIDTH = 2, 4
 SPANS = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ief_kernels import _products
-from iefvad import linear
-from iefvad.linear import Linear
+from iefvad.model import linear
+from iefvad.model.linear import Linear
 
 ONEDNN = _products._product() is not None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iefvad.losses import mil_loss, video_log_probs
+from iefvad.model.losses import mil_loss, video_log_probs
 
 
 def plain_probability(logits: torch.Tensor, length: int, mil: str) -> torch.Tensor:

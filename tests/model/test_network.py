@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from iefvad.losses import LossWeights, total_loss
-from iefvad.model import IEFVAD, ModelConfig
+from iefvad.checkpoints.hub import IEFVAD
+from iefvad.model.config import ModelConfig
+from iefvad.model.losses import LossWeights, total_loss
 
 SMALL = ModelConfig(dim=24, heads=4, refine_steps=3)
 VARIANTS = {

@@ -9,9 +9,9 @@ import torch
 from test_model import VARIANTS
 from torch.utils.flop_counter import FlopCounterMode
 
-from iefvad.layout import Layout, ValidRows, lay_out
-from iefvad.losses import LossWeights, total_loss
-from iefvad.model import IEFVAD
+from iefvad.checkpoints.hub import IEFVAD
+from iefvad.model.losses import LossWeights, total_loss
+from iefvad.model.padding import Layout, ValidRows, lay_out
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iefvad import plot_output, plots
-from iefvad.errors import UserError
-from iefvad.metrics import VideoScores, evaluate, robustness_row
-from iefvad.report import choose_videos, write_report
-from iefvad.style import PALETTE
+from iefvad.report import plot_output, plots
+from iefvad.report.report import choose_videos, write_report
+from iefvad.report.style import PALETTE
+from iefvad.scoring.metrics import evaluate, robustness_row
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.errors import UserError
 
 NASTY = "<script>alert('x')</script>\"&$a_{b$"
 VOID = {"meta", "br", "img", "link", "input", "hr"}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from test_report import NASTY, check
 
-from iefvad.metrics import VideoScores, intervals_above
-from iefvad.timeline import write_timeline
+from iefvad.report.timeline import write_timeline
+from iefvad.scoring.video_scores import VideoScores, intervals_above
 
 
 def page_of(path, video, *, threshold=0.5, **more):

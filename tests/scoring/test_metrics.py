@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from iefvad import metrics
-from iefvad.errors import UserError
-from iefvad.metrics import VideoScores, evaluate
+from iefvad.scoring import metrics
+from iefvad.scoring.metrics import evaluate
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.errors import UserError
 
 
 def video(name="v", classes=(), scores=(0.5,), truth=None, segments_truth=None, fps=30.0, **more):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from iefvad.errors import UserError
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.scoring import Scorer, columns_of, score_batch
+from iefvad.checkpoints.hub import IEFVAD
+from iefvad.model.config import ModelConfig
+from iefvad.scoring.scorer import Scorer, columns_of, score_batch
+from iefvad.utils.errors import UserError
 
 DIM, LENGTH = 16, 23
 # Scores of one model over the same features, cut otherwise: sums in another order.

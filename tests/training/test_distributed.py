@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from stores import training_flags, write_store
 
-from iefvad.distributed import Processes
-from iefvad.losses import LossWeights, total_loss
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.run import read_tensors
-from iefvad.train import main
-from iefvad.trainer import Trainer, batch_part
+from iefvad.checkpoints.hub import IEFVAD
+from iefvad.cli.train import main
+from iefvad.model.config import ModelConfig
+from iefvad.model.losses import LossWeights, total_loss
+from iefvad.training.distributed import Processes
+from iefvad.training.trainer import Trainer, batch_part
+from iefvad.utils.tensors import read_tensors
+from tests.helpers.stores import training_flags, write_store
 
 # Equal in distribution alone, so it is off where results are compared: each process draws its own dropout masks.
 SAME = ["--dropout", "0", "--epochs", "3", "--lr", "1e-3"]
@@ -41,7 +42,7 @@ FAILS = {
 
 def launch(*command: str, processes: int = 2) -> subprocess.CompletedProcess:
     """Run torchrun in a session of its own, so that nothing of it outlives a test."""
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     started = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *command],
         stdout=subprocess.PIPE,
@@ -90,7 +91,7 @@ def runs(tmp_path_factory):
     interrupted(joined, 2)
     cases += [{"name": "joined", "argv": [*joined, "--resume"]}, {"name": "left", "argv": left, "stop": 1}]
     (root / "cases.json").write_text(json.dumps(cases))
-    done = launch(str(Path(__file__).with_name("processes.py")), str(root / "cases.json"))
+    done = launch(str(Path(__file__).parents[1] / "helpers" / "processes.py"), str(root / "cases.json"))
     assert done.returncode == 0, done.stderr
     names = [case["name"] for case in cases]
     return root, {name: [json.loads((root / f"{name}_{rank}.json").read_text()) for rank in (0, 1)] for name in names}
@@ -217,7 +218,7 @@ def test_one_process_alone_never_touches_torch_distributed():
     assert alone.is_main and alone.agree(3) and alone.decide(True)
     assert alone.union(["a", "a"]) == ["a", "a"]
     assert alone.sum(torch.ones(2)).tolist() == [1, 1]
-    with pytest.raises(ZeroDivisionError), alone.together():
+    with pytest.raises(ZeroDivisionError), alone.barrier():
         raise ZeroDivisionError
     model = torch.nn.Linear(1, 1)
     assert alone.replicate(model, unused=False) is model

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from iefvad.config import METHODS, PRESETS, TrainConfig, load_config, parse_train, resolve, save_config
-from iefvad.errors import UserError
+from iefvad.cli.train import parse_train
+from iefvad.training.settings import METHODS, PRESETS, TrainConfig, load_config, resolve, save_config
+from iefvad.utils.errors import UserError
 
 
 @pytest.mark.parametrize("preset", PRESETS)

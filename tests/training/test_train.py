@@ -12,17 +12,18 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from stores import training_flags, write_store
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iefvad import train as train_module
+from iefvad.checkpoints.hub import IEFVAD, load_model
+from iefvad.cli.train import main
 from iefvad.data.batches import Batch
-from iefvad.losses import LossWeights, Share
-from iefvad.model import IEFVAD, ModelConfig
-from iefvad.run import load_model, read_tensors
-from iefvad.store import FeatureStore
-from iefvad.train import main
-from iefvad.trainer import Trainer, training_step
+from iefvad.features.store import FeatureStore
+from iefvad.model.config import ModelConfig
+from iefvad.model.losses import LossWeights, Share
+from iefvad.training import train as train_module
+from iefvad.training.trainer import Trainer, training_step
+from iefvad.utils.tensors import read_tensors
+from tests.helpers.stores import training_flags, write_store
 
 
 @pytest.fixture(scope="module")

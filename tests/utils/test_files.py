@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from iefvad import files
-from iefvad.errors import UserError
-from iefvad.files import remove_left_over, replacing, replacing_durably, write_text
+from iefvad.utils import files
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import remove_left_over, replacing, replacing_durably, write_text
 
 
 @pytest.mark.parametrize("durable", [False, True])

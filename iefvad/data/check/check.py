@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from iefvad.data.findings import FileRow, Findings, Report, amount
-from iefvad.data.label_checks import check_labels
-from iefvad.data.list_checks import SPLITS, check_names, check_overlap, check_parts, check_training_names, reference
+from iefvad.data.check.findings import FileRow, Findings, Report, amount
+from iefvad.data.check.label_checks import check_labels
+from iefvad.data.check.list_checks import (
+    SPLITS,
+    check_names,
+    check_overlap,
+    check_parts,
+    check_training_names,
+    reference,
+)
+from iefvad.data.check.recognise import DataSet, Source, class_counts
+from iefvad.data.check.row_checks import check_events, check_rows
+from iefvad.data.check.truth_checks import check_gt, check_intervals, check_lengths, check_truth, interval_count
 from iefvad.data.lists import Relocator
-from iefvad.data.npy import npy_shape
-from iefvad.data.recognise import DataSet, Source, class_counts
-from iefvad.data.row_checks import check_events, check_rows
-from iefvad.data.truth_checks import check_gt, check_intervals, check_lengths, check_truth, interval_count
-from iefvad.errors import UserError
+from iefvad.features.npy import npy_shape
+from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 
 

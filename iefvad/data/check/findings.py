@@ -57,14 +57,6 @@ class Report:
         return [finding for finding in self.findings if finding.level == "problem"]
 
 
-def first(names: Iterable[str], count: int = 3) -> str:
-    """The first names, and how many more there are; all of them if `count` is 0."""
-    names = list(names)
-    if count <= 0 or len(names) <= count:
-        return ", ".join(names)
-    return ", ".join(names[:count]) + f" and {len(names) - count} more"
-
-
 def listed(labels: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + " and " + labels[-1]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from iefvad.data.findings import Findings, amount, listed
-from iefvad.data.list_checks import SPLITS, reference
+from iefvad.data.check.findings import Findings, amount, listed
+from iefvad.data.check.list_checks import SPLITS, reference
+from iefvad.data.check.recognise import DataSet, Source, plain_class
 from iefvad.data.lists import classes_of
-from iefvad.data.recognise import DataSet, Source, plain_class
 
 
 def check_labels(data_set: DataSet, found: Findings) -> None:

@@ -6,8 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from iefvad.data.findings import Findings, amount, listed
-from iefvad.data.recognise import DataSet, Source, Split, plain_name
+from iefvad.data.check.findings import Findings, amount, listed
+from iefvad.data.check.recognise import DataSet, Source, Split, plain_name
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 _SIMILAR, _MOST_COMPARED = 0.85, 200

@@ -14,7 +14,6 @@ import numpy as np
 
 from iefvad.data.annotations import Annotation, read_annotations
 from iefvad.data.lists import ListEntry, base_name, classes_of, is_windows_path, read_list
-from iefvad.data.npy import open_npy
 from iefvad.data.truth_files import (
     is_label_map,
     is_segment_labels,
@@ -27,7 +26,8 @@ from iefvad.data.truth_files import (
     read_truth,
     truth_annotations,
 )
-from iefvad.errors import UserError
+from iefvad.features.npy import open_npy
+from iefvad.utils.errors import UserError
 from iefvad.video import VIDEO_SUFFIXES
 
 Kind = Literal["annotations", "list", "names", "truth", "gt", "labels"]

@@ -8,9 +8,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from iefvad.data.findings import FileRow, Report, amount, first
-from iefvad.errors import UserError
-from iefvad.files import write_text
+from iefvad.data.check.findings import FileRow, Report, amount
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import write_text
+from iefvad.utils.text import few
 
 _MARKS = {"problem": "!", "note": "-", "good": "+"}
 _WIDTH = 118
@@ -71,11 +72,11 @@ def _text(report: Report, names: int) -> str:
     for finding in report.findings:
         lines += _wrap(f"{_MARKS[finding.level]} {finding.text}", "", "  ")
         if finding.names:
-            lines += _wrap(first(finding.names, names), "      ", "      ")
+            lines += _wrap(few(finding.names, names), "      ", "      ")
         if finding.why:
             lines += _wrap(f"= {finding.why}", "    ", "      ")
     if report.skipped:
-        lines += _wrap(f"not recognised: {first(report.skipped, 6)}", "", "    ")
+        lines += _wrap(f"not recognised: {few(report.skipped, 6)}", "", "    ")
     return "\n".join(lines)
 
 

@@ -6,9 +6,9 @@ import difflib
 import re
 from collections import Counter
 
-from iefvad.data.findings import Findings, amount
+from iefvad.data.check.findings import Findings, amount
+from iefvad.data.check.recognise import DataSet
 from iefvad.data.lists import is_windows_path, leads_out
-from iefvad.data.recognise import DataSet
 
 CROPS = 10
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iefvad.data.alignment import align
-from iefvad.data.annotations import Annotation, annotation_of, frame_truth
-from iefvad.data.findings import Findings, amount
-from iefvad.data.list_checks import reference
-from iefvad.data.recognise import DataSet, Source
-from iefvad.data.truth_files import runs
+from iefvad.data.annotations import Annotation, annotation_of, frame_truth, inclusive
+from iefvad.data.check.alignment import align
+from iefvad.data.check.findings import Findings, amount
+from iefvad.data.check.list_checks import reference
+from iefvad.data.check.recognise import DataSet, Source
+from iefvad.utils.intervals import runs
 from iefvad.video import SEGMENT
 
 
@@ -210,12 +210,6 @@ def _ends_are_inclusive(data_set: DataSet, source: Source) -> bool:
     )
 
 
-def inclusive(annotation: Annotation) -> Annotation:
-    """The same with ends that are the last abnormal frame made half-open."""
-    intervals = tuple((start, end + 1) for start, end in annotation.intervals)
-    return Annotation(annotation.name, annotation.classes, intervals, annotation.frames)
-
-
 def check_lengths(data_set: DataSet, found: Findings) -> None:
     """Lengths of videos where two files tell them."""
     truths = data_set.of("truth")
@@ -250,7 +244,7 @@ def check_lengths(data_set: DataSet, found: Findings) -> None:
 def check_gt(data_set: DataSet, found: Findings) -> list[str]:
     """Whether a gt.npy is what the annotations give in the order of the test list, whatever the videos' lengths.
 
-    The lengths are those that follow from the file (:mod:`iefvad.data.alignment`). Returns a sentence for each match.
+    The lengths are those that follow from the file (:mod:`iefvad.data.check.alignment`). Returns a sentence for each match.
     """
     main = reference(data_set, "test")
     exact: list[str] = []

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from iefvad.data.synth.anomalies import CLASSES
 from iefvad.data.synth.render import NORMAL, VideoPlan, plan_video, write_video
 from iefvad.data.synth.scene import HEIGHT, WIDTH
-from iefvad.errors import UserError
-from iefvad.files import storage_error, write_json, write_text
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import storage_error, write_json, write_text
 
 VERSION = 2  # of the rendered pictures: raised with every change of them, so that no old set is taken for a new one
 MARKER = "synth.json"

@@ -13,7 +13,7 @@ import numpy as np
 from iefvad.data.synth.actors import Bird, Chatters, Cyclist, Person, Traffic, Vehicle
 from iefvad.data.synth.anomalies import CLASSES, Actor, Anomaly
 from iefvad.data.synth.scene import HEIGHT, LAYOUTS, WIDTH, Camera, Scene, build_scene
-from iefvad.files import replacing
+from iefvad.utils.files import replacing
 
 NORMAL = "Normal"
 

@@ -1,0 +1,153 @@
+"""Pickled checkpoints to safetensors, once, without running code from them."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from iefvad.checkpoints.released import is_released, released_config
+from iefvad.encoders.weights import strip, visual_names
+from iefvad.model.config import ModelConfig
+from iefvad.utils.errors import UserError
+from iefvad.utils.tensors import begins_as_pickle, differences, write_tensors
+from iefvad.utils.text import few
+
+_WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model")
+_BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.")
+_TEXT = frozenset(
+    ("transformer", "token_embedding", "positional_embedding", "text_projection", "ln_final", "logit_scale")
+)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert_checkpoint` did: how many tensors it kept and left out (`parts`: of which parts of the checkpoint).
+
+    `quickgelu`: the encoder is a QuickGELU one. `released`: the network's configuration (at the paper's ν, attenuation
+    and heads, which a checkpoint does not record) where the file is a released IEF-VAD model, else None.
+    """
+
+    kept: int
+    dropped: int
+    quickgelu: bool
+    parts: dict[str, int] = field(default_factory=dict)
+    released: ModelConfig | None = None
+
+
+def convert_checkpoint(src: str | Path, dst: str | Path) -> Conversion:
+    """Convert a pickled checkpoint to safetensors, running none of its code.
+
+    Reads `src` by `torch.load(weights_only=True)`; takes the tensors out of `checkpoint`, `state_dict` or `model`;
+    strips `module.` and `encoder_k.` (`docs/specification.md#data-conventions`; other
+    encoders of such a file are left out); keeps the visual tower as `visual.*`, or the whole of a released IEF-VAD model (`temporal.*`); writes `dst`.
+    Raises UserError if `src` cannot be read so, holds neither, or has missing or unexpected tensors, and if `dst` does
+    not end in .safetensors.
+    """
+    src, dst = Path(src), Path(dst)
+    if dst.suffix != ".safetensors":
+        raise UserError(f"the converted file must end in .safetensors, and {dst} does not.")
+    tensors = _load_tensors(src)
+    config, quickgelu = None, False
+    kept = {strip(name): value for name, value in tensors.items()}
+    if is_released(kept):
+        try:
+            config = released_config(kept, heads=1)  # any number of heads has the same tensors
+        except UserError as error:
+            raise UserError(f"{src}: {error}") from None
+        dropped: list[str] = []
+    else:
+        wanted, quickgelu = visual_names(list(tensors))
+        kept = {f"visual.{name}": tensors[key] for key, name in wanted.items()}
+        dropped = sorted(set(tensors) - set(wanted))
+        if not any(name.startswith(("visual.conv1.", "visual.trunk.")) for name in kept):
+            raise UserError(
+                f"{src} holds neither a CLIP visual tower nor a released IEF-VAD model: its tensors are"
+                f" {few(sorted(tensors))}."
+            )
+        if quickgelu:
+            _check_openai_vit({wanted[key]: tensors[key] for key in wanted}, src)
+    metadata = {"activation": "quickgelu"} if quickgelu else {}
+    write_tensors(dst, kept, metadata)
+    parts = Counter("text" if (part := strip(name).split(".")[0]) in _TEXT else part for name in dropped)
+    return Conversion(len(kept), len(dropped), quickgelu, dict(parts.most_common()), config)
+
+
+def _check_openai_vit(found: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError that names missing, unexpected and misshapen tensors of a ViT in OpenAI's layout (no ResNet)."""
+    if "class_embedding" not in found:
+        return
+    from open_clip.transformer import VisionTransformer
+
+    try:
+        width, _, patch, _ = found["conv1.weight"].shape
+        tokens, output = len(found["positional_embedding"]), found["proj"].shape[1]
+    except (KeyError, ValueError, IndexError):
+        raise UserError(
+            f"{path} holds a damaged visual tower: conv1.weight, positional_embedding or proj is missing or misshapen."
+        ) from None
+    layers = {int(match[1]) for name in found if (match := _BLOCK.match(name))}
+    with torch.device("meta"):
+        tower = VisionTransformer(
+            image_size=patch * math.isqrt(max(tokens - 1, 1)),
+            patch_size=patch,
+            width=width,
+            layers=max(layers, default=-1) + 1,
+            heads=1,
+            mlp_ratio=4.0,
+            output_dim=output,
+        )
+    if differing := differences(tower.state_dict(), found):
+        raise UserError(f"the visual tower in {path} is not one of OpenAI's layout: {differing}.")
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"the checkpoint {path} does not exist: check the path.")
+    value: Any
+    try:
+        if path.suffix == ".safetensors" and not begins_as_pickle(path):
+            value = safetensors.torch.load_file(str(path))
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it warns of, the errors below say
+                value = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not begins_as_pickle(path):
+            raise _unreadable(path) from error
+        raise UserError(
+            f"{path} holds more than tensors and was not read, for it could run code: save its state dict alone where"
+            " you trust it, and convert that."
+        ) from error
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # a damaged pickle fails in torch.load in any way whatever
+        raise _unreadable(path) from error
+    while isinstance(value, dict):
+        inner = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), dict)), None)
+        if inner is None:
+            break
+        value = inner
+    tensors = (
+        {str(key): item for key, item in value.items() if isinstance(item, Tensor)} if isinstance(value, dict) else {}
+    )
+    if not tensors:
+        raise UserError(f"{path} holds no named tensors: give a state dict.")
+    return tensors
+
+
+def _unreadable(path: Path) -> UserError:
+    return UserError(
+        f"{path} is not a checkpoint of tensors (a TorchScript archive, truncated, or of another kind). OpenAI's"
+        " CLIP is published as safetensors too: give its folder as `local-dir:FOLDER`."
+    )

@@ -1,0 +1,60 @@
+"""`iefvad calibrate RUN NORMAL_VIDEO...`: the threshold for a rate of false alarms, from normal footage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from iefvad.checkpoints.calibration import CALIBRATION, Calibration
+from iefvad.cli.command import command
+from iefvad.detection.calibrate import CalibrateConfig, calibrate, poisson_bound
+from iefvad.detection.outputs import describe_rule
+from iefvad.detection.threshold import Rule
+from iefvad.utils.options import add_options, from_namespace, make_parser
+from iefvad.utils.text import clock
+
+
+@command("calibrate")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `iefvad calibrate`; 0 if every video was used, 1 if some could not be read."""
+    parser = make_parser(
+        "calibrate",
+        "Find the threshold that flags at most so many intervals an hour of footage in which nothing happens. Writes"
+        " calibration.json, which `iefvad detect` then uses.",
+        usage="RUN NORMAL_VIDEO [NORMAL_VIDEO ...] [options]",
+    )
+    parser.add_argument("run", type=str, help="run folder that `iefvad train` wrote", metavar="RUN")
+    parser.add_argument(
+        "videos", nargs="+", type=str, help="videos, or folders of videos, without anomalies", metavar="NORMAL_VIDEO"
+    )
+    add_options(parser, CalibrateConfig)
+    arguments = parser.parse_args(argv)
+    config = from_namespace(CalibrateConfig, arguments)
+    calibration, failed = calibrate(arguments.run, arguments.videos, config)
+    path = Path(config.out or arguments.run) / CALIBRATION
+    calibration.write(path)
+    for line in failed:
+        print(f"iefvad calibrate: {line}", file=sys.stderr)
+    _report(calibration, path)
+    return 1 if failed else 0
+
+
+def _report(calibration: Calibration, path: Path) -> None:
+    rule = Rule(calibration.threshold, calibration.low, calibration.merge_gap, calibration.min_length)
+    flagged = sum(video["flagged"] for video in calibration.videos)
+    print(
+        f"\n{describe_rule(rule)}\n{flagged} flagged interval(s) in {clock(3600 * calibration.hours)} of normal"
+        f" footage: {calibration.measured:.3g} an hour, {calibration.allowed:g} allowed"
+    )
+    needed = poisson_bound(0) / calibration.allowed if calibration.allowed else float("inf")
+    if calibration.hours < needed:
+        wanted = f"{needed:.3g} h at least" if calibration.allowed else "ever more footage"
+        print(
+            f"This is too little footage to be sure: all it shows (at 95% confidence) is fewer than"
+            f" {calibration.upper_bound:.3g} false alarms an hour. To show {calibration.allowed:g} an hour takes"
+            f" {wanted}."
+        )
+    if calibration.threshold > 1:
+        print("Normal footage reaches the highest possible score, so nothing will be flagged: train on such footage.")
+    print(f"written: {path}")

@@ -1,0 +1,81 @@
+"""Import features into a packed store: from a feature store, the field's lists, or a pair of folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from iefvad.data.datasets import load_lists, load_store
+from iefvad.features.packed import PackedStore
+from iefvad.features.packing import folder_pair, pack
+from iefvad.features.videos import Benchmark
+from iefvad.utils.errors import UserError
+from iefvad.utils.options import option
+
+
+@dataclass
+class ImportConfig:
+    """Settings of `iefvad features import`."""
+
+    out: str | None = option(None, "folder of the packed store [required]")
+    train_list: str | None = option(None, "CSV `path,label` of the training videos [default: train.csv of STORE]")
+    test_list: str | None = option(None, "CSV `path,label` of the test videos [default: test.csv of STORE]")
+    gt: str | None = option(None, "gt.npy: 16 frame labels a segment, concatenated in the order of the test list")
+    annotations: str | None = option(None, "frame annotations of the test videos [default: annotations.txt of STORE]")
+    features: str | None = option(None, "folder that the lists' .npy paths are below; else they are taken as written")
+    image_folder: str = option("rgb", "folder of the image features in a listed path")
+    event_folder: str = option("event", "folder that replaces it to find the event features")
+    image_dir: str | None = option(None, "bare image features, NAME.npy or NAME__c.npy, that come without lists")
+    event_dir: str | None = option(None, "their event features, under the same names")
+    max_segments: int = option(256, "longer training clips are averaged into this many bins")
+    fps: float = option(30.0, "frames a second of the videos behind .npy files, which only serves to print times")
+    nan: Literal["error", "zero"] = option("error", "what to do with NaN or Inf in features: stop, or put zeros there")
+
+
+def import_features(store: str | None, config: ImportConfig, *, progress: bool = True) -> PackedStore:
+    """Make the packed store that the settings describe, from a feature store, lists, or a pair of folders.
+
+    Raises UserError where the settings name no source or several, and as :func:`iefvad.features.packing.pack`.
+    """
+    if config.out is None:
+        raise UserError("--out is missing: name the folder of the packed store.")
+    if config.max_segments < 1:
+        raise UserError(f"--max-segments must be at least 1, not {config.max_segments}.")
+    if config.gt is not None and config.annotations is not None:
+        raise UserError("--gt and --annotations both tell the truth of the test videos: give one of them.")
+    return pack(_source(store, config), config.out, max_segments=config.max_segments, progress=progress)
+
+
+def _source(store: str | None, config: ImportConfig) -> Benchmark:
+    lists = config.train_list is not None or config.test_list is not None
+    pair = config.image_dir is not None or config.event_dir is not None
+    if pair:
+        if store is not None or lists or config.gt is not None or config.annotations is not None:
+            raise UserError("--image-dir and --event-dir are for bare features: leave the store, lists and truth out.")
+        if config.image_dir is None or config.event_dir is None:
+            raise UserError("--image-dir and --event-dir go together: give both.")
+        return folder_pair(config.image_dir, config.event_dir, fps=config.fps, nan=config.nan)
+    if store is not None:
+        return load_store(
+            store,
+            train_list=config.train_list,
+            test_list=config.test_list,
+            annotations=config.annotations,
+            gt=config.gt,
+            nan=config.nan,
+        )
+    if config.train_list is None or config.test_list is None:
+        raise UserError(
+            "there is nothing to import: name a STORE, or --train-list and --test-list with --features, or --image-dir"
+            " and --event-dir."
+        )
+    return load_lists(
+        config.train_list,
+        config.test_list,
+        config.gt or config.annotations,
+        features=config.features,
+        event_folder=config.event_folder,
+        image_folder=config.image_folder,
+        fps=config.fps,
+        nan=config.nan,
+    )

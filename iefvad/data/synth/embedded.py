@@ -1,0 +1,39 @@
+"""The embedded benchmark, rendered and extracted, or found in the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from iefvad.data.synth.dataset import generate, settings_of
+from iefvad.extraction.config import ExtractConfig
+from iefvad.extraction.extract import extract
+from iefvad.utils.errors import UserError
+
+LISTS = ("train.csv", "test.csv", "annotations.txt")
+
+
+def cache_folder(cache: str | None) -> Path:
+    """`cache`, else $IEFVAD_CACHE, else the user's cache folder."""
+    if cache:
+        return Path(cache)
+    if named := os.environ.get("IEFVAD_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iefvad"
+
+
+def embedded_store(cache: str | None = None, *, seed: int = 0, progress: bool = True) -> Path:
+    """Render the embedded benchmark and extract its features, or find both in the cache. Returns the store's folder."""
+    folder = cache_folder(cache) / f"synth-{settings_of(seed)['hash']}"
+    generate(folder / "dataset", seed=seed, workers=os.cpu_count() or 1, progress=progress)
+    store = folder / "features"
+    report = extract([folder / "dataset" / "videos"], store, ExtractConfig(crops=1, quiet=not progress))
+    if report.failed:
+        name, reason = next(iter(report.failed.items()))
+        raise UserError(
+            f"the embedded benchmark could not be read back ({name}: {reason}): delete {folder} and try again."
+        )
+    for name in LISTS:
+        shutil.copyfile(folder / "dataset" / name, store / name)
+    return store

@@ -1,0 +1,1 @@
+"""Encoders: pixels and event maps to feature vectors."""

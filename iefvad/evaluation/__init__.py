@@ -1,0 +1,1 @@
+"""Evaluation of finished runs, saved models and released checkpoints."""

@@ -1,0 +1,1 @@
+"""Stored features, and the videos and benchmarks that are served from them."""

@@ -1,0 +1,48 @@
+"""What a feature store or a packed store contains, as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iefvad.features.packed import SPLITS, PackedStore, is_packed
+from iefvad.features.store import FeatureStore
+
+
+def describe(root: str) -> str:
+    """What a feature store or a packed store holds, as a few lines. Raises UserError where the folder is neither."""
+    if is_packed(root):
+        return describe_packed(PackedStore(root))
+    store = FeatureStore(root)
+    sidecars = store.sidecars()
+    segments = sum(sidecar.segments for sidecar in sidecars)
+    frames = sum(sidecar.frames for sidecar in sidecars)
+    crops = sorted({crop for sidecar in sidecars for crop in sidecar.crops})
+    lines = [f"{root}: feature store, {len(sidecars)} videos, {frames:,} frames, {segments:,} segments, crops {crops}"]
+    return "\n".join(lines + _settings(store.settings))
+
+
+def describe_packed(store: PackedStore) -> str:
+    size = sum(table.nbytes for table in store.features.values())
+    lines = [
+        f"{store.root}: packed store of {store.name}, features {store.dim} wide, {size / 1e9:.2f} GB, training clips of"
+        f" at most {store.max_segments} segments"
+    ]
+    for split in SPLITS:
+        videos = store.listed(split)
+        clips, rows = sum(len(video["crops"]) for video in videos), len(store.features[split][0]) - 1
+        parts = [
+            f"{len(videos)} videos ({sum(bool(video['classes']) for video in videos)} abnormal)",
+            f"{sum(video['segments'] for video in videos):,} segments",
+            f"{clips} clips of {rows:,} rows in all",
+        ]
+        if split == "test":
+            parts.append(f"truth of {sum(video['truth'] for video in videos)}")
+            parts.append(f"event densities of {sum(video['event_density'] for video in videos)}")
+        lines.append(f"  {split}: " + ", ".join(parts))
+    return "\n".join([*lines, *_settings(store.settings), *(f"  note: {note}" for note in store.notes)])
+
+
+def _settings(settings: dict[str, Any]) -> list[str]:
+    if not settings:
+        return ["  encoders: unknown"]
+    return ["  " + ", ".join(f"{key} {value}" for key, value in settings.items())]

@@ -1,0 +1,1 @@
+"""The IEF-VAD network and its losses, on features; no files, no video."""

@@ -1,0 +1,1 @@
+"""Pages and figures: the report of a run and the timeline of one video."""

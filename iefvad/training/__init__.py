@@ -1,0 +1,1 @@
+"""Training: settings, the loop, several processes, the run folder and its results."""

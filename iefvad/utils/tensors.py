@@ -1,0 +1,165 @@
+"""Safetensors files: the one place that reads, writes and describes them, and that refuses pickled files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import write_bytes
+from iefvad.utils.text import few
+
+PICKLED = frozenset((".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar"))
+"""Suffixes of files that PyTorch pickles. Only `iefvad convert` reads them."""
+
+
+@contextmanager
+def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[Any]:
+    """Open a safetensors file and yield `safetensors.safe_open`'s handle, which reads tensors one by one.
+
+    Raises:
+        UserError: the file is missing, pickled, damaged or not a safetensors file.
+    """
+    refuse_pickled(path)
+    try:
+        with safe_open(str(path), framework=framework) as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}.") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or not a safetensors file ({error}): fetch or make it again.") from None
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read all tensors and the header's metadata of a safetensors file. Raises as `open_tensors`."""
+    with open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all. Equal tensors and metadata give equal bytes.
+
+    Args:
+        path: The file; missing parent folders are created.
+        tensors: Tensors by name, on any device. A view is written as what it shows.
+        metadata: One entry at most, because safetensors writes several in an order that changes between processes.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_bytes(path, save(plain, dict(metadata or {})))
+
+
+def header(
+    tensors: Sequence[tuple[str, str, Sequence[int], int]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    align: int = 8,
+    before: int = 0,
+) -> bytes:
+    """Return the head of a safetensors file: an 8-byte length and a JSON header, padded with spaces.
+
+    Files that are too large to build in memory write this and then the data of each tensor, in order.
+
+    Args:
+        tensors: Name, dtype in the format's words ("F16"), shape and number of bytes of each tensor, in file order.
+        metadata: Text entries of the header.
+        align: The head and the first `before` bytes of data end at a multiple of this number of bytes.
+        before: See `align`.
+    """
+    content: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, dtype, shape, size in tensors:
+        content[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text) + before) % align)
+    return len(text).to_bytes(8, "little") + text
+
+
+def map_half(path: str | os.PathLike[str], key: str) -> Tensor:
+    """Map a float16 tensor of a safetensors file read-only, without reading it. The file must be whole."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[key]
+    array = np.memmap(path, "<f2", "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
+    with warnings.catch_warnings():
+        # Nothing writes to it. A map that may be written to counts as memory, which a large store would exceed.
+        warnings.filterwarnings("ignore", message=".*not writable")
+        return torch.from_numpy(array)
+
+
+def refuse_pickled(path: Path) -> None:
+    """Raise UserError for a pickled file, recognised by its suffix or by its first bytes."""
+    if path.suffix.lower() in PICKLED or begins_as_pickle(path):
+        converted = path.with_suffix(".safetensors")
+        if converted == path:
+            converted = path.with_name(f"{path.stem}_converted.safetensors")
+        raise UserError(
+            f"{path} is a pickled file, which can run code when it is read: convert it once by"
+            f" `iefvad convert {path} {converted}` and give the result."
+        )
+
+
+def begins_as_pickle(path: Path) -> bool:
+    """Return whether a file begins as a zip archive (what `torch.save` writes) or as a pickle of protocol 2 to 5."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
+
+
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Describe names and shapes that differ: `missing: a, b; unexpected: c`. Returns "" where all agree."""
+    missing = sorted(set(expected) - set(found))
+    unexpected = sorted(set(found) - set(expected))
+    reshaped = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in sorted(expected.items())
+        if name in found and found[name].shape != value.shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+    return "; ".join(f"{what}: {few(names)}" for what, names in kinds if names)
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 (hex) of names, shapes and float32 values in order of names: equal for equal weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        value = value.detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(value.numpy().data if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def to_half(values: Tensor, where: str) -> Tensor:
+    """Round features to float16.
+
+    Args:
+        values: Features of any shape.
+        where: What to call them in a message.
+
+    Raises:
+        UserError: a finite value is beyond float16's range.
+    """
+    half = values.half()
+    finite = torch.isfinite(half)
+    if not finite.all():
+        largest = values[torch.isfinite(values) & ~finite].abs()
+        if largest.numel():
+            raise UserError(f"{where} reach {largest.max().item():.3g}, beyond float16 (65504); scale them")
+    return half
