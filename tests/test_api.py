@@ -55,17 +55,22 @@ def test_an_unknown_name_is_an_attribute_error():
         from iefvad import fly  # noqa: F401
 
 
-@pytest.mark.parametrize("order", ["from iefvad import detect; import iefvad.detect as module", "import iefvad.detect"])
-def test_detect_is_function_and_command(order):
-    python(
-        f"{order}; import iefvad; from iefvad import detect; import sys;"
-        "assert callable(detect) and callable(iefvad.detect.main) and detect is sys.modules['iefvad.detect']"
+def test_detect_is_a_function_and_a_command():
+    python("from iefvad import detect; assert detect.__module__ == 'iefvad.detection.detect', detect")
+    done = subprocess.run(
+        [sys.executable, "-m", "iefvad.detect", "--help"], capture_output=True, text=True, timeout=120
     )
+    assert done.returncode == 0 and done.stdout.startswith("usage: iefvad detect")
+
+
+def test_the_former_name_of_load_released_still_serves():
+    with pytest.warns(DeprecationWarning, match="load_released"):
+        assert iefvad.load_official is iefvad.load_released
 
 
 def test_names_are_the_same_objects_as_in_their_modules():
     assert iefvad.IEFVAD is IEFVAD
-    assert iefvad.load_pretrained is importlib.import_module("iefvad.pretrained").load_pretrained
+    assert iefvad.load_pretrained is importlib.import_module("iefvad.checkpoints.hub").load_pretrained
 
 
 def test_version_is_the_packages():
@@ -113,7 +118,7 @@ def write_run(folder: Path, store: Path) -> None:
     model = IEFVAD(ModelConfig(dim=settings["dim"], heads=1, refine_steps=2))
     model.provenance = {"encoder": settings, "threshold": 0.5, "epoch": 1, "seed": 0, "chunk": 32}
     run = Run.create(resolve(TrainConfig(features=str(store), out=str(folder))))
-    save_model(run.checkpoint(run.variants[0]), model)
+    save_model(run.checkpoint(run.variants[0]), model, model.provenance)
 
 
 @pytest.fixture(scope="module")

@@ -223,8 +223,8 @@ def whole_run(store: Path, out: Path, size: Size, way: str, device: torch.device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - began
-    epochs = [row["seconds"] for row in trainer.history]
-    losses = [row["loss"] for row in trainer.history]
+    epochs = [row["seconds"] for row in trainer.progress.history]
+    losses = [row["loss"] for row in trainer.progress.history]
     return {"provider": way, "seconds": seconds, "seconds_epochs": epochs, "losses": losses}
 
 

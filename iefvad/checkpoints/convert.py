@@ -32,10 +32,15 @@ _TEXT = frozenset(
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert_checkpoint` did: how many tensors it kept and left out (`parts`: of which parts of the checkpoint).
+    """What `convert_checkpoint` did.
 
-    `quickgelu`: the encoder is a QuickGELU one. `released`: the network's configuration (at the paper's ν, attenuation
-    and heads, which a checkpoint does not record) where the file is a released IEF-VAD model, else None.
+    Attributes:
+        kept: Number of tensors that it kept.
+        dropped: Number of tensors that it left out.
+        quickgelu: The encoder is a QuickGELU one.
+        parts: Parts of the checkpoint that were left out, and their numbers of tensors.
+        released: The network's configuration where the file is a released IEF-VAD model, else None. It has the paper's
+            ν and attenuation and one head, because a checkpoint does not record them.
     """
 
     kept: int
@@ -46,13 +51,19 @@ class Conversion:
 
 
 def convert_checkpoint(src: str | Path, dst: str | Path) -> Conversion:
-    """Convert a pickled checkpoint to safetensors, running none of its code.
+    """Convert a pickled checkpoint to safetensors. Runs none of its code (`torch.load(weights_only=True)`).
 
-    Reads `src` by `torch.load(weights_only=True)`; takes the tensors out of `checkpoint`, `state_dict` or `model`;
-    strips `module.` and `encoder_k.` (`docs/specification.md#data-conventions`; other
-    encoders of such a file are left out); keeps the visual tower as `visual.*`, or the whole of a released IEF-VAD model (`temporal.*`); writes `dst`.
-    Raises UserError if `src` cannot be read so, holds neither, or has missing or unexpected tensors, and if `dst` does
-    not end in .safetensors.
+    It takes the tensors out of `checkpoint`, `state_dict` or `model`, and strips `module.` and `encoder_k.` (event
+    encoders as published; other encoders of such a file are left out). It keeps the visual tower as `visual.*`, or the
+    whole of a released IEF-VAD model (`temporal.*`).
+
+    Args:
+        src: The checkpoint.
+        dst: The file to write; it ends in .safetensors.
+
+    Raises:
+        UserError: `src` cannot be read, contains neither of the two, or has missing or unexpected tensors; `dst` has
+            another suffix or cannot be written.
     """
     src, dst = Path(src), Path(dst)
     if dst.suffix != ".safetensors":

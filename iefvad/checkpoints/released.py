@@ -20,7 +20,7 @@ from iefvad.utils.tensors import differences
 from iefvad.utils.text import few
 
 CHUNK = 256
-"""Segments that the released code scores at a time. It pads shorter pieces to this number and attends to the padding."""
+"""Segments that the released code scores at a time. It pads shorter pieces to it, and attends to the padding."""
 
 _BLOCK = re.compile(r"temporal\.refinement_blocks\.(\d+)\.")
 _LAYER = re.compile(r"temporal\.(?:image|event)_(?:attn_layers|norms)\.(\d+)\.")

@@ -21,7 +21,6 @@ class Main(Protocol):
     def __call__(self, argv: Sequence[str] | None = None) -> int: ...
 
 
-
 def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main]:
     """Wrap a `main(argv)`: UserError and storage errors become one line on stderr and status 2, Ctrl-C becomes 130."""
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from iefvad.cli.command import command
 from iefvad.training import distributed
-from iefvad.training.settings import TrainConfig, resolve
+from iefvad.training.settings import Settings, TrainConfig, resolve
 from iefvad.training.train import train
 from iefvad.utils.options import add_options, from_namespace, make_parser
 
 
-def parse_train(argv: Sequence[str] | None = None) -> TrainConfig:
+def parse_train(argv: Sequence[str] | None = None) -> Settings:
     """Parse the command line of `iefvad train` and resolve presets."""
     parser = make_parser(
         "train",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.pretrained import RUN_CHECKPOINT, RUN_CONFIG
-from iefvad.training.settings import METHODS, TrainConfig, load_config, save_config
+from iefvad.training.settings import METHODS, Settings, load_config, save_config
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text, write_with
 
@@ -29,7 +29,7 @@ class Variant:
         """The name as a part of file names."""
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
-    def apply(self, config: TrainConfig) -> TrainConfig:
+    def apply(self, config: Settings) -> Settings:
         """The settings of this model; a method other than the run's brings its own."""
         if self.method == config.method:
             return config
@@ -41,11 +41,11 @@ class Run:
     """One run folder. `history` is the content of log.jsonl, one row an epoch and model."""
 
     path: Path
-    config: TrainConfig
+    config: Settings
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def create(cls, config: TrainConfig) -> Run:
+    def create(cls, config: Settings) -> Run:
         """Make the folder and write config.yaml; with `resume`, check that the settings are the interrupted run's.
 
         Raises UserError where they differ, naming them.

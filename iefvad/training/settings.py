@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from iefvad.model.config import Noise, Temporal
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
+from iefvad.utils.text import few
 
 Preset = Literal["synth", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
 Method = Literal["ief", "paper", "released"]
@@ -18,10 +20,7 @@ Method = Literal["ief", "paper", "released"]
 
 @dataclass
 class TrainConfig:
-    """Settings of `python -m iefvad.train`.
-
-    What the preset or the method decides is None, whatever its type says, until `resolve` has filled it in.
-    """
+    """Options of `python -m iefvad.train`, as the user gives them. None: the preset or the method decides."""
 
     # Data.
     features: str | None = option(
@@ -42,45 +41,51 @@ class TrainConfig:
     cache: str | None = option(None, "where the embedded benchmark is kept [default: $IEFVAD_CACHE or ~/.cache/iefvad]")
 
     # Method.
-    preset: Preset = option(None, "defaults of a data set [default: synth without data of one's own, else ucf-crime]")
+    preset: Preset | None = option(
+        None, "defaults of a data set [default: synth without data of one's own, else ucf-crime]"
+    )
     method: Method = option("ief", "ief: learned process noise; paper: process noise 0; released: the published code")
-    modality: Literal["all", "fusion", "image", "event"] = option(
+    modality: Literal["all", "fusion", "image", "event"] | None = option(
         None, "streams to train on; `all` trains fusion and both single streams [default: all for synth, else fusion]"
     )
-    compare: bool = option(
+    compare: bool | None = option(
         None, "also train the other two methods, as rows of the table [default: true for synth, else false]"
     )
     fused: bool = option(False, "use the fused kernels where one serves; without it the eager reference operators")
-    noise: Literal["student-t", "gaussian"] = option(None, "noise model of the fusion")
-    nu: float | Literal["learned"] = option(None, "degrees of freedom of the Student-t, or `learned`")
-    temporal: Literal["kalman", "robust-kalman", "none"] = option(None, "recursion over the segments")
-    process_noise: float | Literal["learned"] = option(None, "process noise q of the recursion, or `learned`")
-    refine_steps: int = option(None, "refinement steps N")
+    noise: Noise | None = option(None, "noise model of the fusion")
+    nu: float | Literal["learned"] | None = option(None, "degrees of freedom of the Student-t, or `learned`")
+    temporal: Temporal | None = option(None, "recursion over the segments")
+    process_noise: float | Literal["learned"] | None = option(None, "process noise q of the recursion, or `learned`")
+    refine_steps: int | None = option(None, "refinement steps N")
     attenuation: float = option(0.5, "share of the predicted residual that a refinement step subtracts")
     eps: float = option(1e-8, "added to variances before they are inverted")
     layers: int = option(2, "self-attention layers a modality")
     heads: int = option(8, "attention heads")
     dropout: float = option(0.1, "dropout of the attention weights in training; processes draw masks of their own")
-    window: int = option(None, "self-attention stays within windows of so many segments; 0: no windows")
-    standardize: bool = option(None, "centre and scale each feature by its mean and deviation over the training videos")
-    identity_start: bool = option(
+    window: int | None = option(None, "self-attention stays within windows of so many segments; 0: no windows")
+    standardize: bool | None = option(
+        None, "centre and scale each feature by its mean and deviation over the training videos"
+    )
+    identity_start: bool | None = option(
         None, "attention layers start as the identity, so that training begins with each segment"
     )
     mil: Literal["topk", "segment"] = option("topk", "how segment scores make a video's score in training")
 
     # Optimisation.
-    lr: float = option(None, "learning rate of AdamW")
+    lr: float | None = option(None, "learning rate of AdamW")
     weight_decay: float = option(0.01, "weight decay of AdamW")
-    epochs: int = option(None, "passes over the training videos")
-    milestones: list[int] = option(None, "epochs after which the learning rate is multiplied by --factor")
-    factor: float = option(None, "what the learning rate is multiplied with at a milestone")
-    batch: int = option(None, "videos a batch of each kind, normal and abnormal; in all where --mixed is set")
-    mixed: bool = option(None, "draw batches from all videos together, not half normal and half abnormal")
-    lambda_reg: float = option(None, "weight of the regularisation terms")
-    lambda_kl: float = option(None, "weight of the KL terms")
-    lambda_cos: float = option(None, "weight of the cosine term within the regularisation")
-    lambda_norm: float = option(None, "weight of the norm term within the regularisation")
-    max_segments: int = option(None, "longer training videos are averaged into this many bins; chunk length in testing")
+    epochs: int | None = option(None, "passes over the training videos")
+    milestones: list[int] | None = option(None, "epochs after which the learning rate is multiplied by --factor")
+    factor: float | None = option(None, "what the learning rate is multiplied with at a milestone")
+    batch: int | None = option(None, "videos a batch of each kind, normal and abnormal; in all where --mixed is set")
+    mixed: bool | None = option(None, "draw batches from all videos together, not half normal and half abnormal")
+    lambda_reg: float | None = option(None, "weight of the regularisation terms")
+    lambda_kl: float | None = option(None, "weight of the KL terms")
+    lambda_cos: float | None = option(None, "weight of the cosine term within the regularisation")
+    lambda_norm: float | None = option(None, "weight of the norm term within the regularisation")
+    max_segments: int | None = option(
+        None, "longer training videos are averaged into this many bins; chunk length in testing"
+    )
     precision: Literal["float32", "bfloat16"] = option("float32", "bfloat16 trains under autocast")
     device: str = option("auto", "auto, cpu, cuda or cuda:N; under torchrun each process has a GPU of its own")
 
@@ -96,42 +101,57 @@ class TrainConfig:
     out: str | None = option(None, "run folder [default: runs/PRESET]")
     resume: bool = option(False, "go on with the interrupted run in --out")
 
+
+@dataclass
+class Settings(TrainConfig):
+    """Settings of a training run with every choice made; `resolve` makes them, config.yaml holds them."""
+
+    preset: Preset = field(kw_only=True)
+    modality: Literal["all", "fusion", "image", "event"] = field(kw_only=True)
+    compare: bool = field(kw_only=True)
+    noise: Noise = field(kw_only=True)
+    nu: float | Literal["learned"] = field(kw_only=True)
+    temporal: Temporal = field(kw_only=True)
+    process_noise: float | Literal["learned"] = field(kw_only=True)
+    refine_steps: int = field(kw_only=True)
+    window: int = field(kw_only=True)
+    standardize: bool = field(kw_only=True)
+    identity_start: bool = field(kw_only=True)
+    lr: float = field(kw_only=True)
+    epochs: int = field(kw_only=True)
+    milestones: list[int] = field(kw_only=True)
+    factor: float = field(kw_only=True)
+    batch: int = field(kw_only=True)
+    mixed: bool = field(kw_only=True)
+    lambda_reg: float = field(kw_only=True)
+    lambda_kl: float = field(kw_only=True)
+    lambda_cos: float = field(kw_only=True)
+    lambda_norm: float = field(kw_only=True)
+    max_segments: int = field(kw_only=True)
+
     @property
     def run_dir(self) -> Path:
         """Folder that the run writes to."""
-        return Path(self.out) if self.out else Path("runs") / str(self.preset)
+        return Path(self.out) if self.out else Path("runs") / self.preset
 
 
-# SPEC §3: what each data set's published training uses. `synth` is this project's own.
-PRESETS: dict[str, dict[str, Any]] = {
-    "ucf-crime": {
-        "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
-        "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
-        "max_segments": 256, "window": 0, "standardize": False, "identity_start": False,
-    },
-    "msad": {
-        "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
-        "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
-        "max_segments": 256, "window": 0, "standardize": False, "identity_start": False,
-    },
-    "shanghaitech": {
-        "lr": 1e-4, "epochs": 20, "milestones": [8, 15], "factor": 0.5, "batch": 8, "mixed": False,
-        "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
-        "max_segments": 256, "window": 0, "standardize": False, "identity_start": False,
-    },
-    "xd-violence": {
-        "lr": 2e-5, "epochs": 10, "milestones": [2, 6, 10], "factor": 0.1, "batch": 2, "mixed": True,
-        "lambda_reg": 0.01, "lambda_kl": 0.01, "lambda_cos": 0.5, "lambda_norm": 0.5,
-        "max_segments": 256, "window": 0, "standardize": False, "identity_start": False,
-    },
-    "synth": {
-        "lr": 3e-4, "epochs": 25, "milestones": [16, 21], "factor": 0.3, "batch": 16, "mixed": False,
-        "lambda_reg": 0.1, "lambda_kl": 0.1, "lambda_cos": 0.5, "lambda_norm": 0.5,
-        "max_segments": 32, "window": 2, "standardize": True, "identity_start": True,
-    },
+_BASE: dict[str, Any] = {
+    "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
+    "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
+    "max_segments": 256, "window": 0, "standardize": False, "identity_start": False,
 }  # fmt: skip
 
-# SPEC §3: the three named methods. A method also fixes how padding is treated and how weights are normalised.
+PRESETS: dict[str, dict[str, Any]] = {
+    "ucf-crime": _BASE,
+    "msad": _BASE,
+    "shanghaitech": _BASE | {"lr": 1e-4, "epochs": 20, "milestones": [8, 15], "factor": 0.5, "batch": 8},
+    "xd-violence": _BASE | {"milestones": [2, 6, 10], "batch": 2, "mixed": True, "lambda_reg": 0.01, "lambda_kl": 0.01},
+    "synth": _BASE
+    | {"lr": 3e-4, "epochs": 25, "milestones": [16, 21], "factor": 0.3, "batch": 16, "lambda_reg": 0.1}
+    | {"lambda_kl": 0.1, "max_segments": 32, "window": 2, "standardize": True, "identity_start": True},
+}
+"""What the published training of a data set uses (`docs/specification.md#presets`); `synth` is this project's own."""
+
 METHODS: dict[str, dict[str, Any]] = {
     "ief": {"noise": "student-t", "nu": 8.0, "temporal": "kalman", "process_noise": "learned", "refine_steps": 10},
     "paper": {"noise": "student-t", "nu": 8.0, "temporal": "kalman", "process_noise": 0.0, "refine_steps": 10},
@@ -140,24 +160,26 @@ METHODS: dict[str, dict[str, Any]] = {
         "lambda_cos": 1.0, "lambda_norm": 1.0,
     },
 }  # fmt: skip
+"""The three named methods (`docs/specification.md#methods`). A method also decides whether padding is attended to."""
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
-    """Fill every `None` from the method and the preset; what was set explicitly always wins.
+def resolve(config: TrainConfig) -> Settings:
+    """Fill every `None` from the method and the preset. What was set explicitly always wins.
 
-    Raises UserError for values that cannot work together.
+    Raises:
+        UserError: values are out of range or cannot work together.
     """
     own_data = config.features is not None or config.train_list is not None
     preset = config.preset or ("ucf-crime" if own_data else "synth")
     defaults = {**PRESETS[preset], **METHODS[config.method]}
     defaults |= {"modality": "fusion" if own_data else "all", "compare": not own_data}
-    values = {name: value for name, value in defaults.items() if getattr(config, name) is None}
-    resolved = dataclasses.replace(config, preset=preset, **values)
-    _check(resolved)
-    return resolved
+    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    settings = Settings(**defaults | given | {"preset": preset})
+    _check(settings)
+    return settings
 
 
-def _check(config: TrainConfig) -> None:
+def _check(config: Settings) -> None:
     positive = ("lr", "epochs", "batch", "max_segments", "layers", "heads", "eps")
     for name in positive:
         if getattr(config, name) <= 0:
@@ -181,19 +203,25 @@ def _check(config: TrainConfig) -> None:
         raise UserError("--gt needs the lists it belongs to: give --train-list and --test-list, or --features.")
 
 
-def save_config(path: Path, config: TrainConfig) -> None:
+def save_config(path: Path, config: Settings) -> None:
     """Write the settings as YAML; the file is accepted by `--config`."""
     path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
-def load_config(path: Path) -> TrainConfig:
-    """Read the settings that `save_config` wrote. Raises UserError for a missing file or unknown keys."""
+def load_config(path: Path) -> Settings:
+    """Read the settings that `save_config` wrote. Raises UserError for a missing file, missing and unknown keys."""
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run folder: it has no config.yaml.") from None
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    if not isinstance(values, dict) or not set(values) <= known:
-        unknown = sorted(set(values) - known) if isinstance(values, dict) else "no mapping"
-        raise UserError(f"{path} is not a configuration of this version: {unknown}.")
-    return TrainConfig(**values)
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a configuration: it contains no mapping.")
+    known = {item.name for item in dataclasses.fields(Settings)}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"{path} is not a configuration of this version: {few(unknown)} is unknown.")
+    try:
+        return Settings(**values)
+    except TypeError:
+        needed = {item.name for item in dataclasses.fields(Settings) if item.kw_only}
+        missing = sorted(needed - set(values))
+        raise UserError(f"{path} is not a configuration of this version: {few(missing)} is missing.") from None

@@ -17,12 +17,12 @@ from iefvad.training import distributed
 from iefvad.training.distributed import Processes
 from iefvad.training.results import Results, finish
 from iefvad.training.run import Run
-from iefvad.training.settings import TrainConfig
+from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark
 from iefvad.training.trainer import Trainer
 
 
-def train(config: TrainConfig, *, progress: bool = True) -> dict[str, Any]:
+def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
     """Run the whole of a resolved configuration and return what metrics.json holds.
 
     Writes the run folder of SPEC §6. Raises UserError for anything wrong with the data or the settings, before
@@ -33,7 +33,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, Any]:
         return _train(config, processes, progress and processes.is_main)
 
 
-def _train(config: TrainConfig, processes: Processes, progress: bool) -> dict[str, Any]:
+def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, Any]:
     begin = time.perf_counter()
     with processes.barrier():
         run = Run.create(config) if processes.is_main else Run(config.run_dir, config)
@@ -75,7 +75,7 @@ def _train(config: TrainConfig, processes: Processes, progress: bool) -> dict[st
         return finish(run, benchmark, results, seconds=time.perf_counter() - begin)
 
 
-def _load(config: TrainConfig, processes: Processes, progress: bool) -> Benchmark:
+def _load(config: Settings, processes: Processes, progress: bool) -> Benchmark:
     """The data on every process. The embedded benchmark is rendered and copied, so its readers take turns."""
     embedded = config.features is None and config.train_list is None
     for turn in range(processes.world if embedded else 1):
@@ -85,7 +85,7 @@ def _load(config: TrainConfig, processes: Processes, progress: bool) -> Benchmar
     return benchmark
 
 
-def _describe(config: TrainConfig, benchmark: Benchmark) -> None:
+def _describe(config: Settings, benchmark: Benchmark) -> None:
     def count(videos: Sequence[Any]) -> str:
         abnormal = sum(bool(video.classes) for video in videos)
         return f"{len(videos)} videos ({abnormal} abnormal, {sum(video.segments for video in videos)} segments)"

@@ -1,7 +1,8 @@
-"""Train one network: the loop, the choice of the epoch, and a state from which it resumes bitwise on the CPU.
+"""Train one network: the loop, and the choice of the epoch.
 
 Several processes (`torchrun`) train one network on the same batches as one process: each takes every world-th clip of
-a batch, weighs its loss by its share, and the mean of the gradients is the whole batch's. Dropout draws other masks.
+a batch and weighs its loss by its part, so that the mean of the gradients is that of the whole batch. Dropout draws
+other masks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from iefvad.data.batches import Batch, Clips, epoch_batches
@@ -30,83 +29,45 @@ from iefvad.model.config import ModelConfig
 from iefvad.model.losses import RUN, WHOLE, LossWeights, Share, total_loss
 from iefvad.model.network import Network, Output
 from iefvad.scoring.metrics import evaluate
-from iefvad.scoring.scorer import as_scores, score_videos
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.training.distributed import Processes
 from iefvad.training.run import Run, Variant
-from iefvad.training.settings import TrainConfig
+from iefvad.training.scoring import score_shared
+from iefvad.training.settings import Settings
+from iefvad.training.state import Progress, load_state, save_state
+from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import write_with
-from iefvad.utils.tensors import read_tensors
 
-CHECK = 50  # steps after which losses are looked at; each look waits for the device and the other processes
+CHECK = 50
+"""Steps after which losses are looked at. Each look waits for the device and for the other processes."""
 
 
 @dataclass
 class Fitted:
-    """A trained network, its epoch, and the score that 1% of held-out normal segments exceed (None without any)."""
+    """A trained network.
+
+    Attributes:
+        model: The network of the chosen epoch, in evaluation mode.
+        epoch: That epoch, from 1.
+        threshold: The score that 1% of the held-out normal segments exceed; None without any.
+    """
 
     model: Network
     epoch: int
     threshold: float | None
 
 
-def model_config(config: TrainConfig, dim: int, modality: str) -> ModelConfig:
-    """The network's configuration for features of width `dim` and one modality: fusion, image or event."""
-    names = {field.name for field in dataclasses.fields(ModelConfig)}
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
-    if dim % config.heads:
-        raise UserError(
-            f"the features are {dim} wide, which --heads {config.heads} does not divide: choose another number."
-        )
-    return ModelConfig(
-        **values
-        | {"dim": dim, "modality": modality, "window": config.window or None, "released": config.method == "released"}
-    )
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where it is available. Raises UserError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name} is not a device: use auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda: PyTorch finds no GPU here. Use --device cpu, or install a CUDA build of PyTorch."
-        )
-    return device
-
-
-def training_step(
-    model: Callable[..., Output],
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    weights: LossWeights,
-    mil: Literal["topk", "segment"] = "topk",
-    *,
-    autocast: contextlib.AbstractContextManager[Any] | None = None,
-    share: Share = WHOLE,
-) -> Tensor:
-    """Forward, backward and one step of the optimiser on a batch that is on the model's device.
-
-    Returns the losses (total, cls, kl, reg), (4,) float32 on that device, and never waits for it.
-    """
-    with autocast or contextlib.nullcontext():
-        output = model(batch.image, batch.event, batch.lengths)
-        loss = total_loss(output, batch.labels, batch.lengths, weights, mil, share)
-    optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
-    optimizer.step()
-    return torch.stack([loss.total, loss.cls, loss.kl, loss.reg]).detach().float()
-
-
 class Trainer:
-    """One network's training, one seed. `fit` runs it, resuming where asked.
+    """The training of one network with one seed. `fit` runs it, and resumes where the settings ask for it.
 
-    With several `processes` all call the same methods in the same order; the first alone writes.
+    With several processes all of them call the same methods in the same order; the main process alone writes.
+
+    Args:
+        run: The run folder.
+        variant: Which of the run's models to train.
+        seed: Decides initial weights, order and dropout.
+        dim: Width D of the features.
+        processes: The processes that train together; None: this one alone.
     """
 
     def __init__(self, run: Run, variant: Variant, seed: int, *, dim: int, processes: Processes | None = None) -> None:
@@ -121,25 +82,70 @@ class Trainer:
         if config.identity_start:
             self.model.start_as_identity()
         self.model.to(self.device)
+        self.network: nn.Module = self.model
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self.epoch = 0
-        self.best: dict[str, Tensor] = {}
-        self.best_epoch = 0
-        self.best_rank: tuple[float, float] = (-math.inf, -math.inf)
-        self.history: list[dict[str, Any]] = []
+        self.progress = Progress()
 
     @property
     def state_path(self) -> Path:
-        """Where the state after each epoch is kept."""
+        """File of the state after each epoch."""
         return self.run.path / "trainer_state" / f"{self.variant.slug}_seed{self.seed}.safetensors"
 
     def fit(self, clips: Clips, held_out: Sequence[Video], test: Sequence[Video], *, progress: bool = True) -> Fitted:
-        """Train to the last epoch and return the chosen one."""
+        """Train to the last epoch and return the network of the chosen one.
+
+        Args:
+            clips: Training clips.
+            held_out: Videos that choose the epoch and the threshold.
+            test: Test videos, for `--select test`.
+            progress: Show a bar.
+
+        Raises:
+            UserError: the training diverged, features cannot be read, or a file cannot be written.
+            Aborted: another process failed.
+        """
+        self._begin(clips)
+        with self._bar(progress) as bar:
+            while self.progress.epoch < self.config.epochs:
+                row = self._train_epoch(clips)
+                row |= self._choose(held_out, test)
+                self._finish_epoch(row)
+                bar.update()
+                bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "val_auc") if row.get(name) is not None})
+        self.model.load_state_dict(self.progress.best)
+        return Fitted(self.model.eval(), self.progress.best_epoch, self._threshold(held_out))
+
+    def score(self, videos: Sequence[Video]) -> list[VideoScores]:
+        """Score videos with the network as it is; several processes share the work, and all have all scores."""
+        config = self.config
+        try:
+            return score_shared(
+                self.processes,
+                self.model,
+                videos,
+                crops=config.test_crops,
+                chunk=config.max_segments,
+                device=self.device,
+            )
+        except UserError as error:
+            if all(torch.isfinite(features).all() for video in videos for features in video.features(video.crops[0])):
+                raise self._diverged("its scores became not finite") from error
+            raise
+
+    def _begin(self, clips: Clips) -> None:
+        """Go on from the state of an interrupted run, or take the statistics of the training features."""
         with self.processes.barrier():
-            self._begin(clips)
-        if not self.processes.agree(self.epoch):
+            clips.to(self.device)
+            if self.config.resume and self.state_path.exists():
+                self.progress = load_state(self.state_path, self.model, self.optimizer, self.device)
+                for row in self.progress.history if self.processes.is_main else ():
+                    self.run.log(row)
+            elif self.processes.is_main:  # the others receive them with the first weights
+                for name in self.model.statistics:
+                    self.model.set_statistics(name, clips.features(name).to(self.device))
+        if not self.processes.agree(self.progress.epoch):
             with self.processes.barrier():
                 raise UserError(
                     f"the processes find different states of the run in {self.run.path}: use a folder that all machines"
@@ -147,49 +153,29 @@ class Trainer:
                 )
         several = self.processes.world > 1
         self.network = self.processes.replicate(self.model, unused=several and _some_unused(self.model))
-        bar = tqdm(
+
+    def _bar(self, shown: bool) -> tqdm[Any]:
+        return tqdm(
             total=self.config.epochs,
-            initial=self.epoch,
+            initial=self.progress.epoch,
             desc=f"train {self.variant.name} (seed {self.seed})",
             unit="epoch",
-            disable=not progress,
+            disable=not shown,
             dynamic_ncols=True,
         )
-        with bar:
-            while self.epoch < self.config.epochs:
-                row = self._train_epoch(clips)
-                row |= self._choose(held_out, test)
-                self.epoch += 1
-                self.history.append(row)
-                with self.processes.barrier():
-                    if self.processes.is_main:
-                        self.run.log(row)
-                        self._save_state()
-                bar.update()
-                bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "val_auc") if row.get(name) is not None})
-        self.model.load_state_dict(self.best)
-        return Fitted(self.model.eval(), self.best_epoch, self._threshold(held_out))
-
-    def _begin(self, clips: Clips) -> None:
-        """Go on from the state of an interrupted run, or take the statistics of the training features."""
-        clips.to(self.device)
-        if self.config.resume and self.state_path.exists():
-            self._load_state()
-        elif self.processes.is_main:  # the others receive them with the first weights
-            for name in self.model.statistics:
-                self.model.set_statistics(name, clips.features(name).to(self.device))
 
     def _train_epoch(self, clips: Clips) -> dict[str, Any]:
-        config, rank, world = self.config, self.processes.rank, self.processes.world
-        rate = config.lr * config.factor ** sum(self.epoch >= milestone for milestone in config.milestones)
+        """Train one epoch and return its row of the log."""
+        config, epoch, processes = self.config, self.progress.epoch, self.processes
+        rate = config.lr * config.factor ** sum(epoch >= milestone for milestone in config.milestones)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Seeding each epoch from its number makes a resumed run draw what the uninterrupted one drew.
-        masks = f"dropout {self.epoch}" + (f" process {rank}" if rank else "")
+        masks = f"dropout {epoch}" + (f" process {processes.rank}" if processes.rank else "")
         torch.manual_seed(_mix(self.seed, self.variant.modality, masks))
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.variant.modality, f"order {self.epoch}"))
-        with self.processes.barrier():
-            order = list(epoch_batches(clips.labels, config.batch, mixed=bool(config.mixed), generator=generator))
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.variant.modality, f"order {epoch}"))
+        with processes.barrier():
+            order = list(epoch_batches(clips.labels, config.batch, mixed=config.mixed, generator=generator))
         weights = LossWeights(config.lambda_kl, config.lambda_reg, config.lambda_cos, config.lambda_norm)
         self.network.train()
         begin, sums = time.perf_counter(), torch.zeros(4, device=self.device)
@@ -198,26 +184,26 @@ class Trainer:
                 self.network, batch, self.optimizer, weights, config.mil, autocast=self._autocast(), share=share
             )
             if step % CHECK == 0 or step == len(order):
-                self.processes.abort_on(failure)
-                means = (self.processes.sum(sums) / (step * world)).tolist()
-                with self.processes.barrier():
+                processes.abort_on(failure)
+                means = (processes.sum(sums) / (step * processes.world)).tolist()
+                with processes.barrier():
                     if not all(map(math.isfinite, means)):
                         raise self._diverged(f"its loss became {means[0]}")
         return {
             "model": self.variant.name,
             "seed": self.seed,
-            "epoch": self.epoch + 1,
+            "epoch": epoch + 1,
             **dict(zip(("loss", "loss_cls", "loss_kl", "loss_reg"), means, strict=True)),
             "lr": rate,
             "seconds": round(time.perf_counter() - begin, 3),
-            "processes": world,
+            "processes": processes.world,
         }
 
     def _parts(self, clips: Clips, order: Sequence[Sequence[int]]) -> Iterator[tuple[Batch, Share, Exception | None]]:
-        """This process' part of each batch of an epoch, what it weighs, and why it could not be read, if so.
+        """Yield this process' part of each batch of an epoch, its weight, and the error if it could not be read.
 
-        The others wait for this process within the step, so one without clips takes part with something that weighs
-        nothing.
+        The other processes wait for this one within the step. So a process without clips, or after an error, takes
+        part with something of weight 0.
         """
         released = self.config.method == "released"
         # With a single segment the recursion has no step: its parameters would miss from this process' gradients.
@@ -249,17 +235,26 @@ class Trainer:
         if held_out:
             row["val_auc"], row["val_loss"] = self._held_out(held_out)
         if self.config.select == "last":
-            rank = (float(self.epoch), 0.0)
+            rank = (float(self.progress.epoch), 0.0)
         elif self.config.select == "test":
             metrics = evaluate(self.score(test))
             row["test_auc"] = metrics["auc"]
             rank = (metrics["auc"] or 0.0, 0.0)
         else:
             rank = (row["val_auc"] or 0.0, -row["val_loss"])
-        if self.processes.decide(rank > self.best_rank):
-            self.best_rank, self.best_epoch = rank, self.epoch + 1
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        if self.processes.decide(rank > self.progress.best_rank):
+            self.progress.best_rank, self.progress.best_epoch = rank, self.progress.epoch + 1
+            self.progress.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         return row
+
+    def _finish_epoch(self, row: dict[str, Any]) -> None:
+        """Count the epoch; the main process writes its row and the state."""
+        self.progress.epoch += 1
+        self.progress.history.append(row)
+        with self.processes.barrier():
+            if self.processes.is_main:
+                self.run.log(row)
+                save_state(self.state_path, self.model, self.optimizer, self.progress)
 
     def _held_out(self, videos: Sequence[Video]) -> tuple[float | None, float]:
         """AUC and cross-entropy of the videos' scores by their labels; no frame truth is used."""
@@ -273,85 +268,75 @@ class Trainer:
         auc = float(roc_auc_score(labels, clipped)) if 0 < labels.sum() < len(labels) else None
         return auc, float(loss)
 
-    def score(self, videos: Sequence[Video]) -> list[VideoScores]:
-        """Score videos with the network as it is; several processes share them, and all have the scores of all."""
-        processes = self.processes
-        mine = range(processes.rank, len(videos), processes.world)
-        with processes.barrier():
-            scored = self._score([videos[index] for index in mine])
-        if processes.world == 1:
-            return scored
-        ends = np.cumsum([video.segments for video in videos], dtype=np.int64).tolist()
-        starts = [0, *ends[:-1]]
-        table = torch.zeros(ends[-1] if ends else 0, 4, device=self.device)
-        for index, found in zip(mine, scored, strict=True):
-            for column, values in enumerate((found.scores, found.w_img, found.w_evt, found.gain)):
-                absent = values is None
-                table[starts[index] : ends[index], column] = torch.nan if absent else torch.from_numpy(values)
-        rows = processes.sum(table).cpu().numpy()
-        return [as_scores(video, rows[start:end]) for video, start, end in zip(videos, starts, ends, strict=True)]
-
-    def _score(self, videos: Sequence[Video]) -> list[VideoScores]:
-        try:
-            return score_videos(self.model, videos, crops=self.config.test_crops, chunk=self.config.max_segments)
-        except UserError as error:
-            if all(torch.isfinite(features).all() for video in videos for features in video.features(video.crops[0])):
-                raise self._diverged("its scores became not finite") from error
-            raise
-
-    def _diverged(self, what: str) -> UserError:
-        return UserError(
-            f"epoch {self.epoch + 1} of the {self.variant.name} model diverged ({what}): lower --lr (now"
-            f" {self.config.lr}) and start again."
-        )
-
     def _threshold(self, held_out: Sequence[Video]) -> float | None:
         normal = [scored.scores for scored in self.score([video for video in held_out if not video.classes])]
         return float(np.quantile(np.concatenate(normal), 0.99)) if normal else None
 
-    def _save_state(self) -> None:
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        status = {
-            "epoch": self.epoch,
-            "best_epoch": self.best_epoch,
-            "best_rank": self.best_rank,
-            "history": self.history,
-        }
-        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-        write_with(self.state_path, lambda path: save_file(tensors, path, {"status": json.dumps(status)}))
+    def _diverged(self, what: str) -> UserError:
+        return UserError(
+            f"epoch {self.progress.epoch + 1} of the {self.variant.name} model diverged ({what}): lower --lr (now"
+            f" {self.config.lr}) and start again."
+        )
 
-    def _load_state(self) -> None:
-        tensors, metadata = read_tensors(self.state_path)
-        status = json.loads(metadata["status"])
-        self.epoch, self.best_epoch = status["epoch"], status["best_epoch"]
-        self.best_rank = tuple(status["best_rank"])
-        self.history = status["history"]
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-        for name, value in tensors.items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = value.to(self.device)
-        self.model.load_state_dict(groups["model"])
-        self.best = groups["best"]
-        state = self.optimizer.state_dict()
-        for name, value in groups["optimizer"].items():
-            index, _, rest = name.partition(".")
-            state["state"].setdefault(int(index), {})[rest] = value
-        self.optimizer.load_state_dict(state)
-        if self.processes.is_main:
-            for row in self.history:
-                self.run.log(row)
+
+def training_step(
+    model: Callable[..., Output],
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    weights: LossWeights,
+    mil: Literal["topk", "segment"] = "topk",
+    *,
+    autocast: contextlib.AbstractContextManager[Any] | None = None,
+    share: Share = WHOLE,
+) -> Tensor:
+    """Run forward, backward and one step of the optimiser on a batch that is on the model's device.
+
+    Args:
+        model: The network, or what wraps it for several processes.
+        batch: The batch.
+        optimizer: The optimiser of the network's parameters.
+        weights: λ of the loss terms.
+        mil: How segment scores make a video's score.
+        autocast: Context of the forward pass, for lower precision.
+        share: What this part of the batch weighs.
+
+    Returns:
+        The losses (total, cls, kl, reg), (4,) float32 on that device. Never waits for the device.
+    """
+    with autocast or contextlib.nullcontext():
+        output = model(batch.image, batch.event, batch.lengths)
+        loss = total_loss(output, batch.labels, batch.lengths, weights, mil, share)
+    optimizer.zero_grad(set_to_none=True)
+    loss.total.backward()
+    optimizer.step()
+    return torch.stack([loss.total, loss.cls, loss.kl, loss.reg]).detach().float()
+
+
+def model_config(config: Settings, dim: int, modality: str) -> ModelConfig:
+    """Return the network's configuration for features of width `dim` and a modality. Raises UserError for the heads."""
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
+    if dim % config.heads:
+        raise UserError(
+            f"the features are {dim} wide, which --heads {config.heads} does not divide: choose another number."
+        )
+    return ModelConfig(
+        **values
+        | {"dim": dim, "modality": modality, "window": config.window or None, "released": config.method == "released"}
+    )
 
 
 def batch_part(
     lengths: Tensor, batch: Sequence[int], rank: int, world: int, *, padded: bool = False
 ) -> tuple[list[int], Share]:
-    """Which clips of a batch are those of process `rank` of `world`, and what its loss weighs.
+    """Return the clips of a batch that belong to process `rank` of `world`, and what its loss weighs.
 
-    `lengths` (N,) are those of all clips. `padded`: the loss terms are means over padding too, as in the published
-    variant, and not over valid segments alone.
+    Args:
+        lengths: (N,) lengths of all clips.
+        batch: Positions of the batch's clips.
+        rank: Number of this process.
+        world: Number of processes.
+        padded: The loss terms are means over padding too, as in the released variant.
     """
     part = list(batch[rank::world])
     if world == 1:
@@ -379,6 +364,6 @@ def _some_unused(model: Network) -> bool:
 
 
 def _mix(seed: int, *parts: str) -> int:
-    """A seed of 63 bits that differs for every purpose."""
+    """Return a seed of 63 bits that differs for every purpose."""
     digest = hashlib.sha256(f"{seed} {' '.join(parts)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -126,13 +126,12 @@ def test_config_json_can_be_edited_and_the_weights_alone_suffice(tmp_path):
 def write_run(folder: Path, model: IEFVAD | None) -> Path:
     run = Run.create(resolve(TrainConfig(features="store", out=str(folder), test_crops="all")))
     if model is not None:
-        save_model(run.checkpoint(run.variants[0]), model)
+        save_model(run.checkpoint(run.variants[0]), model, model.provenance)
     return folder
 
 
 def test_a_run_folder_gives_its_main_checkpoint(tmp_path):
     model = build()
-    del model.provenance["test_crops"], model.provenance["method"]  # the run itself knows these
     found = load_pretrained(str(write_run(tmp_path / "run", model)))
     assert_same(found, model)
     assert found.provenance == PROVENANCE
@@ -148,16 +147,16 @@ def test_checkpoints_of_earlier_versions_load(tmp_path):
     header = {"config": config, "extra": {"threshold": 0.5, "chunk": 256}}
     path = tmp_path / "checkpoint.safetensors"
     safetensors.torch.save_file(model.state_dict(), path, {"iefvad": json.dumps(header)})
-    found, extra = load_model(path)
+    found = load_model(path)
     assert_same(found, model)
-    assert extra == {"threshold": 0.5, "chunk": 256} == found.provenance
-    save_model(path, found, {"epoch": 2})
-    assert load_model(path)[1] == {"threshold": 0.5, "chunk": 256, "epoch": 2}
+    assert found.provenance == {"threshold": 0.5, "chunk": 256}
+    save_model(path, found, found.provenance | {"epoch": 2})
+    assert load_model(path).provenance == {"threshold": 0.5, "chunk": 256, "epoch": 2}
 
 
 def test_loading_draws_no_random_number_and_half_precision_becomes_float32(tmp_path):
     model = build().half()
-    save_model(tmp_path / "half.safetensors", model)
+    save_model(tmp_path / "half.safetensors", model, model.provenance)
     before = torch.random.get_rng_state()
     found = load_pretrained(tmp_path / "half.safetensors")
     assert torch.equal(before, torch.random.get_rng_state())
@@ -276,7 +275,7 @@ def test_encoder_checkpoints_convert_to_their_visual_tower(name, tmp_path, capsy
     assert all(torch.equal(stored[name], value) for name, value in expected.items())
     assert "text 30" in printed  # 12 tensors in each of two blocks, and 6 more
     assert ("encoder_q 62" in printed) == (name == "event")
-    with pytest.raises(UserError, match="holds an encoder, not an IEF-VAD model"):
+    with pytest.raises(UserError, match="contains an encoder, not an IEF-VAD model"):
         load_pretrained(tmp_path / "encoder.safetensors")
 
 
@@ -388,7 +387,7 @@ def no_models(folder: Path) -> dict[str, tuple[str | Path, str]]:
         "an absent file": (folder / "nowhere.safetensors", "there is no file"),
         "an absent pickled file": (folder / "nowhere.pt", "iefvad convert"),
         "a name": ("mine", "there is no model mine"),
-        "an empty folder": (folder / "bare", "holds no model"),
+        "an empty folder": (folder / "bare", "contains no model"),
         "no weights": (folder / "weights missing", "has config.json but no model.safetensors"),
         "another tensor": (folder / "extra", "unexpected: extra.weight"),
         "a missing tensor": (folder / "shape", "missing: scan.raw_noise"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iefvad.data.cut import cut_recording, intervals, read_frame_labels
+from iefvad.data.cut import cut_recording, read_frame_labels
 from iefvad.data.datasets import load_store
 from iefvad.features.store import FeatureStore, Sidecar
 from iefvad.utils.errors import UserError
@@ -56,11 +56,6 @@ def test_label_files_that_are_none(tmp_path, text):
         read_frame_labels(tmp_path / "labels.csv")
     with pytest.raises(UserError, match="no label file"):
         read_frame_labels(tmp_path / "absent.csv")
-
-
-def test_intervals_are_half_open():
-    assert intervals(np.array([1, 1, 0, 0, 1, 0, 1], np.uint8)) == [(0, 2), (4, 5), (6, 7)]
-    assert intervals(np.zeros(3, np.uint8)) == []
 
 
 @pytest.mark.slow

@@ -19,7 +19,6 @@ from iefvad.data.truth_files import (
     truth_annotations,
 )
 from iefvad.utils.errors import UserError
-from iefvad.utils.intervals import runs
 
 LABELS = np.array([0, 1, 1, 0, 1], np.uint8)
 
@@ -49,14 +48,6 @@ def test_truth_by_video_packed_and_as_a_folder(tmp_path: Path) -> None:
         assert found["a"] == Annotation("a", ("Anomaly",), ((1, 3), (4, 5)), 5)
         assert found["b"] == Annotation("b", (), (), 3)
         assert read_lengths(tmp_path / path) == {"a": 5, "b": 3}
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [([], ()), ([0], ()), ([1], ((0, 1),)), ([1, 1, 0, 1], ((0, 2), (3, 4))), ([0, 0, 1], ((2, 3),))],
-)
-def test_runs(labels: list[int], expected: tuple[tuple[int, int], ...]) -> None:
-    assert runs(np.array(labels, np.uint8)) == expected
 
 
 def test_refused_truth(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def folder(tmp_path_factory):
     """A model's folder, and normal videos beside it."""
     root = tmp_path_factory.mktemp("calibrate")
     (root / "run").mkdir()
-    save_model(root / "run" / "model.safetensors", small_model())
+    model = small_model()
+    save_model(root / "run" / "model.safetensors", model, model.provenance)
     (root / "normal").mkdir()
     for seed in range(3):
         write_video(root / "normal" / f"n{seed}.mp4", seed=seed, frames=16 * 20, burst=range(3 + seed, 6))
@@ -172,7 +173,7 @@ def test_a_calibration_of_other_weights_or_of_nothing_is_refused(folder, tmp_pat
     assert Detector(other, DetectConfig(device="cpu", threshold=0.5)).rule.threshold == 0.5
     for text in ("", "{}", "[]", '{"threshold": "high"}'):
         (tmp_path / "c.json").write_text(text)
-        with pytest.raises(UserError, match="no calibration"):
+        with pytest.raises(UserError, match="not a calibration"):
             Detector(small_model(), config)
     (tmp_path / "c.json").unlink()
     with pytest.raises(UserError, match="there is no calibration"):

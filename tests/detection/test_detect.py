@@ -124,9 +124,9 @@ def test_a_run_on_other_weights_is_refused(run, tmp_path, monkeypatch, capsys):
 
     other = tmp_path / "run"
     shutil.copytree(run, other)
-    model, extra = load_model(other / "checkpoint.safetensors")
-    extra["encoder"]["image_weights_hash"] = "another"
-    save_model(other / "checkpoint.safetensors", model, extra)
+    model = load_model(other / "checkpoint.safetensors")
+    model.provenance["encoder"]["image_weights_hash"] = "another"
+    save_model(other / "checkpoint.safetensors", model, model.provenance)
     assert main([str(other), str(run.parent / "videos" / "v00.mp4")]) == 2
     assert "image_weights_hash" in capsys.readouterr().err
 

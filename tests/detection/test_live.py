@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iefvad.checkpoints.files import save_model
-from iefvad.cli.detect import detect_videos, main
+from iefvad.cli.detect import main
 from iefvad.detection.alarm import AlarmTracker
+from iefvad.detection.detect import detect
 from iefvad.detection.live import Watch
 from iefvad.detection.sources import LiveSource, file_stem, is_live, without_credentials
 from iefvad.scoring.video_scores import intervals_above, read_scores_csv
@@ -39,7 +40,8 @@ def clip(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    save_model(folder / "model.safetensors", small_model())
+    model = small_model()
+    save_model(folder / "model.safetensors", model, model.provenance)
     return folder
 
 
@@ -224,7 +226,7 @@ def test_a_camera(clip, monkeypatch, room):
     """OpenCV stands in for the camera with a file; the frames must reach the model as RGB."""
     real = cv2.VideoCapture
     monkeypatch.setattr("iefvad.detection.sources.cv2.VideoCapture", lambda device: real(str(clip)))
-    [detection] = detect_videos(small_model(), "0", device="cpu", retries=0)
+    [detection] = detect(small_model(), "0", device="cpu", retries=0)
     assert detection.video == "camera 0" and len(detection.scores.scores) == 10
     np.testing.assert_allclose(detection.scores.scores, small_detector(hop=1)(clip).scores.scores, atol=0.02)
     assert detection.files == []

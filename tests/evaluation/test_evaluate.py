@@ -16,8 +16,7 @@ from iefvad.cli.train import main as train
 from iefvad.data.datasets import load_store
 from iefvad.model.config import ModelConfig
 from iefvad.scoring.robustness import Masked
-from iefvad.scoring.scorer import Scorer, score_videos
-from iefvad.scoring.scorer import test_crops as choose_crops
+from iefvad.scoring.scorer import Scorer, choose_crops, score_videos
 from iefvad.training.settings import load_config
 from tests.helpers.stores import DIM, training_flags, write_store
 
@@ -144,9 +143,9 @@ def test_an_unfinished_run_and_a_missing_one_are_explained(run, tmp_path, capsys
 def test_features_of_another_encoder_are_refused(run, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(run, other)
-    model, extra = load_model(other / "checkpoint.safetensors")
-    extra["encoder"]["image_weights_hash"] = "another"
-    save_model(other / "checkpoint.safetensors", model, extra)
+    model = load_model(other / "checkpoint.safetensors")
+    model.provenance["encoder"]["image_weights_hash"] = "another"
+    save_model(other / "checkpoint.safetensors", model, model.provenance)
     assert main([str(other)]) == 2
     printed = capsys.readouterr().err
     assert "image_weights_hash" in printed and "Extract them again" in printed

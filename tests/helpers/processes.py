@@ -26,7 +26,7 @@ def run(case: dict) -> dict:
     calls = []
 
     def interrupted(self, clips):
-        if self.epoch == case.get("stop"):
+        if self.progress.epoch == case.get("stop"):
             raise KeyboardInterrupt
         return train_epoch(self, clips)
 

@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 import torch
-from test_model import VARIANTS
 from torch.utils.flop_counter import FlopCounterMode
 
 from iefvad.checkpoints.hub import IEFVAD
 from iefvad.model.losses import LossWeights, total_loss
 from iefvad.model.padding import Layout, ValidRows, lay_out
+from tests.model.test_network import VARIANTS
 
 CPU = torch.device("cpu")
 

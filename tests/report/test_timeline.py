@@ -8,10 +8,10 @@ import re
 import cv2
 import numpy as np
 import pytest
-from test_report import NASTY, check
 
 from iefvad.report.timeline import write_timeline
 from iefvad.scoring.video_scores import VideoScores, intervals_above
+from tests.report.test_report import NASTY, check
 
 
 def page_of(path, video, *, threshold=0.5, **more):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from iefvad.scoring import metrics
+from iefvad.scoring import metrics, video_scores
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
@@ -49,7 +49,7 @@ def test_hand_computed_auc_and_ap():
 @pytest.mark.parametrize("seed", range(4))
 def test_frame_metrics_equal_sklearn_on_repeated_scores(seed, ties):
     videos = random_videos(seed, ties=ties)
-    frames = np.concatenate([metrics.to_frames(v.scores) for v in videos])
+    frames = np.concatenate([video_scores.to_frames(v.scores) for v in videos])
     truth = np.concatenate([v.truth for v in videos])
     found = evaluate(videos)
     # Same sums in another order, float64.
@@ -59,7 +59,8 @@ def test_frame_metrics_equal_sklearn_on_repeated_scores(seed, ties):
     assert found["frames"] == frames.size and found["abnormal_frames"] == truth.sum()
     abnormal = [v for v in videos if v.classes]
     expected = roc_auc_score(
-        np.concatenate([v.truth for v in abnormal]), np.concatenate([metrics.to_frames(v.scores) for v in abnormal])
+        np.concatenate([v.truth for v in abnormal]),
+        np.concatenate([video_scores.to_frames(v.scores) for v in abnormal]),
     )
     assert found["ano_auc"] == pytest.approx(expected, abs=1e-12)
     curve = metrics.curves(videos)
@@ -68,9 +69,9 @@ def test_frame_metrics_equal_sklearn_on_repeated_scores(seed, ties):
 
 
 def test_to_frames_repeats_each_segment_and_keeps_dtype():
-    frames = metrics.to_frames(np.array([1, 2], dtype=np.int16), segment=3)
+    frames = video_scores.to_frames(np.array([1, 2], dtype=np.int16), segment=3)
     assert frames.dtype == np.int16 and frames.tolist() == [1, 1, 1, 2, 2, 2]
-    assert metrics.to_frames(np.zeros((0,), np.float32)).shape == (0,)
+    assert video_scores.to_frames(np.zeros((0,), np.float32)).shape == (0,)
 
 
 def test_per_class_counts_multi_label_videos_in_each_class():
@@ -176,9 +177,9 @@ def test_scores_csv_round_trip(tmp_path):
     videos = [*random_videos(5, count=3), video('comma, "quote"\nline', scores=[1 / 3], fps=23.976)]
     videos.append(video("dir/na\udcffme", scores=[0.1, 0.2], fps=29.97))  # a file name that is no UTF-8
     path = tmp_path / "new" / "scores.csv"
-    metrics.write_scores_csv(path, videos)
+    video_scores.write_scores_csv(path, videos)
     assert path.read_bytes().split(b"\n", 1)[0] == b"video,segment,start s,end s,score,w_img,w_evt,gain"
-    back = metrics.read_scores_csv(path)
+    back = video_scores.read_scores_csv(path)
     assert [v.name for v in back] == [v.name for v in videos]
     assert [v.fps for v in back] == pytest.approx([v.fps for v in videos], abs=1e-3)
     for a, b in zip(videos, back, strict=True):
@@ -189,7 +190,7 @@ def test_scores_csv_round_trip(tmp_path):
 
 
 def test_scores_csv_times_and_empty_cells(tmp_path):
-    metrics.write_scores_csv(tmp_path / "s.csv", [video("a", scores=[0.5, 0.25], fps=32.0)])
+    video_scores.write_scores_csv(tmp_path / "s.csv", [video("a", scores=[0.5, 0.25], fps=32.0)])
     assert (tmp_path / "s.csv").read_text().splitlines()[1:] == ["a,0,0.0,0.5,0.5,,,", "a,1,0.5,1.0,0.25,,,"]
 
 
@@ -207,13 +208,13 @@ def test_scores_csv_times_and_empty_cells(tmp_path):
 def test_bad_scores_csv_is_one_clear_error(tmp_path, text, message):
     (tmp_path / "s.csv").write_text(text)
     with pytest.raises(UserError, match=message):
-        metrics.read_scores_csv(tmp_path / "s.csv")
+        video_scores.read_scores_csv(tmp_path / "s.csv")
     with pytest.raises(UserError, match="cannot read"):
-        metrics.read_scores_csv(tmp_path / "none.csv")
+        video_scores.read_scores_csv(tmp_path / "none.csv")
 
 
 def spans(scores, threshold, **more):
-    found = metrics.intervals_above(scores, 16.0, threshold, **more)  # at 16 fps a segment lasts a second
+    found = video_scores.intervals_above(scores, 16.0, threshold, **more)  # at 16 fps a segment lasts a second
     return [(round(a, 6), round(b, 6), round(p, 6)) for a, b, p in found]
 
 
@@ -232,7 +233,7 @@ def test_intervals_above_merge():
     assert spans(scores, 0.5, merge_gap_s=0.5) == [(0, 1, 0.9), (2, 3, 0.8), (5, 6, 0.7)]
     assert spans(scores, 0.5, merge_gap_s=1) == [(0, 3, 0.9), (5, 6, 0.7)]
     assert spans(scores, 0.5, merge_gap_s=2) == [(0, 6, 0.9)]
-    assert metrics.intervals_above([0.9], 25.0, 0.5, segment=5) == [(0.0, pytest.approx(0.2), pytest.approx(0.9))]
+    assert video_scores.intervals_above([0.9], 25.0, 0.5, segment=5) == [(0.0, pytest.approx(0.2), pytest.approx(0.9))]
 
 
 @pytest.mark.parametrize("more", [{"low": 0.6}, {"merge_gap_s": -1.0}, {"low": math.nan}])
@@ -240,9 +241,9 @@ def test_intervals_above_refuses_nonsense(more):
     with pytest.raises(UserError):
         spans([0.1, 0.9], 0.5, **more)
     with pytest.raises(UserError, match="frame rate"):
-        metrics.intervals_above([0.1], 0.0, 0.5)
+        video_scores.intervals_above([0.1], 0.0, 0.5)
     with pytest.raises(UserError, match="NaN"):
-        metrics.intervals_above([math.nan], 25.0, 0.5)
+        video_scores.intervals_above([math.nan], 25.0, 0.5)
 
 
 def test_table_aligns_and_leaves_out_what_is_never_defined():

@@ -65,7 +65,7 @@ def interrupted(flags: list[str], before: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
 
         def stopping(self, clips):
-            if self.epoch == before:
+            if self.progress.epoch == before:
                 raise KeyboardInterrupt
             return original(self, clips)
 

@@ -82,7 +82,7 @@ def test_resume_continues_to_the_same_bits(store, tmp_path, monkeypatch, capsys,
     original = Trainer._train_epoch
 
     def interrupted(self, clips):
-        if self.epoch == stop_after:
+        if self.progress.epoch == stop_after:
             raise KeyboardInterrupt
         return original(self, clips)
 
@@ -93,7 +93,7 @@ def test_resume_continues_to_the_same_bits(store, tmp_path, monkeypatch, capsys,
     calls = []
 
     def counted(self, clips):
-        calls.append(self.epoch)
+        calls.append(self.progress.epoch)
         return original(self, clips)
 
     monkeypatch.setattr(Trainer, "_train_epoch", counted)
@@ -144,13 +144,13 @@ def test_selection_is_written_into_the_result(store, tmp_path, select):
     assert metrics["run"]["select"] == select
     assert any("test set" in note for note in metrics["run"]["notes"]) == (select == "test")
     if select == "last":
-        assert load_model(tmp_path / "checkpoint.safetensors")[1]["epoch"] == 4
+        assert load_model(tmp_path / "checkpoint.safetensors").provenance["epoch"] == 4
 
 
 def test_checkpoint_is_a_safetensors_file_with_its_configuration(finished):
-    model, extra = load_model(finished / "checkpoint.safetensors")
+    model = load_model(finished / "checkpoint.safetensors")
     assert model.config.dim == 16 and model.config.process_noise == "learned"
-    assert 0 < extra["threshold"] < 1
+    assert 0 < model.provenance["threshold"] < 1
     _, metadata = read_tensors(finished / "checkpoint.safetensors")
     assert json.loads(metadata["iefvad"])["config"]["refine_steps"] == 2
 

@@ -49,7 +49,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_only_what_nobody_writes_any_more_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from iefvad.files import replacing\n"
+        "import os, sys; from pathlib import Path; from iefvad.utils.files import replacing\n"
         "with replacing(Path(sys.argv[1])) as temporary:\n"
         "    temporary.touch(); print(temporary, flush=True); sys.stdin.read()"
     )

@@ -244,7 +244,7 @@ def check_lengths(data_set: DataSet, found: Findings) -> None:
 def check_gt(data_set: DataSet, found: Findings) -> list[str]:
     """Whether a gt.npy is what the annotations give in the order of the test list, whatever the videos' lengths.
 
-    The lengths are those that follow from the file (:mod:`iefvad.data.check.alignment`). Returns a sentence for each match.
+    The lengths are those that follow from the file (`iefvad.data.check.alignment`). Returns a sentence for each match.
     """
     main = reference(data_set, "test")
     exact: list[str] = []

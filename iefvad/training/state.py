@@ -1,0 +1,71 @@
+"""The state of an interrupted training, in one safetensors file. On the CPU it resumes to the same bits."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iefvad.utils.tensors import read_tensors, write_tensors
+
+
+@dataclass
+class Progress:
+    """How far a training is, and the best network so far.
+
+    Attributes:
+        epoch: Finished epochs.
+        best_epoch: The epoch that is kept, from 1; 0 before the first.
+        best_rank: Its rank; higher is better.
+        best: Its weights and buffers by name.
+        history: One row per finished epoch, as in log.jsonl.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_rank: tuple[float, float] = (-math.inf, -math.inf)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write the state after an epoch, whole or not at all. Raises UserError where it cannot be written."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in progress.best.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    status = {
+        "epoch": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "best_rank": progress.best_rank,
+        "history": progress.history,
+    }
+    write_tensors(path, tensors, {"status": json.dumps(status)})
+
+
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
+    """Read what `save_state` wrote into the model and the optimiser. Raises UserError for a damaged file."""
+    tensors, metadata = read_tensors(path)
+    status = json.loads(metadata["status"])
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    for name, value in tensors.items():
+        group, _, rest = name.partition(".")
+        groups[group][rest] = value.to(device)
+    model.load_state_dict(groups["model"])
+    state = optimizer.state_dict()
+    for name, value in groups["optimizer"].items():
+        index, _, rest = name.partition(".")
+        state["state"].setdefault(int(index), {})[rest] = value
+    optimizer.load_state_dict(state)
+    return Progress(
+        epoch=status["epoch"],
+        best_epoch=status["best_epoch"],
+        best_rank=tuple(status["best_rank"]),
+        best=groups["best"],
+        history=status["history"],
+    )
