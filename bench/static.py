@@ -39,7 +39,7 @@ _SPILL = re.compile(r"STL|LDL")
 
 @dataclass(frozen=True)
 class StaticCase:
-    """One kernel in one configuration, as `static_cases()` of an operator's `triton.py` describes it (a dict there).
+    """One kernel in one configuration, as `static_cases()` of an operator's `triton_launch.py` describes it (a dict there).
 
     Attributes:
         op: name of the public function or kernel, for the table.
@@ -115,16 +115,16 @@ class StaticResult:
 
 
 def operators() -> list[str]:
-    """Operator folders of `ief_kernels` that have a `triton` module."""
+    """Operator folders of `ief_kernels` that have a `triton_launch` module."""
     import ief_kernels
 
     folders = [module.name for module in pkgutil.iter_modules(ief_kernels.__path__) if module.ispkg]
-    return [name for name in folders if importlib.util.find_spec(f"ief_kernels.{name}.triton") is not None]
+    return [name for name in folders if importlib.util.find_spec(f"ief_kernels.{name}.triton_launch") is not None]
 
 
 def cases(op: str) -> list[StaticCase]:
     """Every kernel of an operator in every configuration; imports triton."""
-    module = importlib.import_module(f"ief_kernels.{op}.triton")
+    module = importlib.import_module(f"ief_kernels.{op}.triton_launch")
     return [StaticCase(**case) for case in module.static_cases()]
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .._tensors import refuse_double_backward
-from . import native, triton
+from . import native, triton_launch
 from .arguments import Settings, map_dtype, map_shape
 
-_KERNELS: dict[str, Any] = {"triton": triton, "native": native}
+_KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
 
 torch.library.define(
     "ief_kernels::event_synthesis_forward",

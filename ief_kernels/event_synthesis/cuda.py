@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _gpu
+from .. import _cuda_extension
 from ..dispatch import Facts
 from .arguments import map_dtype, map_shape
 from .layout import normalise, packed_rows
@@ -13,7 +13,7 @@ from .layout import normalise, packed_rows
 
 def check(dtype: torch.dtype, facts: Facts) -> str | None:
     """None if the kernel takes CUDA tensors of this dtype, else why not."""
-    reason = _gpu.why_not()
+    reason = _cuda_extension.why_not()
     if reason is None and dtype != torch.uint8:
         reason = f"its CUDA kernel takes uint8 frames, not {dtype}"
     return reason
@@ -31,7 +31,7 @@ def forward(
     peaks = torch.zeros(pixels.shape[0], dtype=torch.int32, device=frames.device)
     divisor = float(clamp) if normalize == "clamp" else 1.0
     if maps.numel():
-        _gpu.extension().event_synthesis_forward(
+        _cuda_extension.extension().event_synthesis_forward(
             frames=pixels.data_ptr(),
             strides=pixels.stride()[:3],
             carry=0 if last is None else last.data_ptr(),

@@ -50,9 +50,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     arguments = (x, var, lengths, q, influence, eps, s0, p0)
     if backend == "triton":
-        from . import triton  # not before it is needed: it imports triton
+        from . import triton_launch  # not before it is needed: it imports triton
 
-        return triton.forward(*arguments, keep_states)
+        return triton_launch.forward(*arguments, keep_states)
     return (*native.forward(*arguments), x.new_empty(0))
 
 
@@ -98,9 +98,9 @@ def _backward(
     grads = (g_mean, g_var, g_gain, g_s, g_p)
     arguments = (grads, mean, variance, x, var, lengths, q, influence, eps, s0, p0)
     if backend == "triton":
-        from . import triton
+        from . import triton_launch
 
-        return triton.backward(*arguments)
+        return triton_launch.backward(*arguments)
     return native.backward(*arguments)
 
 

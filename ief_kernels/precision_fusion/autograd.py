@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .._tensors import compute_dtype, refuse_double_backward
-from . import native, triton
+from . import native, triton_launch
 
-_KERNELS: dict[str, Any] = {"triton": triton, "native": native}
+_KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
 
 torch.library.define(
     "ief_kernels::precision_fusion_forward",

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .._tensors import compute_dtype, refuse_double_backward
 from ..dispatch import register_backend
-from . import native, triton
+from . import native, triton_launch
 from .native import kept_steps
 
-_KERNELS: dict[str, Any] = {"triton": triton, "native": native}
+_KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
 _INPUTS = "Tensor w1, Tensor b1, Tensor w2, Tensor b2, float attenuation, int steps, int every, ScalarType dtype"
 
 # torch's own matrix products serve every device, so there is nothing to be missing.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ief_kernels import _triton, event_synthesis, reference
-from ief_kernels.event_synthesis import triton as host
+from ief_kernels.event_synthesis import triton_launch as host
 
 pytestmark = pytest.mark.gpu
 

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 from ief_kernels import KalmanScan, _triton, kalman_scan
 from ief_kernels.kalman_scan.paths import forced_path
-from ief_kernels.kalman_scan.triton import _configs
+from ief_kernels.kalman_scan.triton_launch import _configs
 
 pytestmark = pytest.mark.gpu
 INTERPRETED = _triton.INTERPRET

@@ -8,7 +8,7 @@ from kernel_checks import assert_near, copies, leaf
 from torch import Tensor
 
 from ief_kernels import PrecisionFusion, _triton, fusion_and_terms, precision_fusion, reference
-from ief_kernels.precision_fusion import triton as launcher
+from ief_kernels.precision_fusion import triton_launch as launcher
 
 pytestmark = pytest.mark.gpu
 

@@ -6,7 +6,7 @@ from kernel_checks import assert_near, copies, gradients, leaf
 from torch import Tensor
 
 from ief_kernels import Refinement, _triton, reference, refine
-from ief_kernels.refinement import triton as host
+from ief_kernels.refinement import triton_launch as host
 
 pytestmark = pytest.mark.gpu
 

@@ -12,7 +12,7 @@ from torch.library import opcheck
 
 from ief_kernels import BackendUnavailable, KalmanScan, Scan, _triton, explain, kalman_scan
 from ief_kernels.kalman_scan.paths import forced_path
-from ief_kernels.kalman_scan.triton import _configs
+from ief_kernels.kalman_scan.triton_launch import _configs
 
 PATHS = ("sequential", "chunks")
 # Each step forgets the errors of earlier ones by its gain; half precision rounds outputs (and inputs, on both sides).

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 from ief_kernels import Fusion, Terms, _triton, explain, fusion_and_terms, fusion_terms, precision_fusion, reference
-from ief_kernels.precision_fusion import triton as launcher
+from ief_kernels.precision_fusion import triton_launch as launcher
 
 # float32 carries 24 bits, sums and exponentials lose a few; float16 rounds its outputs and gradients to 11 bits.
 RELATIVE = {torch.float32: 2e-6, torch.float16: 2e-3}

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 from ief_kernels import _triton, explain, reference, refine
-from ief_kernels.refinement import triton as host
+from ief_kernels.refinement import triton_launch as host
 from ief_kernels.refinement.native import kept_steps
 
 # Sums of up to 100 products in another order; half precision rounds the products' inputs at every step.
