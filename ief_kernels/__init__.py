@@ -7,7 +7,7 @@ takes and why. ``ief_kernels.reference`` holds the specification in code.
 from __future__ import annotations
 
 from .dispatch import BackendUnavailable, explain
-from .event_synthesis import ResizedEvents, event_synthesis, resize_with_events, resized_events
+from .event_synthesis import event_synthesis
 from .kalman_scan import Scan, kalman_scan
 from .modules import KalmanScan, PrecisionFusion, Refinement
 from .precision_fusion import Fusion, Terms, fusion_and_terms, fusion_terms, precision_fusion
@@ -21,7 +21,6 @@ __all__ = [
     "KalmanScan",
     "PrecisionFusion",
     "Refinement",
-    "ResizedEvents",
     "Scan",
     "Terms",
     "event_synthesis",
@@ -32,6 +31,4 @@ __all__ = [
     "precision_fusion",
     "reference",
     "refine",
-    "resize_with_events",
-    "resized_events",
 ]

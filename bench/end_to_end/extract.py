@@ -160,7 +160,6 @@ def stages(video: Path, device: torch.device, *, quick: bool) -> list[Row]:
     rows += time_ways("resize, ten crops", images, len(frames), budget, cpu)
     events: dict[str, Callable[[], object]] = {
         "ours": lambda: ten_crop_events(pixels, backend="auto"),
-        "ours, resized apart": lambda: events_of_resized(frames),
         "frame after frame": lambda: plain.ten_crop_events(pixels),
         "reference": lambda: ten_crop_events(pixels, backend="reference"),
         "plain": lambda: plainly.ten_crop_events(frames),
@@ -197,12 +196,6 @@ def _decode_cv2(video: Path) -> int:
     if not count:
         raise RuntimeError("cv2 cannot decode it")
     return count
-
-
-def events_of_resized(frames: np.ndarray) -> np.ndarray:
-    """Event maps of ten crops where the resized frames are made first, as the image stream needs them."""
-    resized = torch.from_numpy(resize(frames)).unflatten(0, (-1, SEGMENT))
-    return crops(event_synthesis(resized).numpy(), ALL)
 
 
 def _encoder(name: str, device: torch.device, count: int) -> Encoder:

@@ -9,9 +9,8 @@ from ..dispatch import choose
 from . import reference
 from .arguments import check
 from .autograd import EventSynthesis, forward
-from .resized import ResizedEvents, resize_with_events, resized_events
 
-__all__ = ["ResizedEvents", "event_synthesis", "resize_with_events", "resized_events"]
+__all__ = ["event_synthesis"]
 
 
 def event_synthesis(
