@@ -1,4 +1,7 @@
-"""The CUDA extension ``ief_kernels._cuda``: whether it was built, and the module itself once a call needs it."""
+"""The CUDA extension ``ief_kernels._cuda``: whether it can be used, and the module itself.
+
+It is loaded at the first call that needs it. `_native` has the same functions for the C++ extension.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,27 @@ else:
 
 
 def why_not() -> str | None:
-    """The reason why the extension cannot be used; None if it can."""
+    """Return the reason why the extension cannot be used, or None if it can."""
     return _reason or None
+
+
+def available() -> bool:
+    """Return whether the extension can be used."""
+    return why_not() is None
 
 
 @functools.cache
 def extension() -> ModuleType:
-    """The extension module, loaded at the first call; raises ImportError where it was not built."""
+    """Return the extension module; the first call loads it.
+
+    Raises:
+        RuntimeError: the extension cannot be used; the message is that of `why_not`.
+    """
+    if _reason:
+        raise RuntimeError(_reason)
     return importlib.import_module("ief_kernels._cuda")
+
+
+def describe() -> str:
+    """Return one phrase on the build, such as ``CUDA C++, sm_80,sm_90``, or why it cannot be used."""
+    return _reason or f"CUDA C++, {extension().architectures}"

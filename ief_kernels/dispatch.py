@@ -56,8 +56,9 @@ def native_check(op_dtypes: tuple[torch.dtype, ...]) -> Check:
     """The usual check of a C++ kernel: extension built, tensors on the CPU, dtype among ``op_dtypes``."""
 
     def check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
-        if not _native.available():
-            return _native.why_not()
+        missing = _native.why_not()
+        if missing is not None:
+            return missing
         if device.type != "cpu":
             return f"its kernel runs on the CPU, and the tensors are on {device.type}"
         if dtype not in op_dtypes:
@@ -125,12 +126,9 @@ def explain(op: str | None = None, *about: torch.Tensor | torch.device | torch.d
     lines = [f"{op} on {device}, {dtype}: auto takes {choice.backend}"]
     for name in BACKENDS:
         reason = _why_not(op, name, device, dtype, facts)
-        detail = {
-            "native": _native.describe() if device.type == "cpu" else "CUDA C++",
-            "reference": "eager PyTorch",
-        }.get(name, "kernel")
+        detail = {"native": _native.describe(), "reference": "eager PyTorch"}.get(name, "kernel")
         if reason is None and (op, name) in _details:
-            detail = _details[op, name](facts)
+            detail = _details[op, name]({**facts, "device": device})
         lines.append(f"  {name:<10} {'yes' if reason is None else 'no':<4} {detail if reason is None else reason}")
     return "\n".join(lines)
 

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from .. import _cuda_extension
-from ..dispatch import Facts
 from .arguments import map_dtype, map_shape
 from .layout import normalise, packed_rows
 
 
-def check(dtype: torch.dtype, facts: Facts) -> str | None:
-    """None if the kernel takes CUDA tensors of this dtype, else why not."""
+def check(dtype: torch.dtype) -> str | None:
+    """Return None if the kernel takes CUDA tensors of this dtype, else the reason why it does not."""
     reason = _cuda_extension.why_not()
     if reason is None and dtype != torch.uint8:
         reason = f"its CUDA kernel takes uint8 frames, not {dtype}"

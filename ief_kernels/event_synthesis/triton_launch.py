@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -26,19 +25,19 @@ from .arguments import UNITS, map_dtype, map_shape
 register_backend("event_synthesis", "triton", triton_check((torch.uint8, torch.float16, torch.bfloat16, torch.float32)))
 
 _WORTH_TUNING = 1 << 24  # bytes of frames; a smaller call takes about as long in every configuration
-_WIDE = tuple(Config({"LANES": lanes}, lanes // 32) for lanes in (64, 128, 256))
+WIDE = tuple(Config({"LANES": lanes}, lanes // 32) for lanes in (64, 128, 256))
 # For luma the compiler spills registers in the blocks that suit RGB.
-_WIDE_GREY = tuple(Config({"LANES": lanes}, warps) for lanes, warps in ((32, 1), (128, 2)))
-_NARROW = tuple(Config({"LANES": lanes}, lanes // 64) for lanes in (256, 128))
-_FLOATS = tuple(Config({"LANES": lanes}, 4) for lanes in (128, 256))
-_wide, _wide_grey = Tuner("event_wide", _WIDE), Tuner("event_wide_grey", _WIDE_GREY)
-_narrow, _floats = Tuner("event_narrow", _NARROW), Tuner("event_floats", _FLOATS)
-_back = Tuner("event_backward", _FLOATS)
-_DIVIDE = Config({"BLOCK": 1024}, 4)
+WIDE_GREY = tuple(Config({"LANES": lanes}, warps) for lanes, warps in ((32, 1), (128, 2)))
+NARROW = tuple(Config({"LANES": lanes}, lanes // 64) for lanes in (256, 128))
+FLOATS = tuple(Config({"LANES": lanes}, 4) for lanes in (128, 256))
+_wide, _wide_grey = Tuner("event_wide", WIDE), Tuner("event_wide_grey", WIDE_GREY)
+_narrow, _floats = Tuner("event_narrow", NARROW), Tuner("event_floats", FLOATS)
+_back = Tuner("event_backward", FLOATS)
+DIVIDE = Config({"BLOCK": 1024}, 4)
 
 
 @functools.cache
-def _kernels() -> ModuleType:
+def kernels() -> ModuleType:
     from . import triton_kernels
 
     return triton_kernels
@@ -101,13 +100,25 @@ def forward(
     if count + (last is not None) < 2 or count == 0:
         maps.zero_()
     elif maps.numel():
-        rest = (stride, count, pixels, threshold, clamp, *(_inverse(clamp) if normalize == "clamp" else (None, None)))
-        (_count_bytes if frames.dtype == torch.uint8 else _count_floats)(images, last, counts, peaks, rgb, split, rest)
+        inverse, inverse_rest = _inverse(clamp) if normalize == "clamp" else (None, None)
+        rest = {
+            "peak_stride": stride,
+            "pixels": pixels,
+            "clamp": clamp,
+            "inverse": inverse,
+            "inverse_rest": inverse_rest,
+            "RGB": rgb,
+            "SPLIT": split,
+        }
+        count_events = _count_bytes if frames.dtype == torch.uint8 else _count_floats
+        count_events(images, last, counts, peaks, threshold, rest)
         if peaks is not None:
             size = pixels * (2 if split else 1)
-            grid = (segments * -(-size // _DIVIDE.meta["BLOCK"]),)
+            grid = (segments * -(-size // DIVIDE.meta["BLOCK"]),)
             with device_guard(maps):
-                _kernels().divide[grid](counts, peaks, maps, size, stride, **_options(_DIVIDE))
+                kernels().divide[grid](
+                    counts=counts, peaks=peaks, maps=maps, size=size, peak_stride=stride, **_options(DIVIDE)
+                )
     if peaks is not None:
         return maps, peaks.clamp(min=1).float()
     value = float(clamp) if normalize == "clamp" else 1.0
@@ -115,79 +126,72 @@ def forward(
 
 
 def _count_bytes(
-    images: Tensor,
-    carry: Tensor | None,
-    maps: Tensor,
-    peaks: Tensor | None,
-    rgb: bool,
-    split: bool,
-    rest: tuple[Any, ...],
+    images: Tensor, carry: Tensor | None, maps: Tensor, peaks: Tensor | None, threshold: int, rest: dict[str, Any]
 ) -> None:
     words, start = _as_words(images)
     last, carry_start = (None, 0) if carry is None else _as_words(carry)
-    places = [start, *images.stride()[:2], carry_start, 0 if carry is None else carry.stride(0)]
-    for axis, size in ((1, images.shape[0]), (2, images.shape[1]), (4, images.shape[0])):
-        if size == 1:
-            places[axis] = 0  # never stepped over, so not to be looked at below
-    pixels = rest[2]
-    wide = not any(place % 16 for place in (*places, images.shape[2]))
-    shifted = any(place % 4 for place in places)
+    places = {
+        "start": start,
+        "segment_stride": images.stride(0) if images.shape[0] > 1 else 0,  # 0 where it is never stepped over
+        "frame_stride": images.stride(1) if images.shape[1] > 1 else 0,
+        "carry_start": carry_start,
+        "carry_stride": carry.stride(0) if carry is not None and images.shape[0] > 1 else 0,
+    }
+    pixels = rest["pixels"]
+    wide = not any(place % 16 for place in (*places.values(), images.shape[2]))
+    shifted = any(place % 4 for place in places.values())
     if wide:
-        places = [place // 16 for place in places]
+        places = {name: place // 16 for name, place in places.items()}
 
     def run(config: Config) -> None:
         each = config.meta["LANES"] * (16 if wide else 4)
-        _kernels().count_bytes[(images.shape[0] * -(-pixels // each),)](
-            words,
-            last,
-            maps,
-            peaks,
-            *places,
-            *rest,
-            RGB=rgb,
-            SPLIT=split,
+        kernels().count_bytes[(images.shape[0] * -(-pixels // each),)](
+            words=words,
+            carry=last,
+            maps=maps,
+            peaks=peaks,
+            **places,
+            frames=images.shape[1],
+            threshold=threshold,
+            **rest,
             WIDE=wide,
             SHIFTED=shifted,
             **_options(config),
         )
 
-    key = (rgb, split, shifted, carry is None, str(maps.dtype))
-    tuner = (_wide if rgb else _wide_grey) if wide else _narrow
+    key = (rest["RGB"], rest["SPLIT"], shifted, carry is None, str(maps.dtype))
+    tuner = (_wide if rest["RGB"] else _wide_grey) if wide else _narrow
     tuner.launch(images, key, run, worth=images.numel() >= _WORTH_TUNING)
 
 
 def _count_floats(
-    images: Tensor,
-    carry: Tensor | None,
-    maps: Tensor,
-    peaks: Tensor | None,
-    rgb: bool,
-    split: bool,
-    rest: tuple[Any, ...],
+    images: Tensor, carry: Tensor | None, maps: Tensor, peaks: Tensor | None, threshold: int, rest: dict[str, Any]
 ) -> None:
-    stride, count, pixels, threshold, clamp, *inverse = rest
+    pixels = rest["pixels"]
 
     def run(config: Config) -> None:
-        _kernels().count_floats[(images.shape[0] * -(-pixels // config.meta["LANES"]),)](
-            images,
-            carry,
-            maps,
-            peaks,
-            *images.stride()[:2],
-            0 if carry is None else carry.stride(0),
-            stride,
-            count,
-            pixels,
-            float(threshold),
-            clamp,
-            *inverse,
-            RGB=rgb,
-            SPLIT=split,
+        kernels().count_floats[(images.shape[0] * -(-pixels // config.meta["LANES"]),)](
+            frames=images,
+            carry=carry,
+            maps=maps,
+            peaks=peaks,
+            **_strides(images, carry),
+            count=images.shape[1],
+            threshold=float(threshold),
+            **rest,
             **_options(config),
         )
 
-    key = (str(images.dtype), rgb, split, carry is None, str(maps.dtype))
+    key = (str(images.dtype), rest["RGB"], rest["SPLIT"], carry is None, str(maps.dtype))
     _floats.launch(images, key, run, worth=images.numel() * images.element_size() >= _WORTH_TUNING)
+
+
+def _strides(images: Tensor, carry: Tensor | None) -> dict[str, int]:
+    return {
+        "segment_stride": images.stride(0),
+        "frame_stride": images.stride(1),
+        "carry_stride": 0 if carry is None else carry.stride(0),
+    }
 
 
 def backward(
@@ -211,21 +215,20 @@ def backward(
     above = grad.float().contiguous()
 
     def run(config: Config) -> None:
-        _kernels().pull_back[(segments * -(-pixels // config.meta["LANES"]),)](
-            above,
-            images,
-            last,
-            scale,
-            grad_frames,
-            None if last is None else grad_carry,
-            *images.stride()[:2],
-            0 if last is None else last.stride(0),
-            1 if scale.numel() > 1 else 0,
-            count,
-            pixels,
-            float(threshold),
-            clamp,
-            surrogate * UNITS,
+        kernels().pull_back[(segments * -(-pixels // config.meta["LANES"]),)](
+            grad=above,
+            frames=images,
+            carry=last,
+            scale=scale,
+            grad_frames=grad_frames,
+            grad_carry=None if last is None else grad_carry,
+            **_strides(images, last),
+            scale_stride=1 if scale.numel() > 1 else 0,
+            count=count,
+            pixels=pixels,
+            threshold=float(threshold),
+            clamp=clamp,
+            tau=surrogate * UNITS,
             RGB=rgb,
             SPLIT=split,
             **_options(config),
@@ -234,69 +237,3 @@ def backward(
     key = (str(images.dtype), rgb, split, last is None)
     _back.launch(images, key, run, worth=images.numel() * images.element_size() >= _WORTH_TUNING)
     return grad_frames, grad_carry
-
-
-def static_cases() -> list[dict[str, Any]]:
-    """Every kernel in every configuration, for `bench.static`."""
-    kernels, cases = _kernels(), list[dict[str, Any]]()
-
-    def case(
-        kernel: Any,
-        pointers: Mapping[str, str | None],
-        numbers: Mapping[str, str | None],
-        config: Config,
-        **more: Any,
-    ) -> None:
-        arguments = {name: kind and f"*{kind}" for name, kind in pointers.items()} | dict(numbers)
-        cases.append(
-            {
-                "op": f"event_{kernel.__name__}",
-                "kernel": kernel,
-                "signature": {name: kind for name, kind in arguments.items() if kind is not None},
-                "constexprs": {**{n: None for n, kind in arguments.items() if kind is None}, **more, **config.meta},
-                "num_warps": config.num_warps,
-                "num_stages": config.num_stages,
-                "wants": {"vector_loads": more.get("WIDE", False)},
-                "divisible": ("pixels", "size", "segment_stride", "frame_stride", "carry_stride"),
-            }
-        )
-
-    places = dict.fromkeys(("start", "segment_stride", "frame_stride", "carry_start", "carry_stride"), "i32")
-    steps = dict.fromkeys(("segment_stride", "frame_stride", "carry_stride"), "i32")
-    rule: dict[str, str | None] = {"peak_stride": "i32", "pixels": "i32", "clamp": "i32"}
-    # (maps' type, type of the inverse, of the peaks, of the carry, split): a map at once, or counts and peaks
-    for kind, inverse, peak, carried, split in (("fp32", "fp32", None, False, False), ("u8", None, "i32", True, True)):
-        factor = {"inverse": inverse, "inverse_rest": inverse}
-        for rgb in (True, False):
-            bytes_at: dict[str, str | None] = {"words": "i32", "carry": "i32" if carried else None}
-            numbers = {**places, **rule, "frames": "i32", "threshold": "i32", **factor}
-            at_once = _WIDE if rgb else _WIDE_GREY
-            for wide, shifted, configs in ((True, False, at_once), (False, False, _NARROW), (False, True, _NARROW)):
-                for config in configs:
-                    flags = {"RGB": rgb, "SPLIT": split, "WIDE": wide, "SHIFTED": shifted}
-                    case(kernels.count_bytes, {**bytes_at, "maps": kind, "peaks": peak}, numbers, config, **flags)
-            for element in ("fp32", "bf16"):
-                pixels = {"frames": element, "carry": element if carried else None}
-                numbers = {**steps, **rule, "count": "i32", "threshold": "fp32"}
-                for config in _FLOATS:
-                    flags = {"RGB": rgb, "SPLIT": split}
-                    where = {**pixels, "maps": kind, "peaks": peak}
-                    case(kernels.count_floats, where, {**numbers, **factor}, config, **flags)
-                    grads: dict[str, str | None] = {
-                        "grad": "fp32",
-                        "scale": "fp32",
-                        "grad_frames": element,
-                        "grad_carry": pixels["carry"],
-                    }
-                    more: dict[str, str | None] = {
-                        **steps,
-                        "scale_stride": "i32",
-                        "count": "i32",
-                        "pixels": "i32",
-                        "clamp": "i32",
-                    }
-                    more |= {"threshold": "fp32", "tau": "fp32"}
-                    case(kernels.pull_back, {**grads, **pixels}, more, config, **flags)
-    sizes: dict[str, str | None] = {"size": "i32", "peak_stride": "i32"}
-    case(kernels.divide, {"counts": "u8", "peaks": "i32", "maps": "fp32"}, sizes, _DIVIDE)
-    return cases

@@ -6,16 +6,12 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._tensors import FLOATS, compute_dtype, useful_threads
+from .._tensors import FLOATS, address, compute_dtype, useful_threads
 from ..dispatch import native_check, register_backend
 from .reference import LOGVAR_LIMIT, SMALLEST_EPS
 
 for _op in ("precision_fusion", "fusion_terms", "fusion_and_terms"):
     register_backend(_op, "native", native_check(FLOATS))
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 class _Call:
@@ -32,11 +28,11 @@ class _Call:
         steps = first.shape[1] if lengths is not None else self.rows
         self.keywords = {
             "wide": self.dtype == torch.float64,
-            "inputs": [*(tensor.data_ptr() for tensor in self.inputs), _address(self.lengths)],
+            "inputs": [*(tensor.data_ptr() for tensor in self.inputs), address(self.lengths)],
             "shape": (self.rows, steps, self.dim),
             "eps": max(eps, SMALLEST_EPS),
             "limit": LOGVAR_LIMIT[self.dtype],
-            "threads": useful_threads(_native.threads(), first.numel()),
+            "threads": useful_threads(torch.get_num_threads(), first.numel()),
         }
 
     def new(self, *shape: int) -> Tensor:
@@ -90,8 +86,8 @@ def backward(
     sums = [call.new(call.dim if with_c else 0) for _ in range(2)]
     if call.rows and call.dim:
         _native.extension().fusion_backward(
-            incoming=[*(_address(grad) for grad in incoming), zeros.data_ptr()],
-            outgoing=[_address(tensor) for tensor in (*outgoing, partial, *sums)],
+            incoming=[*(address(grad) for grad in incoming), zeros.data_ptr()],
+            outgoing=[address(tensor) for tensor in (*outgoing, partial, *sums)],
             **call.keywords,
         )
     else:

@@ -14,6 +14,10 @@ from torch import Tensor
 
 from .._products import product
 from .._tensors import compute_dtype
+from ..dispatch import register_backend
+
+# torch's own matrix products run on every device, so nothing can be missing.
+register_backend("refine", "native", lambda device, dtype, facts: None, lambda facts: "torch's matrix products")
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 

@@ -1,35 +1,27 @@
 """Refinement on a GPU: matrix products that end in bias + ReLU, or bias + attenuated subtraction.
 
 Two ways forward. For few tokens (`FEW_TOKENS`), where launches cost more than products, one launch runs all steps:
-teams of programs own a block of tokens each and meet twice a step. For more, two launches a step. Backward is, for each
-step, the hidden layer again, two products with an epilogue, and two weight gradients summed from float32 parts in a
-fixed order, so that it repeats bit for bit. The algebra is in `native`.
+teams of programs own a block of tokens each and meet twice per step. For more tokens there are two launches per step.
+Backward computes for each step the hidden layer again, two products with an epilogue, and two weight gradients. These
+are summed from float32 parts in a fixed order, so that the result repeats bit for bit. The algebra is in `native`.
 
 The state and its gradient are float32. For bfloat16 and float16 products a copy in that dtype lies beside it, written
-by the same epilogue; with `every` = 1 that copy is all that backward keeps, half the bytes of the state. float32
-products follow torch's precision setting: "ieee" multiplies without tensor cores, "tf32" with them.
+by the same epilogue. With `every` = 1 that copy is all that backward keeps, half the bytes of the state.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Mapping
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._triton import INTERPRET, Config, Tuner, device_guard, triton_check
+from .._triton import INTERPRET, Config, device_guard, triton_check
 from ..dispatch import Facts, register_backend
+from . import triton_products as products
 from .native import Weights, kept_steps
 
 FEW_TOKENS = 256  # an estimate: on a 132-processor GPU a step of 256 tokens at D = H = 768 takes about its two launches
-_MEASURED = 1024  # rows from which configurations are measured against each other
-_SHARE = 2048  # tokens behind one part of a weight gradient, at least
-_PROGRAMS = 264  # programs a weight gradient wants: two for each multiprocessor of an H100; its parts follow from it
-_SUM_ROWS = 64  # rows behind one part of a column sum
 
 
 def _describe(facts: Facts) -> str:
@@ -44,55 +36,7 @@ def _describe(facts: Facts) -> str:
 register_backend("refine", "triton", triton_check(), _describe)
 
 
-@functools.cache
-def _kernels() -> ModuleType:
-    from . import triton_kernels
-
-    return triton_kernels
-
-
-def _config(m: int, n: int, k: int, warps: int, stages: int) -> Config:
-    return Config({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "GROUP": 8}, warps, stages)
-
-
-# By epilogue and bytes of an element. BLOCK_M of `product` is a multiple of _SUM_ROWS. The wide tiles of "hidden" would
-# spill registers in the other epilogues, which read another matrix.
-_PRODUCT = {
-    "hidden": {
-        2: (
-            _config(64, 64, 64, 4, 4),
-            _config(128, 128, 64, 8, 3),
-            _config(128, 256, 64, 8, 3),
-            _config(128, 128, 64, 4, 3),
-            _config(64, 128, 64, 4, 4),
-        ),
-        4: (_config(64, 64, 32, 4, 3), _config(128, 64, 32, 8, 3), _config(64, 128, 32, 8, 3)),
-    },
-    "other": {
-        2: (
-            _config(64, 64, 64, 4, 4),
-            _config(128, 128, 64, 8, 3),
-            _config(64, 128, 64, 4, 4),
-            _config(128, 64, 64, 4, 4),
-            _config(64, 256, 64, 8, 3),
-        ),
-        4: (_config(64, 64, 32, 4, 3), _config(128, 64, 32, 8, 3), _config(64, 128, 32, 8, 3)),
-    },
-}
-_WEIGHT_GRADIENT = {
-    2: (_config(64, 64, 64, 4, 3), _config(128, 128, 64, 8, 3), _config(64, 128, 64, 4, 3)),
-    4: (_config(64, 64, 16, 4, 3), _config(128, 64, 32, 8, 3), _config(64, 128, 16, 8, 3)),
-}
-_products = {
-    (name, size): Tuner(f"refine_{name}", configs)
-    for name, sizes in _PRODUCT.items()
-    for size, configs in sizes.items()
-}
-_weight_gradients = {size: Tuner("refine_weight_gradient", configs) for size, configs in _WEIGHT_GRADIENT.items()}
-_ADD_PARTS = Config({"BLOCK": 1024}, 4)
-
-
-def _few_config(rows: int, size: int) -> Config:
+def few_config(rows: int, size: int) -> Config:
     """Of the single launch: larger tiles would spill registers in float32 without tensor cores."""
     if size == 4:
         return Config({"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16}, 4, 3)
@@ -100,101 +44,9 @@ def _few_config(rows: int, size: int) -> Config:
     return Config({"BLOCK_M": 16 if few else 64, "BLOCK_N": 32, "BLOCK_K": 128 if few else 64}, 4, 4)
 
 
-def _precision(dtype: torch.dtype) -> str:
-    """What float32 products may round their inputs to, as set for torch's own."""
-    if dtype != torch.float32:
-        return "ieee"
-    matmul = torch.backends.cuda.matmul
-    # Since torch 2.9 the new name is right however it was set; asking the old one then can raise.
-    setting = getattr(matmul, "fp32_precision", None)
-    return "tf32" if (setting == "tf32" if setting is not None else matmul.allow_tf32) else "ieee"
-
-
 def saved_dtype(dtype: torch.dtype, every: int) -> torch.dtype:
     """The dtype of kept states: the products' if every state is kept, float32 if the rest are computed from them."""
     return dtype if every == 1 else torch.float32
-
-
-def _product(
-    a: Tensor,
-    b: Tensor,
-    out: Tensor,
-    *,
-    transposed: bool,
-    bias: Tensor | None = None,
-    base: Tensor | None = None,
-    gate: Tensor | None = None,
-    narrow: Tensor | None = None,
-    sums: Tensor | None = None,
-    scale: float = 0.0,
-) -> None:
-    """a·bᵀ (`transposed`) or a·b with the epilogue that the tensors given call for; see the kernel."""
-    (rows, depth), width = a.shape, out.shape[1]
-    if out.numel() == 0:
-        return
-    precision = _precision(a.dtype)
-
-    def run(config: Config) -> None:
-        tiles = -(-rows // config.meta["BLOCK_M"]) * -(-width // config.meta["BLOCK_N"])
-        _kernels().product[(tiles,)](
-            a,
-            b,
-            bias,
-            base,
-            gate,
-            out,
-            narrow,
-            sums,
-            rows,
-            width,
-            depth,
-            scale,
-            SUM_ROWS=_SUM_ROWS,
-            B_ROWS=transposed,
-            PRECISION=precision,
-            **config.options(),
-        )
-
-    epilogue = "state" if base is not None else "gate" if gate is not None else "hidden"
-    key = (epilogue, transposed, str(a.dtype), precision, str(out.dtype), width, depth)
-    tuner = _products["hidden" if epilogue == "hidden" else "other", a.element_size()]
-    tuner.launch(a, key, run, worth=rows >= _MEASURED)
-
-
-def _parts(rows: int, height: int, width: int) -> tuple[int, int]:
-    """How many parts a weight gradient has, and tokens of each: facts of the shape alone, so that sums repeat."""
-    tiles = -(-height // 128) * -(-width // 128)
-    count = max(1, min(-(-rows // _SHARE), -(-_PROGRAMS // max(tiles, 1)), 16))
-    share = math.ceil(rows / count / 64) * 64
-    return -(-rows // share), share
-
-
-def _weight_gradient(a: Tensor, b: Tensor, room: Tensor, out: Tensor, scale: float, add: bool) -> None:
-    """out = scale·aᵀ·b, or that added to it; `room` holds the parts."""
-    (rows, height), width = a.shape, b.shape[1]
-    if out.numel() == 0:
-        return
-    count, share = _parts(rows, height, width)
-    precision = _precision(a.dtype)
-
-    def run(config: Config) -> None:
-        tiles = -(-height // config.meta["BLOCK_M"]) * -(-width // config.meta["BLOCK_N"])
-        _kernels().weight_gradient[(tiles, count)](
-            a, b, room, rows, height, width, share, PRECISION=precision, **config.options()
-        )
-
-    key = (str(a.dtype), precision, height, width)
-    _weight_gradients[a.element_size()].launch(a, key, run, worth=rows >= _MEASURED)
-    _add_parts(room, count, out, scale, add)
-
-
-def _add_parts(parts: Tensor, count: int, out: Tensor, scale: float, add: bool) -> None:
-    size = out.numel()
-    if size == 0:
-        return
-    grid = (-(-size // _ADD_PARTS.meta["BLOCK"]),)
-    with device_guard(out):
-        _kernels().add_parts[grid](parts, out, count, size, scale, ADD=add, **_ADD_PARTS.options())
 
 
 def _prepared(weights: Weights, dtype: torch.dtype) -> Weights:
@@ -223,8 +75,8 @@ def _step(
 ) -> None:
     """One step from `state` and its copy `source` in the products' dtype to `out` and, if given, `narrow`."""
     w1, b1, w2, b2 = block
-    _product(source, w1, hidden, transposed=True, bias=b1)
-    _product(hidden, w2, out, transposed=True, bias=b2, base=state, narrow=narrow, scale=attenuation)
+    products.product(source, w1, hidden, transposed=True, bias=b1)
+    products.product(hidden, w2, out, transposed=True, bias=b2, base=state, narrow=narrow, scale=attenuation)
 
 
 def forward(
@@ -294,32 +146,32 @@ def _few(
     """All steps in one launch; `team` is how many programs share a block of tokens (None: as many as fit)."""
     w1, b1, w2, b2 = weights
     (count, dim), hidden_size = rows.shape, w1.shape[1]
-    config = _few_config(count, dtype.itemsize)
+    config = few_config(count, dtype.itemsize)
     team = team_size(count, max(dim, hidden_size), config, rows.device) if team is None else team
     teams = -(-count // config.meta["BLOCK_M"])
     state = torch.empty_like(rows, dtype=torch.float32)
     with device_guard(rows):
-        _kernels().all_steps[(teams * team,)](
-            rows,
-            w1,
-            b1,
-            w2,
-            b2,
-            state,
-            None if dtype == torch.float32 else torch.empty_like(rows, dtype=dtype),
-            rows.new_empty((count, hidden_size), dtype=dtype),
-            saved if len(saved) else None,
-            out,
-            torch.zeros(teams, dtype=torch.int32, device=rows.device),
-            count,
-            dim,
-            hidden_size,
-            steps,
-            every,
-            attenuation,
-            team,
+        products.kernels().all_steps[(teams * team,)](
+            z=rows,
+            w1=w1,
+            b1=b1,
+            w2=w2,
+            b2=b2,
+            state=state,
+            narrow=None if dtype == torch.float32 else torch.empty_like(rows, dtype=dtype),
+            hidden=rows.new_empty((count, hidden_size), dtype=dtype),
+            saved=saved if len(saved) else None,
+            out=out,
+            counters=torch.zeros(teams, dtype=torch.int32, device=rows.device),
+            rows=count,
+            dim=dim,
+            width=hidden_size,
+            steps=steps,
+            every=every,
+            scale=attenuation,
+            team=team,
             SHARED=len(w1) == 1,
-            PRECISION=_precision(dtype),
+            PRECISION=products.precision(dtype),
             launch_cooperative_grid=team > 1,
             **config.options(),
         )
@@ -383,9 +235,9 @@ class _Backward:
             self.gradients = [
                 torch.empty_like(weight, dtype=kind, memory_format=torch.contiguous_format) for weight in weights
             ]
-            parts = max(_parts(count, hidden, dim)[0], _parts(count, dim, hidden)[0])
+            parts = max(products.parts(count, hidden, dim)[0], products.parts(count, dim, hidden)[0])
             self.room = rows.new_empty((parts, hidden * dim), dtype=torch.float32)
-            blocks = -(-count // _SUM_ROWS)
+            blocks = -(-count // products.SUM_ROWS)
             self.sums = rows.new_empty((blocks, dim), dtype=torch.float32)
             self.hidden_sums = rows.new_empty((blocks, hidden), dtype=torch.float32)
             self.grad_sums = grad.sum(0, keepdim=True, dtype=torch.float32)
@@ -408,24 +260,24 @@ class _Backward:
         """Takes the gradient from z_{k+1} to z_k (to `out` for k = 0) and adds to those of the block."""
         w1, b1, w2, _ = _block(self.weights, k)
         weighted = bool(self.gradients)
-        _product(source, w1, self.hidden, transposed=True, bias=b1)
+        products.product(source, w1, self.hidden, transposed=True, bias=b1)
         hidden_sums = self.hidden_sums if weighted else None
-        _product(self.narrow, w2, self.hidden_grad, transposed=False, gate=self.hidden, sums=hidden_sums)
+        products.product(self.narrow, w2, self.hidden_grad, transposed=False, gate=self.hidden, sums=hidden_sums)
         if weighted:
             block = 0 if self.shared else k
-            d_w1, d_b1, d_w2, d_b2 = (gradient[block] for gradient in self.gradients)
+            grad_w1, grad_b1, grad_w2, grad_b2 = (gradient[block] for gradient in self.gradients)
             add, scale = block in self.added, -self.attenuation
             self.added.add(block)
-            _weight_gradient(self.narrow, self.hidden, self.room, d_w2, scale, add)
-            _weight_gradient(self.hidden_grad, source, self.room, d_w1, scale, add)
-            _add_parts(self.grad_sums, len(self.grad_sums), d_b2, scale, add)
-            _add_parts(self.hidden_sums, len(self.hidden_sums), d_b1, scale, add)
+            products.weight_gradient(self.narrow, self.hidden, self.room, grad_w2, scale, add)
+            products.weight_gradient(self.hidden_grad, source, self.room, grad_w1, scale, add)
+            products.add_parts(self.grad_sums, len(self.grad_sums), grad_b2, scale, add)
+            products.add_parts(self.hidden_sums, len(self.hidden_sums), grad_b1, scale, add)
         if k == 0:
-            _product(self.hidden_grad, w1, self.out, transposed=False, base=self.grad, scale=self.attenuation)
+            products.product(self.hidden_grad, w1, self.out, transposed=False, base=self.grad, scale=self.attenuation)
             return
         target = next(b for b in self.buffers if b is not self.grad)
         sums = self.sums if weighted else None
-        _product(
+        products.product(
             self.hidden_grad,
             w1,
             target,
@@ -446,71 +298,3 @@ class _Backward:
         else:
             w1, b1, w2, b2 = (g.to(w.dtype) for g, w in zip(self.gradients, weights, strict=True))
         return w1, b1, w2, b2
-
-
-def static_cases() -> list[dict[str, Any]]:
-    """Every kernel in every configuration, for `bench.static`: bfloat16 and float32, sizes that are multiples of 16."""
-    kernels = _kernels()
-    cases: list[dict[str, Any]] = []
-
-    def case(
-        op: str,
-        kernel: Any,
-        pointers: Mapping[str, str | None],
-        numbers: Mapping[str, str],
-        config: Config,
-        **more: Any,
-    ) -> None:
-        constexprs = {name: None for name, kind in pointers.items() if kind is None}
-        signature = {name: f"*{kind}" for name, kind in pointers.items() if kind is not None}
-        tensor_cores = more.get("PRECISION", "") == "tf32" or "bf16" in pointers.values()
-        cases.append(
-            {
-                "op": op,
-                "kernel": kernel,
-                "signature": {**signature, **numbers},
-                "constexprs": {**constexprs, **more, **config.meta},
-                "num_warps": config.num_warps,
-                "num_stages": config.num_stages,
-                "wants": {"tensor_cores": tensor_cores and op != "refine_add_parts", "vector_loads": True},
-                "divisible": ("width", "depth", "height", "dim", "share", "size"),
-            }
-        )
-
-    sizes = {"rows": "i32", "width": "i32", "depth": "i32", "scale": "fp32"}
-    for kind, precisions in (("bf16", ("ieee",)), ("fp32", ("ieee", "tf32"))):
-        size = 2 if kind == "bf16" else 4
-        copy = kind if size == 2 else None
-        epilogues: dict[str, tuple[bool, dict[str, str | None]]] = {
-            "hidden": (True, {"bias": kind, "out": kind}),
-            "state": (True, {"bias": kind, "base": "fp32", "out": "fp32", "narrow": copy}),
-            "gate": (False, {"gate": kind, "out": kind, "sums": "fp32"}),
-            "grad": (False, {"base": "fp32", "out": "fp32", "narrow": copy, "sums": "fp32"}),
-        }
-        absent = dict.fromkeys(("bias", "base", "gate", "out", "narrow", "sums"))
-        for precision in precisions:
-            for name, (transposed, pointers) in epilogues.items():
-                every_pointer = {"a": kind, "b": kind, **absent, **pointers}
-                for config in _PRODUCT["hidden" if name == "hidden" else "other"][size]:
-                    more = {"SUM_ROWS": _SUM_ROWS, "B_ROWS": transposed, "PRECISION": precision}
-                    case(f"refine_{name}", kernels.product, every_pointer, sizes, config, **more)
-            numbers = dict.fromkeys(("rows", "height", "width", "share"), "i32")
-            for config in _WEIGHT_GRADIENT[size]:
-                operands = {"a": kind, "b": kind, "parts": "fp32"}
-                case("refine_weights", kernels.weight_gradient, operands, numbers, config, PRECISION=precision)
-                # Hopper's tf32 products want both inputs the other way round, so they are loaded a word at a time.
-                cases[-1]["wants"]["vector_loads"] = precision != "tf32"
-            numbers = dict.fromkeys(("rows", "dim", "width", "steps", "every"), "i32") | {
-                "scale": "fp32",
-                "team": "i32",
-            }
-            for rows in (16, 256) if size == 2 else (256,):
-                tensors: dict[str, str | None] = dict.fromkeys(
-                    ("z", "w1", "b1", "w2", "b2", "hidden", "saved", "out"), kind
-                )
-                tensors |= {"state": "fp32", "narrow": copy, "counters": "i32"}
-                more = {"SHARED": False, "PRECISION": precision}
-                case("refine_few", kernels.all_steps, tensors, numbers, _few_config(rows, size), **more)
-        numbers = {"count": "i32", "size": "i32", "scale": "fp32"}
-        case("refine_add_parts", kernels.add_parts, {"parts": "fp32", "out": kind}, numbers, _ADD_PARTS, ADD=False)
-    return cases

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 from ief_kernels import KalmanScan, _triton, kalman_scan
 from ief_kernels.kalman_scan.paths import forced_path
-from ief_kernels.kalman_scan.triton_launch import _configs
+from ief_kernels.kalman_scan.triton_launch import configs
 
 pytestmark = pytest.mark.gpu
 INTERPRETED = _triton.INTERPRET
@@ -58,7 +58,7 @@ def compare(tensors: list[Tensor], *, carried: bool, **options: Any) -> None:
         assert_near(a.cpu(), b, relative)
 
 
-@pytest.mark.parametrize("index", range(len(_configs(4))))
+@pytest.mark.parametrize("index", range(len(configs(4))))
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
 @pytest.mark.parametrize("carried", [False, True])
@@ -70,7 +70,7 @@ def test_every_configuration(device: torch.device, index: int, path: str, dtype:
         compare(inputs(device, dtype), carried=carried, lengths=lengths)
 
 
-@pytest.mark.parametrize("index", range(len(_configs(4))))
+@pytest.mark.parametrize("index", range(len(configs(4))))
 @pytest.mark.parametrize("carried", [False, True])
 def test_every_configuration_of_the_robust_update(device: torch.device, index: int, carried: bool) -> None:
     with _triton.forced(index):

@@ -48,8 +48,8 @@ def gradients_on(
 
 def test_there_are_no_more_configurations() -> None:
     for itemsize in (2, 4):
-        tuners = [launcher._forward_tuner(dim, flat, itemsize) for dim in (5, 768, 4096) for flat in (False, True)]
-        tuners += [launcher._backward_tuner(columns, itemsize) for columns in (8, 1024, launcher.LONGEST_ROW)]
+        tuners = [launcher.forward_tuner(dim, flat, itemsize) for dim in (5, 768, 4096) for flat in (False, True)]
+        tuners += [launcher.backward_tuner(columns, itemsize) for columns in (8, 1024, launcher.LONGEST_ROW)]
         assert all(1 <= len(tuner.configs) <= MOST_CONFIGS for tuner in tuners)
 
 
@@ -92,8 +92,8 @@ def test_repeats_bit_for_bit(device: torch.device) -> None:
 
 def test_a_large_call_is_tuned_and_right(cuda: torch.device, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IEF_KERNELS_CACHE", str(tmp_path))
-    launcher._forward_tuner.cache_clear()
-    launcher._backward_tuner.cache_clear()
+    launcher.forward_tuner.cache_clear()
+    launcher.backward_tuner.cache_clear()
     tensors, nus = inputs(cuda, 24, 256, 768), nu_pair(cuda, 768, False)
     lengths = torch.arange(24, device=cuda) * 11
     got = outputs(tensors, nus, lengths, fusion_and_terms, backend="triton")

@@ -96,7 +96,7 @@ def test_memory_from_elsewhere() -> None:
 
 def test_loads_are_as_wide_as_the_frames_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bool, bool]] = []
-    kernel = host._kernels().count_bytes
+    kernel = host.kernels().count_bytes
 
     class Spy:
         def __getitem__(self, grid: Any) -> Any:
@@ -106,7 +106,7 @@ def test_loads_are_as_wide_as_the_frames_allow(monkeypatch: pytest.MonkeyPatch) 
 
             return launch
 
-    monkeypatch.setattr(host._kernels(), "count_bytes", Spy())
+    monkeypatch.setattr(host.kernels(), "count_bytes", Spy())
     odd = frames_of((2, 3, 5, 5, 3))
     for frames in (frames_of((2, 3, 16, 20, 3)), frames_of((2, 3, 6, 10, 3)), odd, frames_of((4, 16, 20, 3))[1:]):
         equal(frames)

@@ -12,7 +12,7 @@ from torch.library import opcheck
 
 from ief_kernels import BackendUnavailable, KalmanScan, Scan, _triton, explain, kalman_scan
 from ief_kernels.kalman_scan.paths import forced_path
-from ief_kernels.kalman_scan.triton_launch import _configs
+from ief_kernels.kalman_scan.triton_launch import configs
 
 PATHS = ("sequential", "chunks")
 # Each step forgets the errors of earlier ones by its gain; half precision rounds outputs (and inputs, on both sides).
@@ -169,7 +169,7 @@ def test_long_sequence_in_chunks_backward() -> None:
         compare(tensors, carried=False, relative=1e-5)
 
 
-@pytest.mark.parametrize("index", range(1, len(_configs(4))))
+@pytest.mark.parametrize("index", range(1, len(configs(4))))
 def test_every_configuration(index: int) -> None:
     with _triton.forced(index), forced_path("chunks", 3):
         compare(inputs(1, 7, 70), carried=False, relative=RELATIVE[torch.float32])

@@ -210,7 +210,7 @@ def test_repeats_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_every_configuration(index: int) -> None:
-    assert max(len(launcher._forward_tuner(300, False, 4).configs), len(launcher._backward_tuner(512, 4).configs)) <= 3
+    assert max(len(launcher.forward_tuner(300, False, 4).configs), len(launcher.backward_tuner(512, 4).configs)) <= 3
     tensors = inputs(2, 9, 300)
     wide = copies(tensors, torch.float64)
     nu = leaf(1, low=2.0, dtype=torch.float32)

@@ -8,6 +8,7 @@ from torch.library import opcheck
 
 from ief_kernels import _triton, explain, reference, refine
 from ief_kernels.refinement import triton_launch as host
+from ief_kernels.refinement import triton_products as products
 from ief_kernels.refinement.native import kept_steps
 
 # Sums of up to 100 products in another order; half precision rounds the products' inputs at every step.
@@ -136,8 +137,8 @@ def test_every_configuration(index: int) -> None:
 
 
 def test_weight_gradients_of_many_tokens_have_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_SHARE", 64)
-    assert host._parts(200, 9, 8)[0] == 4
+    monkeypatch.setattr(products, "_SHARE", 64)
+    assert products.parts(200, 9, 8)[0] == 4
     agree(inputs((200,), 8, 9, 1), torch.float32, steps=2)
 
 
@@ -173,6 +174,6 @@ def test_explained() -> None:
 
 
 def test_plans_depend_on_shapes_alone() -> None:
-    assert host._parts(32768, 768, 768) == (8, 4096)
-    assert host._parts(100, 768, 768) == (1, 128)
-    assert all((count - 1) * share < 5000 <= count * share for count, share in [host._parts(5000, 64, 8192)])
+    assert products.parts(32768, 768, 768) == (8, 4096)
+    assert products.parts(100, 768, 768) == (1, 128)
+    assert all((count - 1) * share < 5000 <= count * share for count, share in [products.parts(5000, 64, 8192)])
