@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import _spills
 from .dispatch import Check, Facts
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -66,8 +67,14 @@ class Config(NamedTuple):
     num_warps: int = 4
     num_stages: int = 1
 
+    @property
+    def name(self) -> str:
+        """The configuration as one word, such as ``BLOCK=128,warps=4,stages=1``."""
+        shown = [f"{name}={value}" for name, value in self.meta.items()]
+        return ",".join([*shown, f"warps={self.num_warps}", f"stages={self.num_stages}"])
+
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of ``kernel[grid](...)``, ``meta`` included."""
+        """Return the keyword arguments of ``kernel[grid](...)``, ``meta`` included."""
         return {
             **self.meta,
             "num_warps": self.num_warps,
@@ -106,6 +113,9 @@ def forced(index: int) -> Iterator[None]:
 class Tuner:
     """Chooses among a kernel's configurations by measuring each once per kind of GPU and key.
 
+    Configurations that are recorded as spilling registers on the GPU, with the triton in use, do not take part
+    (`_spills`), unless all are.
+
     Args:
         name: of the kernel; part of the key.
         configs: the first serves calls too small to measure, CUDA-graph capture before any measurement, and the
@@ -118,6 +128,7 @@ class Tuner:
         described = json.dumps([[sorted(c.meta.items()), c.num_warps, c.num_stages] for c in self.configs])
         self._version = hashlib.sha256(described.encode()).hexdigest()[:12]
         self._chosen: dict[tuple[int, Hashable], int] = {}
+        self._usable: dict[int, tuple[int, ...]] = {}
 
     def launch(
         self, tensor: Tensor, key: tuple[Hashable, ...], run: Callable[[Config], None], worth: bool = True
@@ -136,35 +147,52 @@ class Tuner:
             run(config)
         return config
 
+    def usable(self, major: int) -> tuple[int, ...]:
+        """Return the indices of the configurations that take part on a GPU of this major compute capability."""
+        spilling = _spills.spilling(self.name, major, tuple(config.name for config in self.configs))
+        kept = tuple(index for index, config in enumerate(self.configs) if config.name not in spilling)
+        return kept or tuple(range(len(self.configs)))
+
+    def _usable_on(self, device: torch.device) -> tuple[int, ...]:
+        at = device.index
+        if at not in self._usable:
+            everything = tuple(range(len(self.configs)))
+            recorded = torch.version.hip is None
+            self._usable[at] = self.usable(torch.cuda.get_device_capability(device)[0]) if recorded else everything
+        return self._usable[at]
+
     def _index(self, tensor: Tensor, key: tuple[Hashable, ...], run: Callable[[Config], None], worth: bool) -> int:
         if _forced is not None:
             return min(_forced, len(self.configs) - 1)
-        if not worth or not TUNE or INTERPRET or not tensor.is_cuda or len(self.configs) == 1:
+        if INTERPRET or not tensor.is_cuda or len(self.configs) == 1:
             return 0
+        usable = self._usable_on(tensor.device)
+        if not worth or not TUNE or len(usable) == 1:
+            return usable[0]
         at = (tensor.device.index, key)
         if at not in self._chosen:
             device = _device_name(tensor.device)
             entry = f"{self.name} {self._version} {key!r}"
             known = _read(device).get(entry)
-            if isinstance(known, int) and 0 <= known < len(self.configs):
+            if isinstance(known, int) and known in usable:
                 self._chosen[at] = known
             elif torch.cuda.is_current_stream_capturing():
-                return 0
+                return usable[0]
             else:
-                self._chosen[at] = _fastest(self.configs, run)
+                self._chosen[at] = _fastest(self.configs, usable, run)
                 _write(device, entry, self._chosen[at])
         return self._chosen[at]
 
 
-def _fastest(configs: tuple[Config, ...], run: Callable[[Config], None]) -> int:
+def _fastest(configs: tuple[Config, ...], usable: tuple[int, ...], run: Callable[[Config], None]) -> int:
     """Index of the configuration with the smallest median time; one the GPU has no room for does not take part."""
     from triton.runtime.errors import OutOfResources
 
     serving = []
-    for index, config in enumerate(configs):
+    for index in usable:
         try:
             for _ in range(WARM_UPS):
-                run(config)
+                run(configs[index])
         except OutOfResources:
             continue
         serving.append(index)
@@ -173,7 +201,8 @@ def _fastest(configs: tuple[Config, ...], run: Callable[[Config], None]) -> int:
     times: dict[int, list[float]] = {index: [] for index in serving}
     for _ in range(ROUNDS):  # interleaved, so that a change of clocks meets all of them
         for index in serving:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            event: Any = torch.cuda.Event  # its constructor has no annotations in some versions of torch
+            start, end = event(enable_timing=True), event(enable_timing=True)
             start.record()
             run(configs[index])
             end.record()
