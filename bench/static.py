@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import pkgutil
@@ -178,17 +179,9 @@ def compile_case(case: StaticCase, arch: int) -> StaticResult:
     """Compiles for a GPU that need not be there, and reads the machine code."""
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     started = time.perf_counter()
-    names = case.kernel.arg_names
-    signature = {name: "constexpr" if name in case.constexprs else case.signature[name] for name in names}
-    attributes = {
-        (index,): [["tt.divisibility", 16]]
-        for index, name in enumerate(names)
-        if signature[name].startswith("*") or name in case.divisible
-    }
-    source = ASTSource(case.kernel, signature, constexprs=dict(case.constexprs), attrs=attributes)
+    source = _source(case)
     options = {"num_warps": case.num_warps, "num_stages": case.num_stages, "enable_fp_fusion": case.fp_fusion}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
@@ -224,6 +217,27 @@ def compile_case(case: StaticCase, arch: int) -> StaticResult:
         tensor_core=count(_TENSOR_CORE),
         seconds=round(time.perf_counter() - started, 2),
     )
+
+
+def _source(case: StaticCase) -> Any:
+    """The kernel as triton's compiler takes it."""
+    from triton.compiler import ASTSource
+
+    names, constants = case.kernel.arg_names, dict(case.constexprs)
+    divisible = [
+        index
+        for index, name in enumerate(names)
+        if name not in constants and (case.signature[name].startswith("*") or name in case.divisible)
+    ]
+    if "constexprs" in inspect.signature(ASTSource).parameters:
+        signature = {name: "constexpr" if name in constants else case.signature[name] for name in names}
+        attributes = {(index,): [["tt.divisibility", 16]] for index in divisible}
+        return ASTSource(case.kernel, signature, constexprs=constants, attrs=attributes)
+    from triton.backends.compiler import AttrsDescriptor  # up to triton 3.2
+
+    properties = {"arg_properties": {"tt.divisibility": divisible, "tt.equal_to": []}, "cls": "AttrsDescriptor"}
+    attributes = AttrsDescriptor.from_dict(properties)
+    return ASTSource(case.kernel, dict(case.signature), constants=constants, attrs=attributes)
 
 
 def _tool(name: str, *arguments: str) -> str:
