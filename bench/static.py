@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ief_kernels._spills import RECORDED, Spill
+from ief_kernels._spills import RECORDED, Spill, version
 
 ARCHS = (80, 90, 100)
 # Bytes of shared memory one block may have: 163, 227 and 227 KiB.
@@ -153,6 +153,12 @@ class StaticResult:
         return found
 
 
+def archs() -> tuple[int, ...]:
+    """Return those of `ARCHS` that the triton in use compiles for: the ptxas of 3.2 and before knows no sm_100."""
+    first = [int(part) for part in version().split(".") if part.isdigit()]
+    return tuple(arch for arch in ARCHS if arch < 100 or first >= [3, 3])
+
+
 def operators() -> list[str]:
     """Return the operator folders of `ief_kernels` that have a `triton_launch` module."""
     import ief_kernels
@@ -197,7 +203,7 @@ def compile_case(case: StaticCase, arch: int) -> StaticResult:
         return sum(pattern.match(name) is not None for name in instructions)
 
     return StaticResult(
-        triton=".".join(triton.__version__.split(".")[:2]),
+        triton=version(),
         op=case.op,
         tuner=case.tuner,
         kernel=case.kernel.__name__,
@@ -256,7 +262,7 @@ def _usage(text: str, name: str) -> int:
 
 def measure(
     ops: Sequence[str] | None = None,
-    archs: Sequence[int] = ARCHS,
+    on: Sequence[int] | None = None,
     dtypes: Sequence[str] | None = None,
     *,
     every_config: bool = True,
@@ -265,7 +271,7 @@ def measure(
 
     Args:
         ops: operator folders; None takes all that have Triton kernels.
-        archs: of `ARCHS`.
+        on: architectures; None takes `archs()`.
         dtypes: element types such as "fp32"; None takes all.
         every_config: False takes the first configuration of each kernel and dtype.
 
@@ -273,7 +279,7 @@ def measure(
         RuntimeError: a kernel does not compile; the message holds the compiler's.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = pool.map(lambda arch: _measure_arch(arch, ops, dtypes, every_config), archs)
+        parts = pool.map(lambda arch: _measure_arch(arch, ops, dtypes, every_config), on or archs())
         return [result for part in parts for result in part]
 
 
@@ -336,11 +342,21 @@ def table(results: Sequence[StaticResult]) -> str:
     )
 
 
+def record(results: Sequence[StaticResult]) -> str:
+    """Return the rows of one version of triton as they stand in ``ief_kernels/_spills.py``."""
+    lines = [f'    "{results[0].triton}": (']
+    for spill in dict.fromkeys(spill for result in results if (spill := result.spill()) is not None):
+        *where, config, count = spill
+        lines.append(f"        Spill({', '.join(json.dumps(part) for part in where)},")
+        lines.append(f"              {json.dumps(config)}, {count}),")
+    return "\n".join([*lines, "    ),"])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; returns 1 if a kernel has a fault (named below the table), 0 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m bench.static", description=__doc__)
     parser.add_argument("--ops", nargs="+", help="operator folders; default: all with Triton kernels")
-    parser.add_argument("--archs", nargs="+", type=int, choices=ARCHS, default=list(ARCHS))
+    parser.add_argument("--archs", nargs="+", type=int, choices=ARCHS, default=None)
     parser.add_argument("--dtypes", nargs="+", help="element types, such as fp32 bf16; default: all")
     parser.add_argument("--one-per-kernel", action="store_true", help="the first configuration only")
     parser.add_argument("--json", type=Path, help="write the results here too")
@@ -349,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     ops, every_config = options.ops or operators(), not options.one_per_kernel
     if options.in_process:
-        results = _compile_all(ops, options.archs, options.dtypes, every_config)
+        results = _compile_all(ops, options.archs or archs(), options.dtypes, every_config)
     else:
         results = measure(ops, options.archs, options.dtypes, every_config=every_config)
         print(table(results))
@@ -361,8 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"warning: {warning}")
         print("\n".join(faults) if faults else f"{len(results)} compilations, no faults")
     if options.record:
-        spills = dict.fromkeys(spill for result in results if (spill := result.spill()) is not None)
-        print(f'    "{results[0].triton}": (', *(f"        {spill!r}," for spill in spills), "    ),", sep="\n")
+        print(record(results))
     return 1 if faults and not options.in_process else 0
 
 

@@ -35,17 +35,64 @@ class Spill(NamedTuple):
     instructions: int
 
 
-RECORDED: dict[str, tuple[Spill, ...]] = {}
+# fmt: off
+RECORDED: dict[str, tuple[Spill, ...]] = {
+    "3.4": (
+        Spill("refine_hidden", "refine_hidden", "product", "bf16", 80,
+              "SUM_ROWS=64,B_ROWS=1,PRECISION=ieee,BLOCK_M=128,BLOCK_N=128,BLOCK_K=64,GROUP=8,warps=4,stages=3", 11),
+        Spill("refine_weight_gradient", "refine_weights", "weight_gradient", "fp32", 90,
+              "PRECISION=ieee,BLOCK_M=128,BLOCK_N=64,BLOCK_K=32,GROUP=8,warps=8,stages=3", 2),
+        Spill("refine_weight_gradient", "refine_weights", "weight_gradient", "fp32", 100,
+              "PRECISION=ieee,BLOCK_M=128,BLOCK_N=64,BLOCK_K=32,GROUP=8,warps=8,stages=3", 2),
+    ),
+    "3.6": (
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 90,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,LANES=64,warps=2,stages=1", 6),
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 90,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,LANES=128,warps=4,stages=1", 6),
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 90,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,LANES=256,warps=8,stages=1", 6),
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 100,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,LANES=64,warps=2,stages=1", 6),
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 100,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,LANES=128,warps=4,stages=1", 6),
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 100,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,LANES=256,warps=8,stages=1", 6),
+        Spill("refine_hidden", "refine_hidden", "product", "bf16", 80,
+              "SUM_ROWS=64,B_ROWS=1,PRECISION=ieee,BLOCK_M=128,BLOCK_N=256,BLOCK_K=64,GROUP=8,warps=8,stages=3", 25),
+        Spill("refine_hidden", "refine_hidden", "product", "bf16", 80,
+              "SUM_ROWS=64,B_ROWS=1,PRECISION=ieee,BLOCK_M=128,BLOCK_N=128,BLOCK_K=64,GROUP=8,warps=4,stages=3", 6),
+        Spill("refine_other", "refine_state", "product", "fp32", 80,
+              "SUM_ROWS=64,B_ROWS=1,PRECISION=ieee,BLOCK_M=128,BLOCK_N=64,BLOCK_K=32,GROUP=8,warps=8,stages=3", 3),
+        Spill("refine_other", "refine_state", "product", "fp32", 90,
+              "SUM_ROWS=64,B_ROWS=1,PRECISION=ieee,BLOCK_M=128,BLOCK_N=64,BLOCK_K=32,GROUP=8,warps=8,stages=3", 3),
+    ),
+    "3.8": (
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 90,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,LANES=64,warps=2,stages=1", 6),
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 90,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,LANES=128,warps=4,stages=1", 6),
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 90,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,LANES=256,warps=8,stages=1", 6),
+        Spill("refine_few", "refine_few", "all_steps", "fp32", 90,
+              "SHARED=0,PRECISION=ieee,BLOCK_M=16,BLOCK_N=32,BLOCK_K=16,warps=4,stages=3", 3),
+        Spill("refine_weight_gradient", "refine_weights", "weight_gradient", "fp32", 100,
+              "PRECISION=ieee,BLOCK_M=64,BLOCK_N=64,BLOCK_K=16,GROUP=8,warps=4,stages=3", 6),
+    ),
+}
+# fmt: on
 """Rows by major and minor version of triton. A version that is absent has not been recorded."""
 
 
 @functools.cache
 def version() -> str:
     """Return the major and minor version of the triton that is installed, such as ``3.8``; empty without triton."""
-    try:
-        return ".".join(metadata.version("triton").split(".")[:2])
-    except metadata.PackageNotFoundError:
-        return ""
+    for package in ("triton", "pytorch-triton"):  # the second comes with nightly builds of torch
+        try:
+            return ".".join(metadata.version(package).split(".")[:2])
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 def spilling(tuner: str, major: int, configs: tuple[str, ...]) -> frozenset[str]:

@@ -129,6 +129,8 @@ def test_repeats_bit_for_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))  # type: ignore[arg-type]
 
 
+# Configurations are those of many launches; what one launch shares with them is the backward pass.
+@pytest.mark.parametrize("path", ["many launches"], indirect=True)
 @pytest.mark.parametrize("index", [1, 2, 3, 4])
 def test_every_configuration(index: int) -> None:
     with _triton.forced(index):
