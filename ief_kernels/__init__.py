@@ -1,7 +1,18 @@
 """Operators of image-event fusion, each with a kernel pair (forward, backward) and a plain eager reference.
 
-Every function takes ``backend="auto"``, ``"triton"``, ``"native"`` or ``"reference"``; ``explain`` says what ``"auto"``
-takes and why. ``ief_kernels.reference`` holds the specification in code.
+Every function takes ``backend="auto"``, ``"triton"``, ``"native"`` or ``"reference"``. ``explain`` says which one
+``"auto"`` takes and why. ``ief_kernels.reference`` holds the specification in code.
+
+An operator is a folder with these files:
+
+    __init__.py        the public function: checks its arguments and chooses a backend
+    reference.py       the formula in plain eager PyTorch, differentiable by autograd
+    autograd.py        registers the operator with torch (forward, backward and their fakes), and the autograd Function
+    native.py          the C++ kernels on the CPU
+    triton_launch.py   launches the Triton kernels of triton_kernels.py
+
+The rule of registration: ``autograd.py`` alone calls `register_operator`, and each backend's file alone calls
+`dispatch.register_backend` for that backend.
 """
 
 from __future__ import annotations

@@ -37,6 +37,18 @@ class Spill(NamedTuple):
 
 # fmt: off
 RECORDED: dict[str, tuple[Spill, ...]] = {
+    "3.2": (
+        Spill("event_narrow", "event_count_bytes", "count_bytes", "i32", 80,
+              "RGB=0,SPLIT=1,WIDE=0,SHIFTED=0,LANES=256,warps=4,stages=1", 6),
+        Spill("event_narrow", "event_count_bytes", "count_bytes", "i32", 80,
+              "RGB=0,SPLIT=1,WIDE=0,SHIFTED=0,LANES=128,warps=2,stages=1", 6),
+        Spill("fusion_backward", "fusion_and_terms", "fusion_backward", "fp32", 90,
+              "PER_DIM=1,FLAT=0,EVEN=0,WIDE=0,ROWS=2,COLUMNS=1024,warps=16,stages=1", 6),
+        Spill("refine_few", "refine_few", "all_steps", "fp32", 90,
+              "SHARED=0,PRECISION=ieee,BLOCK_M=16,BLOCK_N=32,BLOCK_K=16,warps=4,stages=3", 6),
+        Spill("refine_few", "refine_few", "all_steps", "fp32", 90,
+              "SHARED=0,PRECISION=tf32,BLOCK_M=16,BLOCK_N=32,BLOCK_K=16,warps=4,stages=3", 6),
+    ),
     "3.4": (
         Spill("refine_hidden", "refine_hidden", "product", "bf16", 80,
               "SUM_ROWS=64,B_ROWS=1,PRECISION=ieee,BLOCK_M=128,BLOCK_N=128,BLOCK_K=64,GROUP=8,warps=4,stages=3", 11),

@@ -3,8 +3,8 @@
 Nothing here imports triton before a kernel runs. Environment variables, read when this module is imported:
 
     TRITON_INTERPRET=1       kernels run in triton's interpreter and take CPU tensors (for tests; triton's own variable)
-    IEF_KERNELS_CACHE=DIR    where measured choices are kept; default ief_kernels/ in $XDG_CACHE_HOME or ~/.cache
-    IEF_KERNELS_TUNE=0       measures nothing: every kernel runs in its first configuration
+    IEF_KERNELS_CACHE=DIR    where measured choices are kept; default: ief_kernels/ in $XDG_CACHE_HOME or ~/.cache
+    IEF_KERNELS_TUNE=0       measure nothing: every kernel runs in its first configuration
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from .dispatch import Check, Facts
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 TUNE = os.environ.get("IEF_KERNELS_TUNE") != "0"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-# Fused multiply-add, always said aloud: triton's default for it changes between versions.
+# Fused multiply-add, always passed: triton's default for it changes between versions.
 FP_FUSION = True
 ROUNDS, WARM_UPS = 5, 2
 _FOUND = importlib.util.find_spec("triton") is not None
 
 
 def triton_check(dtypes: tuple[torch.dtype, ...] = FLOATS) -> Check:
-    """The usual check of a Triton kernel: triton installed, tensors on a CUDA device of sm_80 or later, dtype known.
+    """Return the usual check of a Triton kernel.
 
-    In the interpreter CPU tensors serve instead, but for bfloat16, which it gets wrong.
+    Triton must be installed, the tensors must lie on a CUDA device of compute capability 8.0 or later, and the dtype
+    must be among `dtypes`. The interpreter takes CPU tensors instead, except bfloat16, which it gets wrong.
     """
 
     def check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
@@ -61,7 +62,13 @@ def triton_check(dtypes: tuple[torch.dtype, ...] = FLOATS) -> Check:
 
 
 class Config(NamedTuple):
-    """One way to compile a kernel: its tl.constexpr arguments and triton's launch options."""
+    """One way to compile a kernel.
+
+    Attributes:
+        meta: its tl.constexpr arguments that may be chosen.
+        num_warps: warps per program, as triton's launch option.
+        num_stages: stages of triton's software pipelining.
+    """
 
     meta: Mapping[str, int]
     num_warps: int = 4
@@ -84,12 +91,12 @@ class Config(NamedTuple):
 
 
 def device_guard(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Makes the tensor's GPU the current one, so that a kernel launches on it and not on the first."""
+    """Make the tensor's GPU the current one, so that a kernel launches on it and not on the first."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def cache_folder() -> Path:
-    """Where measured choices are kept, one JSON file per kind of GPU."""
+    """Return the folder where measured choices are kept, one JSON file per kind of GPU."""
     named = os.environ.get("IEF_KERNELS_CACHE")
     if named:
         return Path(named)
@@ -101,7 +108,7 @@ _forced: int | None = None
 
 @contextmanager
 def forced(index: int) -> Iterator[None]:
-    """Every `Tuner` with more than ``index`` configurations takes that one; the others take their last (for tests)."""
+    """Make every `Tuner` take configuration ``index``, or its last if it has fewer (for tests)."""
     global _forced
     before, _forced = _forced, index
     try:
@@ -133,14 +140,20 @@ class Tuner:
     def launch(
         self, tensor: Tensor, key: tuple[Hashable, ...], run: Callable[[Config], None], worth: bool = True
     ) -> Config:
-        """Runs the kernel on the tensor's device in the best configuration, and says which that was.
+        """Run the kernel on the tensor's device in the best configuration.
 
         Args:
             tensor: any of the kernel's tensors; decides the device.
-            key: what the choice may depend on, such as dtypes and D; never B or T.
-            run: launches the kernel once; called repeatedly while measuring, so it may only overwrite its outputs.
-            worth: False for a call too small to tell configurations apart; it always takes the first, so that what a
+            key: what the choice may depend on, such as dtypes and D, but never B or T.
+            run: launches the kernel once. Measuring calls it repeatedly, so it may only overwrite its outputs.
+            worth: False for a call too small to tell configurations apart. It always takes the first, so that what a
                 call computes does not depend on the calls before it.
+
+        Returns:
+            The configuration that ran.
+
+        Raises:
+            RuntimeError: the GPU has no room for any configuration.
         """
         with device_guard(tensor):
             config = self.configs[self._index(tensor, key, run, worth)]

@@ -1,4 +1,7 @@
-"""One plain eager function per operator: the specification in code, and what every backend is compared with."""
+"""One plain eager function per operator: the specification in code, with which every backend is compared.
+
+The formulas are those of ``docs/specification.md``.
+"""
 
 from __future__ import annotations
 

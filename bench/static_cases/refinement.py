@@ -89,5 +89,5 @@ def _few(kind: str, size: int, precision: str) -> Iterator[StaticCase]:
     types |= {"state": "*fp32", "narrow": kind if size == 2 else None, "counters": "*i32"}
     for rows in (16, 256) if size == 2 else (256,):
         config = few_config(rows, size)
-        constants = {"SHARED": False, "PRECISION": precision}
-        yield _case("refine_few", "refine_few", kernels().all_steps, types, config, **constants)
+        kernel = kernels().all_steps
+        yield _case("refine_few", "refine_few", kernel, types, config, SHARED=False, PRECISION=precision)

@@ -110,6 +110,7 @@ class EventSynthesis(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, frames: Tensor, carry: Tensor | None, settings: Settings, backend: str) -> Tensor:
+        """Run the forward operator and keep what the backward pass needs."""
         maps, scale = forward(frames, carry, settings, backend)
         ctx.save_for_backward(frames, carry, scale)
         ctx.settings, ctx.backend = settings, backend
@@ -117,6 +118,7 @@ class EventSynthesis(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Run the backward operator."""
         frames, carry, scale = ctx.saved_tensors
         s: Settings = ctx.settings
         if s.surrogate is None:

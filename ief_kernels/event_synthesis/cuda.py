@@ -21,7 +21,7 @@ def check(dtype: torch.dtype) -> str | None:
 def forward(
     frames: Tensor, carry: Tensor | None, rgb: bool, threshold: int, clamp: int, normalize: str, split: bool
 ) -> tuple[Tensor, Tensor]:
-    """The maps, and what their counts were divided by; nothing here waits for the GPU."""
+    """Return the maps, and what their counts were divided by; nothing here waits for the GPU."""
     dtype = map_dtype(frames.dtype, normalize)
     maps = torch.empty(map_shape(frames, rgb, split), dtype=dtype, device=frames.device)
     prefix = frames.dim() - (4 if rgb else 3)

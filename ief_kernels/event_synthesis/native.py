@@ -1,4 +1,4 @@
-"""The C++ kernels of event_synthesis on CPU tensors (csrc/cpu/event_synthesis.cpp), and the door to the CUDA one."""
+"""The C++ kernels of event_synthesis on CPU tensors (csrc/cpu/event_synthesis.cpp); CUDA tensors go to `cuda`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _layout(frames: Tensor, carry: Tensor | None, rgb: bool) -> tuple[Tensor, Te
 def forward(
     frames: Tensor, carry: Tensor | None, rgb: bool, threshold: int, clamp: int, normalize: str, split: bool
 ) -> tuple[Tensor, Tensor]:
-    """The maps, and what their counts were divided by: one number a segment, or one for all."""
+    """Return the maps, and what their counts were divided by: one number per segment, or one for all."""
     if frames.is_cuda:
         return cuda.forward(frames, carry, rgb, threshold, clamp, normalize, split)
     dtype = map_dtype(frames.dtype, normalize)
@@ -79,7 +79,7 @@ def backward(
     split: bool,
     surrogate: float,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the frames and of the carried frame (empty without one), contiguous, in the frames' dtype."""
+    """Return the gradients of frames and of carried frames (empty without them), contiguous, in frames' dtype."""
     pixels, last, keywords = _layout(frames, carry, rgb)
     grad_frames = torch.empty(frames.shape, dtype=pixels.dtype)
     grad_carry = torch.empty(carry.shape if carry is not None else (0,), dtype=pixels.dtype)

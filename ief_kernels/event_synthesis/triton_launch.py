@@ -1,11 +1,11 @@
 """Launches the Triton kernels of event synthesis (triton_kernels.py).
 
-Byte frames are read as 32-bit words: three hold four RGB pixels. Where every frame begins at a multiple of 16 bytes and
-is as long, a lane reads 48 bytes with three 16-byte loads; otherwise 12 bytes with three 4-byte loads, or, where frames
-begin between words, with pairs of those that are shifted together. Frames must be without gaps inside (others are
-copied); segments and frames may lie anywhere, such as every second frame of a video.
+Byte frames are read as 32-bit words: three words hold four RGB pixels. Where every frame begins at a multiple of 16
+bytes and its length is one, a lane reads 48 bytes with three 16-byte loads. Otherwise it reads 12 bytes with three
+4-byte loads, or, where frames begin between words, with pairs of loads that are shifted together. Frames must have no
+gaps inside (others are copied). Segments and frames may lie anywhere, such as every second frame of a video.
 
-Floating-point frames are read a pixel a lane.
+Of floating-point frames a lane reads one pixel.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ DIVIDE = Config({"BLOCK": 1024}, 4)
 
 @functools.cache
 def kernels() -> ModuleType:
+    """Return the module of the kernels; the first call imports triton."""
     from . import triton_kernels
 
     return triton_kernels
@@ -86,7 +87,7 @@ def _as_words(images: Tensor) -> tuple[Tensor, int]:
 def forward(
     frames: Tensor, carry: Tensor | None, rgb: bool, threshold: int, clamp: int, normalize: str, split: bool
 ) -> tuple[Tensor, Tensor]:
-    """The maps, and what their counts were divided by: one number a segment, or one for all."""
+    """Return the maps, and what their counts were divided by: one number per segment, or one for all."""
     maps = torch.empty(map_shape(frames, rgb, split), dtype=map_dtype(frames.dtype, normalize), device=frames.device)
     images, last = _layout(frames, carry, rgb)
     segments, count, pixels = images.shape[0], images.shape[1], images.shape[2] // (3 if rgb else 1)
@@ -205,7 +206,7 @@ def backward(
     split: bool,
     surrogate: float,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the frames and of the carried frame (empty without one), contiguous, in the frames' dtype."""
+    """Return the gradients of frames and of carried frames (empty without them), contiguous, in frames' dtype."""
     grad_frames = torch.empty(frames.shape, dtype=frames.dtype, device=frames.device)
     grad_carry = torch.empty(carry.shape if carry is not None else (0,), dtype=frames.dtype, device=frames.device)
     if frames.numel() == 0:

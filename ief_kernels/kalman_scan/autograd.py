@@ -1,8 +1,8 @@
 """The scan as a pair of registered operators, and the autograd Function on top of them.
 
 Saved for the backward pass: the inputs and the states (mean, var), from which the gain is computed again. The C++
-kernels take float32 and float64, the Triton kernels float16, bfloat16 and float32; as rounded states would not do for
-the backward pass, they write states of half precision a second time in float32.
+kernels take float32 and float64, the Triton kernels float16, bfloat16 and float32. Rounded states are too inexact for
+the backward pass, so the Triton kernels write states of half precision a second time in float32.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ class KalmanScanFunction(torch.autograd.Function):
         backend: str,
         keep_states: bool,
     ) -> Any:
+        """Run the forward operator and keep what the backward pass needs."""
         *outputs, states = torch.ops.ief_kernels.kalman_scan_forward(
             x, var, lengths, q, influence, eps, s0, p0, backend, keep_states
         )
@@ -158,6 +159,7 @@ class KalmanScanFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        """Run the backward operator."""
         if all(grad is None for grad in grads):
             return (None,) * 10
         *saved, s0, p0 = ctx.saved_tensors

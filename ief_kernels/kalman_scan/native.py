@@ -86,8 +86,16 @@ def backward(
 
     Args:
         grads: incoming gradients of mean, variance, gain, s and p; None where absent.
-        mean, variance: what `forward` returned.
-        x, var, lengths, q, influence, eps, s0, p0: what `forward` took.
+        mean: what `forward` returned.
+        variance: as mean.
+        x: what `forward` took, and so are the rest.
+        var: (B, T, D).
+        lengths: (B,), or None.
+        q: process noise, (1,) or (D,).
+        influence: 1/(ν+1), (1,), or None.
+        eps: added to both variances.
+        s0: initial mean (B, D), or None.
+        p0: initial variance (B, D), or None.
     """
     batch, _, dim = x.shape
     call = _Call(x, var, lengths, q, influence, eps, s0, p0)

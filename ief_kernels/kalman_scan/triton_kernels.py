@@ -73,6 +73,7 @@ def divide(n, d):
 
 @triton.jit
 def save(tensor, at, value, mask):
+    """Store a value in the tensor's dtype."""
     tl.store(tensor + at, value.to(tensor.dtype.element_ty), mask=mask)
 
 

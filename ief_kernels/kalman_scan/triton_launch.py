@@ -1,9 +1,9 @@
 """The scan's Triton kernels on float16, bfloat16 or float32 tensors; all arithmetic and the state are float32.
 
 `triton_kernels` holds the filter itself, `triton_chunks` what makes chunks of one sequence independent, `paths` the
-rule that chooses. Inputs are read in place unless their last dimension is not contiguous; incoming gradients are made
-contiguous. `lengths` belong on the tensors' device (elsewhere they are copied there, which CUDA-graph capture does not
-allow). Parameter gradients are sums of each chunk, added up in a fixed order, so that they repeat bit for bit.
+rule that chooses. Inputs are read in place unless their last dimension is not contiguous. Incoming gradients are made
+contiguous. `lengths` belong on the tensors' device; from elsewhere they are copied, which CUDA-graph capture does not
+allow. Gradients of parameters are sums over each chunk, added in a fixed order, so that they repeat bit for bit.
 """
 
 from __future__ import annotations
@@ -229,8 +229,16 @@ def backward(
 
     Args:
         grads: incoming gradients of mean, variance, gain, s and p; None where absent.
-        mean, variance: what `forward` returned, in float32.
-        x, var, lengths, q, influence, eps, s0, p0: what `forward` took.
+        mean: what `forward` returned, in float32.
+        variance: as mean.
+        x: what `forward` took, and so are the rest.
+        var: (B, T, D).
+        lengths: (B,), or None.
+        q: process noise, (1,) or (D,).
+        influence: 1/(ν+1), (1,), or None.
+        eps: added to both variances.
+        s0: initial mean (B, D), or None.
+        p0: initial variance (B, D), or None.
     """
     batch, _, dim = x.shape
 
@@ -259,9 +267,8 @@ def backward(
             summary = new(4, batch, call.chunks - 1, dim)
             call.launch("backward_summary", call.chunks - 1, {**rows, "summary": summary, "batch": batch})
             grad_s_leaving, grad_p_leaving = call.state()
-            final = {"grad_s": grad_s, "grad_p": grad_p}
-            leaving = {"grad_s_leaving": grad_s_leaving, "grad_p_leaving": grad_p_leaving}
-            call.carry("backward_carry", {"summary": summary, **final, **leaving})
+            leaving: dict[str, Any] = {"grad_s_leaving": grad_s_leaving, "grad_p_leaving": grad_p_leaving}
+            call.carry("backward_carry", {"summary": summary, "grad_s": grad_s, "grad_p": grad_p, **leaving})
         outputs = {
             "grad_x": grad_x,
             "grad_var": grad_var,

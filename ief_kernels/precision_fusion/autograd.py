@@ -1,6 +1,6 @@
 """Fusion and loss terms as one pair of registered operators, and the autograd Function on top of them.
 
-Saved for the backward pass: the inputs, nothing else.
+Saved for the backward pass: the inputs and nothing else.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ class PrecisionFusionFunction(torch.autograd.Function):
         with_terms: bool,
         backend: str,
     ) -> Any:
+        """Run the forward operator and keep what the backward pass needs."""
         tensors = (mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
@@ -153,6 +154,7 @@ class PrecisionFusionFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        """Run the backward operator."""
         fields = grads[:4] if ctx.fuse else (None,) * 4
         terms = grads[4] if ctx.with_terms else None
         if terms is None and all(field is None for field in fields):

@@ -47,7 +47,7 @@ def forward(
     fuse: bool,
     with_terms: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mean, variance and both weights (empty without `fuse`), and the four terms (empty without `with_terms`)."""
+    """Return mean, var, w_img and w_evt (empty without `fuse`), and the four terms (empty without `with_terms`)."""
     shape, dtype = tensors[0].shape, tensors[0].dtype
     call = _Call(tensors, c, lengths, eps)
     fields = [call.new(*shape) if fuse else call.new(0) for _ in range(4)]
@@ -72,7 +72,16 @@ def backward(
     eps: float,
     with_c: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the four tensors and of c (empty without `with_c`); `grads`: mean, var, w_img, w_evt, terms."""
+    """Return the gradients of the four tensors and of both c (empty without `with_c`).
+
+    Args:
+        grads: incoming gradients of mean, var, w_img, w_evt and terms; None where absent.
+        tensors: mu_img, logvar_img, mu_evt and logvar_evt.
+        c: ν/(ν+1) of image and event, (1,) or (D,) each.
+        lengths: (B,), or None.
+        eps: added to each variance.
+        with_c: whether the gradients of c are wanted.
+    """
     shape, dtype = tensors[0].shape, tensors[0].dtype
     call = _Call(tensors, c, lengths, eps)
     incoming = [None if grad is None else grad.to(call.dtype).contiguous() for grad in grads]

@@ -121,7 +121,7 @@ def fusion_forward(
     One pass: every element of the four tensors is read once. partial: Σ(logvar − mu² − u)/dim for both modalities,
     Σ(1 − cos), Σ|N_i − N_e|, all divided by `rows` so that they cannot overflow.
     """
-    PRECISE: tl.constexpr = mu_img.dtype.element_ty == tl.float32
+    precise: tl.constexpr = mu_img.dtype.element_ty == tl.float32
     pid = tl.program_id(0)
     tile = pid.to(tl.int64) if WIDE else pid
     row = tile * ROWS + tl.arange(0, ROWS)
@@ -146,7 +146,7 @@ def fusion_forward(
         else:
             c_i = tl.load(c_img)
             c_e = tl.load(c_evt)
-        w_i, w_e, fused, _s_i, _s_e, _v_i, _v_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, PRECISE)
+        w_i, w_e, fused, _s_i, _s_e, _v_i, _v_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, precise)
         if mean is not None:
             at = (wide_row * dim)[:, None] + column[None, :]
             if var.dtype.element_ty == tl.float16:
@@ -273,7 +273,7 @@ def fusion_backward(
     `sums`, or where that is None from the tile, which then holds whole rows. partial, of c·(gradient of c):
     (2, programs, dim) if PER_DIM, else (2, programs·chunks).
     """
-    PRECISE: tl.constexpr = mu_img.dtype.element_ty == tl.float32
+    precise: tl.constexpr = mu_img.dtype.element_ty == tl.float32
     pid = tl.program_id(0)
     programs = tl.num_programs(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -320,7 +320,7 @@ def fusion_backward(
             cosine = dot * inv_i * inv_e
             side = tl.where(norm_i > norm_e, slope_norm, tl.where(norm_i < norm_e, -slope_norm, 0.0))
         change = grad_m * (m_i - m_e) + grad_w
-        w_i, w_e, fused, slope_i, slope_e, var_i, var_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, PRECISE)
+        w_i, w_e, fused, slope_i, slope_e, var_i, var_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, precise)
         if grad_mu_img.dtype.element_ty == tl.float16:
             grad_v = tl.where(fused > HALF_MAX, 0.0, grad_v)  # the forward pass cut it there
         grad_mu_i = w_i * grad_m

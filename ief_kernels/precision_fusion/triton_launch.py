@@ -1,8 +1,8 @@
 """Launches the Triton kernels of fusion and loss terms (triton_kernels.py).
 
-Inputs whose leading dimensions have one common stride and whose last is contiguous are read in place, others from a
-contiguous copy; incoming gradients are made contiguous. `lengths` belong on the tensors' device (elsewhere they are
-copied there, which CUDA-graph capture does not allow).
+Inputs whose leading dimensions have one common stride and whose last dimension is contiguous are read in place, others
+from a contiguous copy. Incoming gradients are made contiguous. `lengths` belong on the tensors' device; from elsewhere
+they are copied, which CUDA-graph capture does not allow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _power_of_two(n: int) -> int:
 
 
 def config_of(elements: int, columns: int, per_thread: int) -> Config:
-    """A tile of so many elements (at least one row), with warps for `per_thread` elements a thread."""
+    """Return a tile of so many elements (at least one row), with warps for `per_thread` elements per thread."""
     rows = max(elements // columns, 1)
     warps = max(rows * columns // (32 * per_thread), 1)
     return Config({"ROWS": rows, "COLUMNS": columns}, warps)
@@ -48,7 +48,10 @@ def _unique(configs: list[Config]) -> list[Config]:
 # How many elements a thread has: a 16-byte load of half precision brings 8, one of float32 brings 4.
 @functools.cache
 def forward_tuner(dim: int, flat: bool, itemsize: int) -> Tuner:
-    """Rows are walked through in tiles, so narrow tiles of several rows compete with wide ones of one."""
+    """Return the forward kernel's tuner.
+
+    Rows are walked through in tiles, so narrow tiles of several rows compete with wide tiles of one row.
+    """
     each = 16 // itemsize
     if flat:
         return Tuner("fusion_forward", [config_of(n, FLAT_COLUMNS, each) for n in (1024, 2048)])
@@ -61,6 +64,7 @@ def forward_tuner(dim: int, flat: bool, itemsize: int) -> Tuner:
 
 @functools.cache
 def backward_tuner(columns: int, itemsize: int) -> Tuner:
+    """Return the backward kernel's tuner."""
     return Tuner("fusion_backward", _unique([config_of(n, columns, 16 // itemsize) for n in (1024, 2048, 512)]))
 
 
@@ -131,7 +135,7 @@ def forward(
     fuse: bool,
     with_terms: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mean, variance and both weights (empty without `fuse`), and the four terms (empty without `with_terms`)."""
+    """Return mean, var, w_img and w_evt (empty without `fuse`), and the four terms (empty without `with_terms`)."""
     from . import triton_kernels as kernels
 
     call = _Call(tensors, c, lengths, eps, with_terms)
@@ -189,7 +193,16 @@ def backward(
     eps: float,
     with_c: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the four tensors and of c (empty without `with_c`); `grads`: mean, var, w_img, w_evt, terms."""
+    """Return the gradients of the four tensors and of both c (empty without `with_c`).
+
+    Args:
+        grads: incoming gradients of mean, var, w_img, w_evt and terms; None where absent.
+        tensors: mu_img, logvar_img, mu_evt and logvar_evt.
+        c: ν/(ν+1) of image and event, (1,) or (D,) each.
+        lengths: (B,), or None.
+        eps: added to each variance.
+        with_c: whether the gradients of c are wanted.
+    """
     from . import triton_kernels as kernels
 
     call = _Call(tensors, c, lengths, eps, grads[4] is not None)

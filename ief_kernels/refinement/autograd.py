@@ -132,6 +132,7 @@ class RefineFunction(torch.autograd.Function):
         dtype: torch.dtype,
         backend: str,
     ) -> Tensor:
+        """Run the forward operator and keep what the backward pass needs."""
         settings = (attenuation, steps, every, dtype)
         refined, saved = torch.ops.ief_kernels.refine_forward(z, w1, b1, w2, b2, *settings, backend)
         ctx.save_for_backward(z, saved, w1, b1, w2, b2)
@@ -141,6 +142,7 @@ class RefineFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
+        """Run the backward operator."""
         with_weights = any(ctx.needs_input_grad[1:5])
         gradients = Gradient.apply("refine", grad, *ctx.saved_tensors, *ctx.settings, with_weights, ctx.backend)
         return only_wanted((*gradients, *(None,) * 5), ctx)

@@ -37,7 +37,10 @@ register_backend("refine", "triton", triton_check(), _describe)
 
 
 def few_config(rows: int, size: int) -> Config:
-    """Of the single launch: larger tiles would spill registers in float32 without tensor cores."""
+    """Return the configuration of the single launch.
+
+    Larger tiles would spill registers in float32 without tensor cores.
+    """
     if size == 4:
         return Config({"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 16}, 4, 3)
     few = rows <= 64
@@ -45,7 +48,10 @@ def few_config(rows: int, size: int) -> Config:
 
 
 def saved_dtype(dtype: torch.dtype, every: int) -> torch.dtype:
-    """The dtype of kept states: the products' if every state is kept, float32 if the rest are computed from them."""
+    """Return the dtype of kept states: that of the products if every state is kept, else float32.
+
+    From float32 states the rest are computed again.
+    """
     return dtype if every == 1 else torch.float32
 
 
@@ -82,7 +88,7 @@ def _step(
 def forward(
     z: Tensor, weights: Weights, attenuation: float, steps: int, every: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """z_N of z's shape and dtype, and the kept states (n, rows, D) in `saved_dtype`."""
+    """Return z_N, of z's shape and dtype, and the kept states (n, rows, D) in `saved_dtype`."""
     rows = _rows_of(z)
     out = torch.empty_like(rows)
     kept = kept_steps(steps, every)
@@ -121,9 +127,9 @@ def _other(buffers: list[Tensor], state: Tensor) -> Tensor:
 
 
 def team_size(rows: int, columns: int, config: Config, device: torch.device) -> int:
-    """Programs to a block of tokens in the single launch, so that all are resident at once.
+    """Return the number of programs per block of tokens in the single launch, so that all are resident at once.
 
-    One in the interpreter, which runs programs one after another: there nobody could wait for the next.
+    It is 1 in the interpreter, which runs programs one after another: there a program cannot wait for the next.
     """
     if INTERPRET:
         return 1
@@ -188,7 +194,7 @@ def backward(
     dtype: torch.dtype,
     with_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of z, w1, b1, w2, b2 (those of the weights empty without `with_weights`)."""
+    """Return the gradients of z, w1, b1, w2 and b2 (those of the weights empty without `with_weights`)."""
     rows, g = _rows_of(z), _rows_of(grad)
     out = torch.empty_like(rows)
     if steps == 0 or out.numel() == 0:

@@ -22,6 +22,7 @@ _PROGRAMS = 264  # programs a weight gradient wants: two for each multiprocessor
 
 @functools.cache
 def kernels() -> ModuleType:
+    """Return the module of the kernels; the first call imports triton."""
     from . import triton_kernels
 
     return triton_kernels
@@ -32,7 +33,7 @@ def _config(m: int, n: int, k: int, warps: int, stages: int) -> Config:
 
 
 # By epilogue and bytes of an element. BLOCK_M of `product` is a multiple of SUM_ROWS. The wide tiles of "hidden" would
-# spill registers in the other epilogues, which read another matrix.
+# spill registers in the other epilogues, which read one matrix more.
 PRODUCT = {
     "hidden": {
         2: (
@@ -67,7 +68,7 @@ ADD_PARTS = Config({"BLOCK": 1024}, 4)
 
 
 def precision(dtype: torch.dtype) -> str:
-    """What float32 products may round their inputs to, as set for torch's own."""
+    """Return what float32 products may round their inputs to, as set for torch's own."""
     if dtype != torch.float32:
         return "ieee"
     matmul = torch.backends.cuda.matmul
@@ -89,7 +90,7 @@ def product(
     sums: Tensor | None = None,
     scale: float = 0.0,
 ) -> None:
-    """a·bᵀ (`transposed`) or a·b with the epilogue that the tensors given call for; see the kernel."""
+    """Compute a·bᵀ (`transposed`) or a·b, with the epilogue that the given tensors ask for; see the kernel."""
     (rows, depth), width = a.shape, out.shape[1]
     if out.numel() == 0:
         return
@@ -123,7 +124,10 @@ def product(
 
 
 def parts(rows: int, height: int, width: int) -> tuple[int, int]:
-    """How many parts a weight gradient has, and tokens of each: facts of the shape alone, so that sums repeat."""
+    """Return the number of parts of a weight gradient, and of tokens in each.
+
+    Both depend on the shape alone, so that sums repeat bit for bit.
+    """
     tiles = -(-height // 128) * -(-width // 128)
     count = max(1, min(-(-rows // _SHARE), -(-_PROGRAMS // max(tiles, 1)), 16))
     share = math.ceil(rows / count / 64) * 64
@@ -131,7 +135,7 @@ def parts(rows: int, height: int, width: int) -> tuple[int, int]:
 
 
 def weight_gradient(a: Tensor, b: Tensor, room: Tensor, out: Tensor, scale: float, add: bool) -> None:
-    """out = scale·aᵀ·b, or that added to it; `room` holds the parts."""
+    """Compute out = scale·aᵀ·b, or add that to `out`; `room` holds the parts."""
     (rows, height), width = a.shape, b.shape[1]
     if out.numel() == 0:
         return
@@ -158,6 +162,7 @@ def weight_gradient(a: Tensor, b: Tensor, room: Tensor, out: Tensor, scale: floa
 
 
 def add_parts(room: Tensor, count: int, out: Tensor, scale: float, add: bool) -> None:
+    """Compute out = scale·(sum of `count` parts), or add that to `out`, in a fixed order."""
     size = out.numel()
     if size == 0:
         return
