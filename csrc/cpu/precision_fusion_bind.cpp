@@ -1,4 +1,4 @@
-// Python's door to csrc/cpu/precision_fusion.cpp; pointers are integers, 0 stands for an absent tensor.
+// Bindings of csrc/cpu/precision_fusion.cpp for Python; pointers are integers, 0 stands for an absent tensor.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

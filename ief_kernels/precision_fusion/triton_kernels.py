@@ -10,8 +10,8 @@ Gradient: with G = grad_mean·(mu_i − mu_e) + grad_wi − grad_we and h = 1/s
 KL over n valid rows: d/d mu = mu/(n·dim), d/d logvar = −(1 − u)/(2·n·dim); c like logvar, divided by c.
 cosine, with unit vectors e_m = mu_m/N_m: d cos/d mu_i = (e_e − cos·e_i)/N_i;  norm: d |N_i − N_e|/d mu_i = ±e_i.
 
-A tile is ROWS rows of COLUMNS columns. Padding is never read. Sums over rows go through one partial a program and
-a last sum of fixed order. FLAT takes the tensors as one row cut into lines of COLUMNS: element-wise work, any D.
+A tile is ROWS rows of COLUMNS columns. Padding is never read. Sums over rows go through one partial sum per program and
+a last sum in a fixed order. FLAT takes the tensors as one row cut into lines of COLUMNS: element-wise work, any D.
 """
 
 from __future__ import annotations

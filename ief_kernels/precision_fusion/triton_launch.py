@@ -45,7 +45,7 @@ def _unique(configs: list[Config]) -> list[Config]:
     return [config for i, config in enumerate(configs) if config not in configs[:i]]
 
 
-# How many elements a thread has: a 16-byte load of half precision brings 8, one of float32 brings 4.
+# Number of elements per thread: a 16-byte load of half precision brings 8, one of float32 brings 4.
 @functools.cache
 def forward_tuner(dim: int, flat: bool, itemsize: int) -> Tuner:
     """Return the forward kernel's tuner.
@@ -220,7 +220,7 @@ def backward(
 
     def programs(config: Config) -> int:
         tiles = call.cut(config)[0]
-        # with a partial sum a column, a fixed few programs take many tiles each
+        # with one partial sum per column, a fixed small number of programs takes many tiles each
         return min(tiles, 4 * _multiprocessors(call.device)) if with_c and call.per_dim else tiles
 
     most = max(programs(config) for config in tuner.configs)

@@ -26,7 +26,7 @@ FEW_TOKENS = 256  # an estimate: on a 132-processor GPU a step of 256 tokens at 
 
 def _describe(facts: Facts) -> str:
     """Which way forward a call takes, for `explain`."""
-    few, many = "all steps in one launch", "two launches a step"
+    few, many = "all steps in one launch", "two launches per step"
     if facts.get("shape") is None:
         return f"kernel: {few} up to {FEW_TOKENS} tokens, {many} for more"
     tokens = math.prod(facts["shape"][:-1])
