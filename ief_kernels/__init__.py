@@ -1,13 +1,24 @@
 """Operators of image-event fusion, each with a kernel pair (forward, backward) and a plain eager reference.
 
-Every function takes ``backend="auto"``, ``"triton"``, ``"native"`` or ``"reference"``; ``explain`` says what ``"auto"``
-takes and why. ``ief_kernels.reference`` holds the specification in code.
+Every function takes ``backend="auto"``, ``"triton"``, ``"native"`` or ``"reference"``. ``explain`` says which one
+``"auto"`` takes and why. ``ief_kernels.reference`` holds the specification in code.
+
+An operator is a folder with these files:
+
+    __init__.py        the public function: checks its arguments and chooses a backend
+    reference.py       the formula in plain eager PyTorch, differentiable by autograd
+    autograd.py        registers the operator with torch (forward, backward and their fakes), and the autograd Function
+    native.py          the C++ kernels on the CPU
+    triton_launch.py   launches the Triton kernels of triton_kernels.py
+
+The rule of registration: ``autograd.py`` alone calls `register_operator`, and each backend's file alone calls
+`dispatch.register_backend` for that backend.
 """
 
 from __future__ import annotations
 
 from .dispatch import BackendUnavailable, explain
-from .event_synthesis import ResizedEvents, event_synthesis, resize_with_events, resized_events
+from .event_synthesis import event_synthesis
 from .kalman_scan import Scan, kalman_scan
 from .modules import KalmanScan, PrecisionFusion, Refinement
 from .precision_fusion import Fusion, Terms, fusion_and_terms, fusion_terms, precision_fusion
@@ -21,7 +32,6 @@ __all__ = [
     "KalmanScan",
     "PrecisionFusion",
     "Refinement",
-    "ResizedEvents",
     "Scan",
     "Terms",
     "event_synthesis",
@@ -32,6 +42,4 @@ __all__ = [
     "precision_fusion",
     "reference",
     "refine",
-    "resize_with_events",
-    "resized_events",
 ]
