@@ -58,7 +58,7 @@ class Ended:
     frames_dropped: int
 
 
-class DecoderCrash(Exception):
+class DecoderCrashError(Exception):
     """The decoding process ended in the middle of a video; the message says how."""
 
 
@@ -87,7 +87,7 @@ class DecodingProcess:
         """Decode a video: yields `Opened`, its segments, each in an array of `SHAPE` taken from `buffer`, and `Ended`.
 
         settings: `tail` and `on_truncated` as of `Segments`. Raises UserError for a video that cannot be read,
-        DecoderCrash if the process ends (it is then of no more use), and RuntimeError if it does not even start.
+        DecoderCrashError if the process ends (it is then of no more use), and RuntimeError if it does not even start.
         """
         request = {"path": str(path), "tail": settings["tail"], "on_truncated": settings["on_truncated"]}
         try:
@@ -114,7 +114,7 @@ class DecodingProcess:
                 else:
                     raise UserError(content["reason"])
         except (EOFError, OSError) as error:
-            raise DecoderCrash(
+            raise DecoderCrashError(
                 f"decoding {path} ended the process that did it ({self._end()}); leave it out, or convert it"
             ) from error
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from iefvad.encoders.encoder import Encoder
-from iefvad.extraction.decoding import SHAPE, DecoderCrash, DecodingProcess, Ended, Opened
+from iefvad.extraction.decoding import SHAPE, DecoderCrashError, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder
 from iefvad.extraction.lanes import run_lanes
 from iefvad.extraction.record import Features, Job, Record, sidecar_of
@@ -94,11 +94,11 @@ class _Pipeline:
                             return
                 except UserError as error:
                     self.events.put((job, str(error)))
-                except DecoderCrash as error:
+                except DecoderCrashError as error:
                     process.close()
                     process = None
                     self.events.put((job, str(error)))
-        except _Stopped:
+        except _StoppedError:
             pass
         finally:
             if process is not None:
@@ -111,7 +111,7 @@ class _Pipeline:
                 return self.free.get(timeout=_TICK)
             except queue.Empty:
                 continue
-        raise _Stopped
+        raise _StoppedError
 
     # In the calling thread.
 
@@ -156,5 +156,5 @@ class _Pipeline:
             self.record.write(encoded.key, Features(encoded.image, encoded.event, sidecar))
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """Raised in a thread that is asked to end."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from iefvad.extraction.config import ExtractConfig, ExtractReport, encoder_of, store_settings
-from iefvad.extraction.decoding import SHAPE, DecoderCrash, DecodingProcess, Ended, Opened
+from iefvad.extraction.decoding import SHAPE, DecoderCrashError, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
 from iefvad.extraction.record import Features, Job, Record, open_store, sidecar_of
 from iefvad.features.store import hash_file
@@ -153,7 +153,7 @@ class _Decode:
                 yield from self._segments(name, path, source_hash)
         except OSError as error:
             yield _row(name, _FAILED, reason=f"{path} cannot be read ({error.strerror or error})")
-        except (DecoderCrash, UserError) as error:
+        except (DecoderCrashError, UserError) as error:
             yield _row(name, _FAILED, reason=str(error))
 
     def _segments(self, name: str, path: Path, source_hash: str) -> Iterator[dict[str, Any]]:
