@@ -17,6 +17,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
 
 SEGMENT = 16
 """Frames per segment."""
@@ -47,7 +48,7 @@ class VideoInfo:
     rotation: int
 
 
-def probe(path: str | os.PathLike[str]) -> VideoInfo:
+def probe(path: PathLike) -> VideoInfo:
     """Read a video's size, rate and orientation from its header and first frame.
 
     Raises UserError if the file is missing, is not a video, or has no frame that decodes.
@@ -60,9 +61,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     raise UserError(decoder.problem or f"{path} holds no video frames; leave it out or fetch it again")
 
 
-def read_frames(
-    path: str | os.PathLike[str], *, on_truncated: Literal["error", "keep"] = "error"
-) -> Iterator[np.ndarray]:
+def read_frames(path: PathLike, *, on_truncated: Literal["error", "keep"] = "error") -> Iterator[np.ndarray]:
     """Decode a video: yields (H, W, 3) uint8 RGB frames, upright, in display order, in bounded memory.
 
     Frames are taken as they are decoded, whatever their time stamps (variable rate); audio is ignored; grey becomes
@@ -91,7 +90,7 @@ class Segments:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: PathLike,
         *,
         length: int = SEGMENT,
         size: tuple[int, int] | None = (WIDTH, HEIGHT),
@@ -127,7 +126,7 @@ class Segments:
         """Release the file before the end is reached."""
         self._segments.close()
 
-    def _run(self, path: str | os.PathLike[str]) -> Generator[np.ndarray, None, None]:
+    def _run(self, path: PathLike) -> Generator[np.ndarray, None, None]:
         decoder = _Decoder(path, keep=self.on_truncated == "keep")
         produced = filled = 0
         segment = self._empty()
@@ -224,7 +223,7 @@ def ten_crop(frames: np.ndarray) -> np.ndarray:
     return crops(resize(frames), range(10))
 
 
-def find_videos(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+def find_videos(paths: Sequence[PathLike]) -> list[Path]:
     """List the video files among files and folders.
 
     A file is taken whatever its suffix; a folder is searched recursively (links followed, hidden entries skipped) for
@@ -314,7 +313,7 @@ class _Decoder:
     are always left out: a recording that joins a stream between two key frames begins with some.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: bool = True, keep: bool = False) -> None:
+    def __init__(self, path: PathLike, *, threads: bool = True, keep: bool = False) -> None:
         self.path = Path(path)
         self.threads = threads
         self.keep = keep

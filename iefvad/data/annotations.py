@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from iefvad.data.lists import base_name, classes_of, without_video_suffix
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
 
 _INTEGER = re.compile(r"[+-]?\d+(?:\.0*)?")
 _MSAD_NORMAL = re.compile(r"MSAD_normal_", re.IGNORECASE)
@@ -33,7 +33,7 @@ class Annotation:
 
 
 def read_annotations(
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     scene_column: Literal["auto", "yes", "no"] = "auto",
     inverted: Literal["refuse", "keep"] = "refuse",
@@ -62,7 +62,7 @@ def read_annotations(
     return annotations
 
 
-def text_lines(path: str | os.PathLike[str], what: str) -> list[tuple[int, str]]:
+def text_lines(path: PathLike, what: str) -> list[tuple[int, str]]:
     """The lines of a text file that hold something, stripped, with their numbers. Raises UserError if unreadable."""
     try:
         with open(path, encoding="utf-8-sig") as file:

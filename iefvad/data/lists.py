@@ -11,6 +11,7 @@ from pathlib import Path
 
 from iefvad.features.npy import split_crop
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
 from iefvad.video import VIDEO_SUFFIXES
 
 _PATH_HEADINGS = ("path", "video")
@@ -32,7 +33,7 @@ class ListEntry:
     crops: int | None = None
 
 
-def read_list(path: str | os.PathLike[str]) -> list[ListEntry]:
+def read_list(path: PathLike) -> list[ListEntry]:
     """Read a CSV list with the columns ``path`` (or ``video``), ``label`` and perhaps ``crops``; others are ignored.
 
     Paths may be another machine's, with either kind of slash. Raises UserError if the file is missing, has another
@@ -121,7 +122,7 @@ class Relocator:
     list's folder or else from the working folder. A path with a ``..`` part may lead out of the root and is refused.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None, list_folder: Path) -> None:
+    def __init__(self, root: PathLike | None, list_folder: Path) -> None:
         self.roots = [Path(root)] if root is not None else [list_folder, Path()]
         self.cut = root is not None
         self._kept = 0

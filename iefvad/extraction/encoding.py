@@ -10,9 +10,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ief_kernels import event_synthesis
 from iefvad.encoders.encoder import Encoder
-from iefvad.extraction.stream import density, segment_means
+from iefvad.extraction.stream import density, event_maps, segment_means
 from iefvad.video import CROP, SEGMENT, WIDTH, crop_boxes
 
 Key = TypeVar("Key", bound=Hashable)
@@ -135,12 +134,7 @@ class VideoEncoder(Generic[Key]):
         """Take the next segment of a video, uint8 (16, 256, 340, 3) on the CPU; it may be overwritten afterwards."""
         video = self._videos.get(key) or self._open(key)
         frames = self._upload(segment)
-        events = event_synthesis(
-            frames,
-            threshold=self._settings["threshold"],
-            clamp=self._settings["clamp"],
-            normalize=self._settings["normalize"],
-        )
+        events = event_maps(frames, self._settings)
         video.density.next().copy_(density(events))
         video.density.done += 1
         count, dim = len(self._crops), self._encoder.dim

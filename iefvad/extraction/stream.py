@@ -112,12 +112,7 @@ class FeatureStream:
         width = max(1, round(_THUMBNAIL_HEIGHT * info.width / info.height))
         try:
             for frames in self.segments:
-                events = event_synthesis(
-                    torch.from_numpy(frames),
-                    threshold=self.settings["threshold"],
-                    clamp=self.settings["clamp"],
-                    normalize=self.settings["normalize"],
-                )
+                events = event_maps(torch.from_numpy(frames), self.settings)
                 thumbnail = cv2.resize(
                     frames[len(frames) // 2], (width, _THUMBNAIL_HEIGHT), interpolation=cv2.INTER_AREA
                 )
@@ -129,6 +124,21 @@ class FeatureStream:
 def stream_features(path: str | Path, encoder: Encoder, settings: Mapping[str, Any] | None = None) -> FeatureStream:
     """Features of a video's segments as they are decoded; see `FeatureStream`."""
     return FeatureStream(path, encoder, settings)
+
+
+def event_maps(frames: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """Synthesise the event maps of segments (`docs/specification.md#event-synthesis`).
+
+    Args:
+        frames: uint8 (..., 16, H, W, 3) RGB, one segment or several.
+        settings: The keys `threshold`, `clamp` and `normalize` of `DEFAULTS`; others are ignored.
+
+    Returns:
+        float32 (..., H, W) in [0, 1], on the device of `frames`.
+    """
+    return event_synthesis(
+        frames, threshold=settings["threshold"], clamp=settings["clamp"], normalize=settings["normalize"]
+    )
 
 
 def encode_segments(

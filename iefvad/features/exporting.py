@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ import numpy as np
 from iefvad.features.packed import is_packed
 from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import replacing_durably, storage_errors
+from iefvad.utils.files import PathLike, replacing_durably, storage_errors
 from iefvad.utils.options import option
 
 
@@ -40,8 +39,8 @@ def export_features(store: str, config: ExportConfig) -> int:
 
 def export_npy(
     store: FeatureStore,
-    image_dir: str | os.PathLike[str],
-    event_dir: str | os.PathLike[str],
+    image_dir: PathLike,
+    event_dir: PathLike,
     *,
     dtype: str = "float32",
 ) -> int:

@@ -8,6 +8,7 @@ import re
 import numpy as np
 
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
 
 _CROP = re.compile(r"(.+)__(\d)\.npy", re.DOTALL)
 
@@ -18,7 +19,7 @@ def split_crop(path: str) -> tuple[str, int | None]:
     return (match[1], int(match[2])) if match else (path.removesuffix(".npy"), None)
 
 
-def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
+def open_npy(path: PathLike) -> np.ndarray:
     """Map an array from its file without reading its values.
 
     Raises UserError if it is missing, damaged, pickled (these can run code) or not numeric.
@@ -41,18 +42,18 @@ def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
     return array
 
 
-def npy_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
+def npy_shape(path: PathLike) -> tuple[int, int]:
     """Shape (T, D) of a feature file, from its header. Raises as :func:`open_npy`, and if it is not 2-d."""
     segments, dim = _open_features(path).shape
     return segments, dim
 
 
-def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
+def load_npy(path: PathLike) -> np.ndarray:
     """Read a feature file as (T, D) float32. Raises as :func:`npy_shape`."""
     return np.array(_open_features(path), dtype=np.float32)
 
 
-def _open_features(path: str | os.PathLike[str]) -> np.ndarray:
+def _open_features(path: PathLike) -> np.ndarray:
     array = open_npy(path)
     if array.ndim != 2:
         raise UserError(f"{path} has shape {array.shape}; features are (segments, dimensions)")

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from iefvad.features.npy import load_npy, npy_shape, split_crop
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import flush, replacing_durably, storage_errors
+from iefvad.utils.files import PathLike, flush, replacing_durably, storage_errors
 from iefvad.utils.tensors import header, to_half
 from iefvad.utils.text import few
 from iefvad.video import SEGMENT
@@ -57,7 +57,7 @@ class Sidecar:
     event_density: list[float] = field(default_factory=list)
 
 
-def is_store(root: str | os.PathLike[str]) -> bool:
+def is_store(root: PathLike) -> bool:
     """Return whether a folder is a feature store."""
     return (Path(root) / _SETTINGS).is_file()
 
@@ -70,9 +70,7 @@ class FeatureStore:
     differ from the store's, naming each differing key with both values.
     """
 
-    def __init__(
-        self, root: str | os.PathLike[str], *, settings: dict[str, Any] | None = None, create: bool = False
-    ) -> None:
+    def __init__(self, root: PathLike, *, settings: dict[str, Any] | None = None, create: bool = False) -> None:
         self.root = Path(root)
         wanted = None if settings is None else _plain({"format": FORMAT, **settings})
         stored = self._read_settings()
@@ -245,7 +243,7 @@ class FeatureStore:
         return settings
 
 
-def hash_file(path: str | os.PathLike[str]) -> str:
+def hash_file(path: PathLike) -> str:
     """Identify a file's content: ``sha256:HEX`` of the whole up to 64 MiB.
 
     Larger files give ``sha256-sampled:HEX`` of their size and their first, middle and last 8 MiB, so that an hour of
@@ -266,9 +264,9 @@ def hash_file(path: str | os.PathLike[str]) -> str:
 
 
 def import_npy(
-    image_dir: str | os.PathLike[str],
-    event_dir: str | os.PathLike[str],
-    store_root: str | os.PathLike[str],
+    image_dir: PathLike,
+    event_dir: PathLike,
+    store_root: PathLike,
     *,
     settings: dict[str, Any] | None = None,
     fps: float = 30.0,
