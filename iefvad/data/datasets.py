@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from iefvad.data.annotations import frame_truth, read_annotations
-from iefvad.data.lists import ListEntry, Relocator, classes_of, event_path, read_list, without_video_suffix
+from iefvad.data.lists import ListEntry, Relocator, StoredNames, classes_of, event_path, read_list
 from iefvad.features.npy import open_npy, split_crop
 from iefvad.features.packed import SPLITS, PackedReader, PackedStore
 from iefvad.features.readers import Nan, NpyReader, StoreReader
@@ -47,16 +46,13 @@ def load_store(
     if not any(lists):
         raise UserError(f"{store.root} has neither train.csv nor test.csv; give --train-list and --test-list")
     sidecars = {sidecar.name: sidecar for sidecar in store.sidecars()}
-    by_base: dict[str, list[str]] = {}
-    for name in sidecars:
-        by_base.setdefault(name.rsplit("/", 1)[-1], []).append(name)
-
+    names = StoredNames(sidecars)
     splits: list[list[Video]] = []
     for path in lists:
         groups: dict[str, list[ListEntry]] = {}
         absent: list[str] = []
         for entry in read_list(path) if path else []:
-            stored = _stored_name(entry, sidecars, by_base)
+            stored = names.find(entry)
             if stored is None:
                 absent.append(entry.name)
             else:
@@ -259,17 +255,6 @@ def _doubtful(test: Sequence[Video]) -> list[str]:
         if names:
             notes.append(f"{len(names)} test videos {text}: {few(names)}")
     return notes
-
-
-def _stored_name(entry: ListEntry, stored: dict[str, Any], by_base: dict[str, list[str]]) -> str | None:
-    parts = without_video_suffix(split_crop(entry.path.replace("\\", "/"))[0]).split("/")
-    for start in range(len(parts)):
-        if (name := "/".join(parts[start:])) in stored:
-            return name
-    candidates = by_base.get(entry.name, [])
-    if len(candidates) > 1:
-        raise UserError(f"{entry.path} may mean {' or '.join(candidates[:3])}; write the folder in the list too")
-    return candidates[0] if candidates else None
 
 
 def _one_label(entries: Sequence[ListEntry]) -> tuple[str, ...]:

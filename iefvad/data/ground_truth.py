@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from iefvad.data.annotations import Annotation, annotation_of, frame_truth, inclusive, parts_of
-from iefvad.data.lists import ListEntry, Relocator, classes_of, without_video_suffix
+from iefvad.data.lists import ListEntry, Relocator, StoredNames, classes_of, without_video_suffix
 from iefvad.data.truth_files import read_lengths
 from iefvad.features.npy import npy_shape, split_crop
 from iefvad.features.store import FeatureStore
@@ -120,22 +120,15 @@ def lengths_of_features(videos: Mapping[str, Sequence[ListEntry]], root: PathLik
 def lengths_of_store(videos: Mapping[str, Sequence[ListEntry]], root: PathLike) -> dict[str, Length]:
     """T and frames of each listed video from a feature store. Raises UserError for videos that are not in it."""
     sidecars = {sidecar.name: sidecar for sidecar in FeatureStore(root).sidecars()}
-    by_base: dict[str, list[str]] = {}
-    for name in sidecars:
-        by_base.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+    names = StoredNames(sidecars)
     lengths: dict[str, Length] = {}
     absent = []
     for key, entries in videos.items():
-        parts = key.replace("\\", "/").split("/")
-        tails = ["/".join(parts[start:]) for start in range(len(parts))]
-        candidates = [tail for tail in tails if tail in sidecars][:1] or by_base.get(entries[0].name, [])
-        if len(candidates) > 1:
-            raise UserError(f"{key} may mean {' or '.join(candidates[:3])}; write the folder in the list too")
-        if not candidates:
+        name = names.find(entries[0])
+        if name is None:
             absent.append(entries[0].name)
-            continue
-        side = sidecars[candidates[0]]
-        lengths[key] = Length(side.segments, side.frames)
+        else:
+            lengths[key] = Length(sidecars[name].segments, sidecars[name].frames)
     if absent:
         raise UserError(f"{len(absent)} videos of the list are not in {root}: {few(absent)}; extract them")
     return lengths

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +112,35 @@ def without_video_suffix(name: str) -> str:
     """Drop ``.mp4`` and its like; other dots belong to the name (``Bad.Boys.1995__#...``)."""
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+class StoredNames:
+    """Finds the stored video that a row of a list means: by its relative name, else by its base name.
+
+    Args:
+        names: Names of the stored videos.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._by_base: dict[str, list[str]] = {}
+        for name in sorted(self._names):
+            self._by_base.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+
+    def find(self, entry: ListEntry) -> str | None:
+        """Return the stored name that a row means, or None.
+
+        Raises:
+            UserError: Several stored videos have this base name.
+        """
+        parts = without_video_suffix(split_crop(entry.path.replace("\\", "/"))[0]).split("/")
+        for start in range(len(parts)):
+            if (name := "/".join(parts[start:])) in self._names:
+                return name
+        candidates = self._by_base.get(entry.name, [])
+        if len(candidates) > 1:
+            raise UserError(f"{entry.path} may mean {' or '.join(candidates[:3])}; write the folder in the list too")
+        return candidates[0] if candidates else None
 
 
 class Relocator:
