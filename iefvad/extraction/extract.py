@@ -7,8 +7,8 @@ from pathlib import Path
 
 from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.config import ExtractConfig, ExtractReport, check, encoder_of, store_settings
+from iefvad.extraction.jobs import Record, name_videos, open_store
 from iefvad.extraction.local import run_local
-from iefvad.extraction.record import Record, name_videos, open_store
 
 
 def extract(

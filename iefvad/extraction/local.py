@@ -17,8 +17,8 @@ import torch
 from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.decoding import SHAPE, DecoderCrashError, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder
-from iefvad.extraction.lanes import run_lanes
-from iefvad.extraction.record import Features, Job, Record, sidecar_of
+from iefvad.extraction.jobs import Features, Job, Record, sidecar_of
+from iefvad.extraction.threads import run_lanes
 from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 

@@ -22,7 +22,7 @@ import torch
 from iefvad.extraction.config import ExtractConfig, ExtractReport, encoder_of, store_settings
 from iefvad.extraction.decoding import SHAPE, DecoderCrashError, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
-from iefvad.extraction.record import Features, Job, Record, open_store, sidecar_of
+from iefvad.extraction.jobs import Features, Job, Record, open_store, sidecar_of
 from iefvad.features.store import hash_file
 from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from iefvad.cli.data import main
-from iefvad.data.check.check import check_data_set
+from iefvad.data.check.all_checks import check_data_set
 from iefvad.data.check.findings import Finding, Report
 from iefvad.data.check.recognise import DataSet, find_data_sets
 from iefvad.data.check.render import as_text

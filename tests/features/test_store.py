@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from iefvad.features.exporting import export_npy
+from iefvad.features.npy_folders import export_npy
 from iefvad.features.store import FeatureStore, Sidecar, hash_file, import_npy
 from iefvad.utils.errors import UserError
 

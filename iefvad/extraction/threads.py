@@ -14,7 +14,7 @@ import torch
 
 from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.decoding import Ended, Opened
-from iefvad.extraction.record import Features, Job, Record, sidecar_of
+from iefvad.extraction.jobs import Features, Job, Record, sidecar_of
 from iefvad.extraction.stream import FeatureStream
 from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
