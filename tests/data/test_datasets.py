@@ -120,7 +120,7 @@ def test_gt_of_any_number_type(layout: Field, dtype: type) -> None:
         (np.zeros((160, 1)), r"expected 160 .* an array of shape \(160, 1\)"),
         (np.full(160, 0.5), "only 0 and 1, it holds 0.5"),
         (np.full(160, np.nan), "only 0 and 1, it holds nan"),
-        (np.array([{}] * 160, dtype=object), "holds pickled objects"),
+        (np.array([{}] * 160, dtype=object), "contains pickled objects"),
     ],
 )
 def test_wrong_gt(layout: Field, truth: np.ndarray, message: str) -> None:
