@@ -203,7 +203,8 @@ def _open_clip_tower(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
         return _build_vision_tower(config["embed_dim"], vision, bool(config.get("quick_gelu", False)), dtype)
     except TypeError as error:
         raise UserError(
-            f"the installed open_clip does not know the model's vision_cfg: {error}; check it, or install a newer open_clip."
+            f"the installed open_clip does not know the model's vision_cfg ({error}): check it, or install a newer"
+            " open_clip."
         ) from error
 
 
