@@ -284,7 +284,7 @@ def test_folders_are_searched_and_grouped(tmp_path: Path) -> None:
         ("more.txt", "", "names no video"),
         ("more.json", "[1, 2]", "another shape"),
         ("more.json", "{", "line 1"),
-        ("gt_segment.json", "[[[1, 2]]]", "classes belong beside it"),
+        ("gt_segment.json", "[[[1, 2]]]", "put their classes beside it"),
     ],
 )
 def test_damaged_files_end_with_status_2(

@@ -407,7 +407,7 @@ def layout(root: Path) -> tuple[Path, Path]:
         (np.full((4, 3), np.nan), "clip: event features have NaN"),
         (np.full((4, 3), 1e6), "clip: event features reach 1e"),
         (np.array([[{}, 1]], dtype=object), "clip__1.npy contains pickled objects"),
-        (np.array([["a", "b"]]), "clip__1.npy holds <U1"),
+        (np.array([["a", "b"]]), "clip__1.npy contains <U1"),
     ],
 )
 def test_import_npy_refuses(tmp_path: Path, values: np.ndarray | None, message: str) -> None:
