@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from iefvad.report.plot_output import inline_svg
+from iefvad.report.images import inline_svg
 from iefvad.report.style import CSS, token_of
 from iefvad.scoring.metrics import cell
 

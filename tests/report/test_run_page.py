@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iefvad.report import plot_output, plots
-from iefvad.report.report import choose_videos, write_report
+from iefvad.report import images, plots
+from iefvad.report.run_page import choose_videos, write_report
 from iefvad.report.style import PALETTE
 from iefvad.scoring.metrics import evaluate, robustness_row
 from iefvad.scoring.video_scores import VideoScores
@@ -247,7 +247,7 @@ def test_clock(seconds, decimals, text):
 
 def test_files_of_a_figure(tmp_path):
     figure = plots.timeline(scores("v", ("a",), 4))
-    plot_output.save(figure, tmp_path / "a.png")
-    plot_output.save(figure, tmp_path / "a.svg")
+    images.save(figure, tmp_path / "a.png")
+    images.save(figure, tmp_path / "a.svg")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()

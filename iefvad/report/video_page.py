@@ -10,7 +10,7 @@ import numpy as np
 
 from iefvad.report import page as html
 from iefvad.report import plots
-from iefvad.report.plot_output import data_uri
+from iefvad.report.images import data_uri
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.files import write_text
 from iefvad.video import SEGMENT
