@@ -1,4 +1,4 @@
-"""The page `detect` writes for one video: timeline, flagged intervals, thumbnails of the highest segments."""
+"""The page that detection writes for one video: timeline, flagged intervals, pictures of the highest segments."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from iefvad.report import page as html
 from iefvad.report import plots
-from iefvad.report.images import data_uri
-from iefvad.scoring.video_scores import VideoScores
-from iefvad.utils.files import write_text
+from iefvad.report.images import data_uri, inline_svg
+from iefvad.report.page import Table, table, write_page
+from iefvad.scoring.video_scores import Interval, VideoScores
+from iefvad.utils.text import clock, duration
 from iefvad.video import SEGMENT
 
 _LISTED = 200  # flagged intervals in the table; the CSV has every segment
@@ -24,101 +24,107 @@ def write_timeline(
     *,
     title: str,
     video: VideoScores,
-    intervals: Sequence[tuple[float, float, float]],
+    intervals: Sequence[Interval],
     threshold: float,
     thumbnails: Sequence[tuple[float, np.ndarray]] = (),
     notes: Sequence[str] = (),
 ) -> None:
-    """Write one video's scores as a self-contained HTML page.
+    """Write one video's scores as a self-contained HTML page. All text is escaped.
 
-    intervals: flagged (start s, end s, peak), as from intervals_above. thumbnails: (time s, RGB uint8 (H, W, 3)) of the
-    segments to show, in the order given. Any number of segments, none included. All text is escaped.
-    Raises UserError where the file cannot be written.
+    Args:
+        path: The HTML file.
+        title: Title of the page.
+        video: Scores of any number of segments, including none.
+        intervals: Flagged intervals, as `intervals_above` returns them.
+        threshold: Score at which a segment is flagged.
+        thumbnails: Pictures of segments, in the order in which they are shown: time in seconds, uint8 RGB (H, W, 3).
+        notes: Remarks below the timeline.
+
+    Raises:
+        UserError: the file cannot be written.
+        ValueError: a thumbnail has another dtype or shape.
     """
-    sections = [("timeline", "Timeline", _timeline(video, intervals, threshold, notes))]
+    plot = None
     if video.scores.size:
-        sections.append(("intervals", "Flagged intervals", _intervals(intervals, threshold)))
-    if thumbnails:
-        sections.append(("moments", "Highest segments", _thumbnails(video, thumbnails)))
-    page = html.page(
-        title, "Anomaly scores of a video", _lead(video, intervals), sections, top=_tiles(video, intervals)
+        figure = plots.timeline(video, threshold=threshold, intervals=intervals, name="score")
+        plot = inline_svg(figure, f"Anomaly score of {video.name} over time", "line")
+    # Where not all intervals fit, those of the highest peaks are listed, in order of time.
+    listed = sorted(sorted(intervals, key=lambda i: -i[2])[:_LISTED])
+    write_page(
+        path,
+        "video.html",
+        title=title,
+        lead=_lead(video, intervals),
+        tiles=_tiles(video, intervals),
+        segments=video.scores.size,
+        plot=plot,
+        explanation=_explanation(video),
+        notes=notes,
+        intervals=_table(listed),
+        selection=_selection(threshold, len(listed), len(intervals)),
+        threshold=f"{threshold:.3g}",
+        thumbnails=[(data_uri(_jpeg(image), "image/jpeg"), _caption(video, time)) for time, image in thumbnails],
     )
-    write_text(Path(path), page)
 
 
-def _peak(video: VideoScores) -> tuple[float, float]:
-    at = int(video.scores.argmax())
-    return float(video.scores[at]), SEGMENT * at / video.fps
-
-
-def _lead(video: VideoScores, intervals: Sequence[tuple[float, float, float]]) -> str:
+def _lead(video: VideoScores, intervals: Sequence[Interval]) -> str:
     if not video.scores.size:
         return f"{video.name} is shorter than one segment of {SEGMENT} frames, so it has no score."
-    peak, at = _peak(video)
+    peak, at = video.peak
     count = len(intervals)
     flagged = {0: "Nothing is flagged", 1: "1 interval is flagged"}.get(count, f"{count} intervals are flagged")
-    length = plots.spoken(video.seconds)
-    return f"{flagged} in {length} of {video.name}; the score peaks at {peak:.2f}, at {plots.clock(at)}."
+    return f"{flagged} in {duration(video.seconds)} of {video.name}; the score peaks at {peak:.2f}, at {clock(at)}."
 
 
-def _tiles(video: VideoScores, intervals: Sequence[tuple[float, float, float]]) -> str:
+def _tiles(video: VideoScores, intervals: Sequence[Interval]) -> list[tuple[str, str]]:
     values = [
-        (plots.clock(video.seconds), f"scored, {video.scores.size} segments"),
+        (clock(video.seconds), f"scored, {video.scores.size} segments"),
         (str(len(intervals)), "flagged intervals"),
     ]
     if video.scores.size:
-        share = sum(end - start for start, end, _ in intervals) / video.seconds
-        peak, at = _peak(video)
-        values += [(f"{share:.1%}", "of the time flagged"), (f"{peak:.2f}", f"peak score, at {plots.clock(at)}")]
-    return html.tiles(values)
+        fraction = sum(end - start for start, end, _ in intervals) / video.seconds
+        peak, at = video.peak
+        values += [(f"{fraction:.1%}", "of the time flagged"), (f"{peak:.2f}", f"peak score, at {clock(at)}")]
+    return values
 
 
-def _timeline(
-    video: VideoScores, intervals: Sequence[tuple[float, float, float]], threshold: float, notes: Sequence[str]
-) -> str:
-    body = ""
-    if video.scores.size:
-        plot = plots.timeline(video, threshold=threshold, intervals=intervals, name="score")
-        body = html.figure(plot, f"Anomaly score of {video.name} over time", "line")
-    sub = "One score for each 16 frames."
+def _explanation(video: VideoScores) -> str:
+    text = f"One score for each {SEGMENT} frames."
     if video.scores.size * 2 > plots.MAX_POINTS:
-        sub += " The line shows the lowest and highest score of each stretch of the long video."
+        text += " The line shows the lowest and the highest score of each stretch of the long video."
     if video.w_img is not None:
-        sub += " Below: how the fusion divides its trust between image and event features."
-    return html.section("Timeline", "timeline", body, html.bullets(notes), sub=sub)
+        text += " Below: how the fusion divides its trust between image and event features."
+    return text
 
 
-def _intervals(intervals: Sequence[tuple[float, float, float]], threshold: float) -> str:
-    if not intervals:
-        text = f"No score reaches the threshold of {threshold:.3g}."
-        return html.section("Flagged intervals", "intervals", html.element("p", text))
-    # The peaks matter when not all fit; what is shown stays in order of time.
-    listed = sorted(sorted(intervals, key=lambda i: -i[2])[:_LISTED])
-    rows = [
-        {
-            "no.": str(n),
-            "start": plots.clock(start, 1),
-            "end": plots.clock(end, 1),
-            "length, s": f"{end - start:.1f}",
-            "peak score": float(peak),
-        }
-        for n, (start, end, peak) in enumerate(listed, start=1)
-    ]
-    sub = f"Threshold {threshold:.3g}."
-    if len(intervals) > len(listed):
-        sub += f" The {len(listed)} of the highest peaks out of {len(intervals)}; the CSV file holds every segment."
-    return html.section("Flagged intervals", "intervals", html.table(rows), sub=sub)
+def _selection(threshold: float, listed: int, total: int) -> str:
+    text = f"Threshold {threshold:.3g}."
+    if total > listed:
+        text += f" The {listed} of the highest peaks out of {total}; the CSV file has every segment."
+    return text
 
 
-def _thumbnails(video: VideoScores, thumbnails: Sequence[tuple[float, np.ndarray]]) -> str:
-    cards = []
-    for time, image in thumbnails:
-        segment = min(max(int(time * video.fps / SEGMENT + 1e-6), 0), max(video.scores.size - 1, 0))
-        score = f", score {video.scores[segment]:.3f}" if video.scores.size else ""
-        text = html.escape(f"{plots.clock(time, 1)}{score}")
-        source = data_uri(_jpeg(image), "image/jpeg")
-        cards.append(f'<figure><img src="{source}" alt="Frame at {text}"><figcaption>{text}</figcaption></figure>')
-    return html.section("Highest segments", "moments", f'<div class="thumbs">{"".join(cards)}</div>')
+def _table(intervals: Sequence[Interval]) -> Table:
+    return table(
+        [
+            {
+                "no.": str(number),
+                "start": clock(start, 1),
+                "end": clock(end, 1),
+                "length, s": f"{end - start:.1f}",
+                "peak score": float(peak),
+            }
+            for number, (start, end, peak) in enumerate(intervals, start=1)
+        ]
+    )
+
+
+def _caption(video: VideoScores, time: float) -> str:
+    if not video.scores.size:
+        return clock(time, 1)
+    # A little is added, because a segment's start may be rounded down.
+    segment = min(max(int(time / video.segment_seconds + 1e-6), 0), video.scores.size - 1)
+    return f"{clock(time, 1)}, score {video.scores[segment]:.3f}"
 
 
 def _jpeg(image: np.ndarray) -> bytes:

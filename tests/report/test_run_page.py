@@ -134,7 +134,7 @@ def test_report_escapes_every_name(full):
 
 def test_report_follows_the_theme(full):
     text, _, _ = full
-    assert "prefers-color-scheme:dark" in text
+    assert "@media (prefers-color-scheme: dark)" in text
     body = text[text.index("<body") :]
     for token, (light, _) in PALETTE.items():
         assert light not in body, f"{token} is fixed to its light colour"
@@ -229,20 +229,6 @@ def test_truth_intervals_in_seconds():
     truth = np.zeros(32, np.uint8)
     truth[:4] = truth[30:] = 1
     assert plots.truth_intervals(VideoScores("v", (), 2.0, truth, np.zeros(2))) == [(0.0, 2.0), (15.0, 16.0)]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "decimals", "text"),
-    [
-        (0, 0, "0:00:00"),
-        (59.96, 1, "0:01:00.0"),
-        (3661.25, 2, "1:01:01.25"),
-        (90000, 0, "25:00:00"),
-        (-1, 0, "0:00:00"),
-    ],
-)
-def test_clock(seconds, decimals, text):
-    assert plots.clock(seconds, decimals) == text
 
 
 def test_files_of_a_figure(tmp_path):
