@@ -15,9 +15,9 @@ from iefvad.features.packed import is_packed
 from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark
 from iefvad.model.config import Noise
-from iefvad.scoring.metrics import table
 from iefvad.scoring.robustness import robustness
 from iefvad.scoring.scorer import check_encoder, density_scores, score_videos
+from iefvad.scoring.tables import table
 from iefvad.training.results import Results, Subject, finish, write_results
 from iefvad.training.run import Run
 from iefvad.training.settings import TrainConfig

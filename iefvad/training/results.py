@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from iefvad.features.videos import Benchmark
-from iefvad.report.report import write_report
-from iefvad.scoring.metrics import class_rows, evaluate, headline_rows, table
+from iefvad.report.run_page import write_report
+from iefvad.scoring.metrics import evaluate
+from iefvad.scoring.tables import class_rows, headline_rows, table
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
 from iefvad.training.run import Run
 from iefvad.utils.files import write_json, write_with
