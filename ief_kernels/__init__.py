@@ -17,6 +17,8 @@ The rule of registration: ``autograd.py`` alone calls `register_operator`, and e
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .dispatch import BackendUnavailable, explain
 from .event_synthesis import event_synthesis
 from .kalman_scan import Scan, kalman_scan
@@ -26,6 +28,9 @@ from .refinement import refine
 
 from . import reference  # isort: skip  (after the operators it collects)
 
+if TYPE_CHECKING:
+    __version__: str
+
 __all__ = [
     "BackendUnavailable",
     "Fusion",
@@ -34,6 +39,7 @@ __all__ = [
     "Refinement",
     "Scan",
     "Terms",
+    "__version__",
     "event_synthesis",
     "explain",
     "fusion_and_terms",
@@ -43,3 +49,14 @@ __all__ = [
     "reference",
     "refine",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("iefvad")  # the distribution that both packages belong to
+        except PackageNotFoundError:  # a checkout that is on the path, but not installed
+            return "0+unknown"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

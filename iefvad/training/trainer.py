@@ -307,7 +307,7 @@ def training_step(
         output = model(batch.image, batch.event, batch.lengths)
         loss = total_loss(output, batch.labels, batch.lengths, weights, mil, share)
     optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()  # type: ignore[no-untyped-call]
+    loss.total.backward()
     optimizer.step()
     return torch.stack([loss.total, loss.cls, loss.kl, loss.reg]).detach().float()
 
@@ -356,7 +356,7 @@ def _some_unused(model: Network) -> bool:
     model.eval()  # without dropout nothing is drawn
     lengths = torch.tensor([2], device=device)
     output = model(features, features, lengths)
-    total_loss(output, torch.zeros(1, device=device), lengths, LossWeights()).total.backward()  # type: ignore[no-untyped-call]
+    total_loss(output, torch.zeros(1, device=device), lengths, LossWeights()).total.backward()
     unused = any(parameter.grad is None for parameter in model.parameters())
     model.zero_grad(set_to_none=True)
     model.train(was_training)
