@@ -320,7 +320,8 @@ def _write_safetensors(file: BinaryIO, tensors: dict[str, np.ndarray], metadata:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(_json(settings))  # tuples become lists, as in settings that are read back
+    plain: dict[str, Any] = json.loads(_json(settings))  # tuples become lists, as in settings that are read back
+    return plain
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""The check of one data set: every list, annotation and truth file read and compared with the others."""
+"""Runs all checks of one data set: every list, annotation and truth file is compared with the others."""
 
 from __future__ import annotations
 
@@ -24,9 +24,14 @@ from iefvad.video import SEGMENT
 
 
 def check_data_set(data_set: DataSet, *, features: Path | None = None) -> Report:
-    """Read and compare everything of a data set. `features`: also look for its feature files below this folder.
+    """Compare all files of a data set.
 
-    Raises UserError for a list's path that leads out of `features`.
+    Args:
+        data_set: The data set.
+        features: Folder below which the feature files of the lists are searched and compared too.
+
+    Raises:
+        UserError: A path in a list may lead out of `features`.
     """
     found = Findings()
     for label, reason in data_set.unreadable.items():
