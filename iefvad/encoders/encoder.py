@@ -33,7 +33,7 @@ class Encoder:
         dim: Width D of the features.
         description: One sentence for people.
         settings: Names and hashes of the encoders. A feature store records them to recognise the same encoder.
-        weights: Paths of the weights, where files were given.
+        weights: Paths of the weights, if files were given.
         device: Device of the computation and of the results.
         batch: Maximum number of rows per pass.
 

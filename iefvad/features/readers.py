@@ -26,6 +26,7 @@ class Reader:
         self.nan, self.notes, self.noted = nan, notes, False
 
     def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read the image and event features of one crop, float32 (T, D) each."""
         raise NotImplementedError
 
     def where(self, crop: int) -> tuple[str, str]:
