@@ -246,7 +246,7 @@ def test_batches_on_a_gpu_have_the_same_bits(
 ) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    monkeypatch.setattr("iefvad.data.batches._SHARE", share)
+    monkeypatch.setattr("iefvad.data.batches._MEMORY_FRACTION", share)
     clips = clips_of(way, store).to("cuda")
     resident = share > 0 and way != "reading"
     assert clips._table is None or clips._table.is_cuda == resident

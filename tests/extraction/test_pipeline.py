@@ -63,6 +63,14 @@ def encoder(model: str) -> Encoder:
     return build_encoder(image_model=model, device="cpu", batch=7)
 
 
+@pytest.fixture(scope="module")
+def whole(originals: Path, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The content of a store of all originals that was written without an interruption."""
+    folder = tmp_path_factory.mktemp("whole") / "store"
+    extract([originals], folder, quiet(), encoder=encoder)
+    return content(folder)
+
+
 def quiet(**changes: object) -> ExtractConfig:
     return ExtractConfig(quiet=True, device="cpu", **changes)  # type: ignore[arg-type]
 
@@ -96,10 +104,10 @@ def test_features_equal_a_plain_computation(videos: Path, tmp_path: Path, encode
     torch.testing.assert_close(torch.from_numpy(event).float(), rows, rtol=RTOL, atol=ATOL)
 
 
-def test_neither_company_nor_processes_change_a_byte(videos: Path, tmp_path: Path, model: str) -> None:
-    extract([videos], tmp_path / "together", quiet(image_model=model))
-    extract([videos], tmp_path / "processes", quiet(image_model=model, workers=3))
-    for path in (videos / "b.mp4", videos / "a.mp4", videos):
+def test_neither_company_nor_processes_change_a_byte(originals: Path, tmp_path: Path, model: str) -> None:
+    extract([originals], tmp_path / "together", quiet(image_model=model))
+    extract([originals], tmp_path / "processes", quiet(image_model=model, workers=3))
+    for path in (originals / "b.mp4", originals / "a.mp4", originals):
         extract([path], tmp_path / "alone", quiet(image_model=model))
     whole = content(tmp_path / "together")
     assert content(tmp_path / "processes") == whole
@@ -201,7 +209,7 @@ def test_bad_videos_are_listed_and_the_rest_go_on(
 
 
 def test_a_crash_of_the_decoder_fails_one_video(
-    videos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+    originals: Path, tmp_path: Path, encoder: Encoder, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode, started = DecodingProcess.decode, set()
 
@@ -213,36 +221,39 @@ def test_a_crash_of_the_decoder_fails_one_video(
                 os.kill(self.pid, signal.SIGSEGV)
 
     monkeypatch.setattr(local.DecodingProcess, "decode", crashing)
-    report = extract([videos], tmp_path / "store", quiet(workers=1), encoder=encoder)
+    report = extract([originals], tmp_path / "store", quiet(workers=1), encoder=encoder)
     assert report.done == ["a", "sub/c"] and list(report.failed) == ["b"] and len(started) == 2
     assert "SIGSEGV" in report.failed["b"] and "b.mp4" in report.failed["b"]
     monkeypatch.undo()
-    assert extract([videos], tmp_path / "store", quiet(), encoder=encoder).done == ["b"]
-    extract([videos], tmp_path / "whole", quiet(), encoder=encoder)
-    assert content(tmp_path / "store") == content(tmp_path / "whole") and not decoders()
+    assert extract([originals], tmp_path / "store", quiet(), encoder=encoder).done == ["b"]
+    assert content(tmp_path / "store") == whole and not decoders()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_end_in_the_middle_leaves_nothing_running(
-    videos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    originals: Path,
+    tmp_path: Path,
+    encoder: Encoder,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
 ) -> None:
-    whole, calls = encoder.encode_image, []
+    encode, calls = encoder.encode_image, []
 
     def ending(frames: Tensor) -> Tensor:
         calls.append(len(frames))
         if len(calls) == 5:
             raise error("out of memory")
-        return whole(frames)
+        return encode(frames)
 
     monkeypatch.setattr(encoder, "encode_image", ending)
     begin = threading.active_count()
     with pytest.raises(error):
-        extract([videos], tmp_path / "store", quiet(workers=2), encoder=encoder)
+        extract([originals], tmp_path / "store", quiet(workers=2), encoder=encoder)
     assert threading.active_count() == begin and not decoders()
     monkeypatch.undo()
-    extract([videos], tmp_path / "store", quiet(), encoder=encoder)
-    extract([videos], tmp_path / "whole", quiet(), encoder=encoder)
-    assert content(tmp_path / "store") == content(tmp_path / "whole")
+    extract([originals], tmp_path / "store", quiet(), encoder=encoder)
+    assert content(tmp_path / "store") == whole
 
 
 def test_full_disk_ends_the_run(
