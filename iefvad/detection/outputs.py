@@ -16,7 +16,7 @@ from iefvad.detection.detector import Detector
 from iefvad.detection.overlay import write_overlay
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
-from iefvad.report.timeline import write_timeline
+from iefvad.report.video_page import write_timeline
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
 from iefvad.utils.files import write_text, write_with
 from iefvad.video import SEGMENT

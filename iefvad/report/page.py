@@ -1,54 +1,68 @@
-"""Small building blocks of self-contained HTML pages. Everything that comes from outside is escaped here."""
+"""Self-contained HTML pages from the templates beside this file. All text is escaped, wherever it comes from."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from iefvad.report.plot_output import inline_svg
-from iefvad.report.style import CSS, token_of
-from iefvad.scoring.metrics import cell
-
-
-def escape(value: Any) -> str:
-    """Text safe inside an element or a quoted attribute; bytes that are no UTF-8 in a file name become "?"."""
-    return html.escape(str(value).encode("utf-8", "replace").decode("utf-8"), quote=True)
+from iefvad.report.style import PALETTE, token_of
+from iefvad.scoring.tables import cell
+from iefvad.utils.files import write_text
 
 
-def element(tag: str, text: Any, kind: str = "") -> str:
-    """<tag class="kind">text</tag> with the text escaped; no class for an empty kind."""
-    return f"{_open(tag, kind)}{escape(text)}</{tag}>"
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("iefvad.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
-def _open(tag: str, kind: str = "") -> str:
-    return f'<{tag} class="{kind}">' if kind else f"<{tag}>"
+def write_page(path: str | Path, template: str, **context: Any) -> None:
+    """Write a page that one file holds: style and pictures are in it, and nothing is asked of the network.
+
+    Args:
+        path: The HTML file.
+        template: Name of a file in `iefvad/report/templates/`.
+        context: What the template names. Text is escaped; `Markup` (inline SVG) is not.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = _environment().get_template(template).render(palette=PALETTE, **context)
+    # Bytes of a file name that are not UTF-8 become "?".
+    write_text(Path(path), text.encode("utf-8", "replace").decode("utf-8"))
 
 
-def bullets(lines: Iterable[str]) -> str:
-    """A list of notes; empty for none."""
-    items = "".join(element("li", line) for line in lines)
-    return f'<ul class="notes">{items}</ul>' if items else ""
+class Column(NamedTuple):
+    """Head of a column: its title and its CSS class."""
+
+    title: str
+    kind: str
 
 
-def section(title: str, anchor: str, *parts: str, sub: str = "") -> str:
-    """A titled card of the page; `parts` are HTML, `anchor` letters only, `sub` plain text under the title."""
-    below = element("p", sub, "sub") if sub else ""
-    return f'<section id="{anchor}">{element("h2", title)}{below}{"".join(parts)}</section>'
+class Cell(NamedTuple):
+    """Cell of a table: its text, its CSS class, and the palette token of the mark before the text."""
+
+    text: str
+    kind: str
+    token: str
 
 
-def tiles(values: Sequence[tuple[str, str]]) -> str:
-    """Large numbers with a caption each: (number, caption)."""
-    cards = "".join(f'<div class="tile">{element("b", n)}{element("span", c)}</div>' for n, c in values)
-    return f'<div class="tiles">{cards}</div>'
+@dataclass(frozen=True)
+class Table:
+    """A table as the macro `parts.table` shows it. Without columns it shows nothing."""
 
-
-def figure(plot: Figure, label: str, prefix: str, caption: str = "") -> str:
-    """A plot inline, with what a screen reader says, an id prefix unique on the page and a caption in plain text."""
-    below = element("figcaption", caption) if caption else ""
-    return f'<figure><div class="scroll plot">{inline_svg(plot, escape(label), prefix)}</div>{below}</figure>'
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
 
 
 def table(
@@ -57,33 +71,38 @@ def table(
     models: Sequence[str] = (),
     best: Callable[[str], str | None] | None = None,
     across: Sequence[str] = (),
-) -> str:
-    """An HTML table; columns are all keys in order of appearance that are defined somewhere.
+) -> Table:
+    """Arrange rows as a table.
 
-    models: where the first column names one of these, it gets the model's colour. best(column) is "max", "min" or
-    None: which cell of a column is set in bold. across: columns compared within each row, the largest in bold.
+    Args:
+        rows: Values by column title. Columns are all keys in order of appearance, without those that are always None.
+        models: Where the first column names one of these, the cell gets the model's colour.
+        best: From a column's title to "max", "min" or None: which of its numbers is bold.
+        across: Columns that are compared within each row. The largest number of a row is bold.
+
+    Returns:
+        The table. Floats have four decimals.
     """
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
-    if not keys:
-        return ""
+    keys = [
+        key
+        for key in dict.fromkeys(key for row in rows for key in row)
+        if any(row.get(key) is not None for row in rows)
+    ]
     columns = {key: [row.get(key) for row in rows] for key in keys}
     wordy = {key for key in keys if any(_is_word(value) for value in columns[key])}
     winners = {key: _winner(columns[key], best(key)) if best and len(rows) > 1 else None for key in keys}
-    head = "".join(element("th", key, "text" if key in wordy else "") for key in keys)
     body = []
     for row in rows:
         champion = _winner([row.get(key) for key in across], "max") if len(across) > 1 else None
         cells = []
-        for i, key in enumerate(keys):
-            text = cell(row.get(key))
+        for number, key in enumerate(keys):
+            value = row.get(key)
+            text = cell(value)
             bold = text != "-" and (text == winners[key] or (key in across and text == champion))
-            dot = ""
-            if i == 0 and row.get(key) in models:
-                dot = f'<i class="dot" style="background:var(--{token_of(str(row[key]), list(models))})"></i>'
-            cells.append(f"{_open('td', 'text' if key in wordy else 'best' if bold else '')}{dot}{escape(text)}</td>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+            token = token_of(str(value), list(models)) if number == 0 and value in models else ""
+            cells.append(Cell(text, "text" if key in wordy else "best" if bold else "", token))
+        body.append(cells)
+    return Table([Column(key, "text" if key in wordy else "") for key in keys], body)
 
 
 def _is_word(value: Any) -> bool:
@@ -97,33 +116,10 @@ def _winner(values: Sequence[Any], rule: str | None) -> str | None:
     return cell(max(numbers) if rule == "max" else min(numbers))
 
 
-def settings(config: Mapping[str, Any]) -> str:
-    """A two-column table of nested settings, keys joined by dots."""
-    pairs = (element("td", key) + element("td", value, "text wrap") for key, value in _flatten(config))
-    return f'<div class="scroll"><table><tbody>{"".join(f"<tr>{pair}</tr>" for pair in pairs)}</tbody></table></div>'
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the keys and values of nested settings, keys joined by dots."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def page(title: str, kicker: str, lead: str, sections: Sequence[tuple[str, str, str]], *, top: str = "") -> str:
-    """A complete document: sections are (anchor, short title for the contents, HTML); lead plain text, top HTML."""
-    links = "".join(f'<a href="#{anchor}">{escape(short)}</a>' for anchor, short, _ in sections)
-    # No request can leave the page, whatever a name in it tries.
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">{element("title", title)}<style>{CSS}</style>'
-    )
-    heading = element("p", kicker, "kicker") + element("h1", title) + (element("p", lead, "lead") if lead else "")
-    body = "\n".join(part for _, _, part in sections)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n'
-        f'<body><header><div>{heading}<nav aria-label="Contents">{links}</nav></div></header>\n'
-        f"<main>{top}\n{body}\n</main><footer>IEF-VAD</footer></body></html>\n"
-    )

@@ -1,4 +1,4 @@
-"""Figures of the report: curves, timelines, bars, each as a matplotlib Figure; nothing touches pyplot."""
+"""Figures of the pages: curves, timelines and bars. Each is a matplotlib `Figure`; pyplot is not used."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from iefvad.report.style import PALETTE, SERIES, token_of
-from iefvad.scoring.metrics import class_rows, curves
-from iefvad.scoring.video_scores import VideoScores
+from iefvad.scoring.metrics import curves
+from iefvad.scoring.tables import class_rows
+from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.intervals import runs
 from iefvad.utils.text import clock
-from iefvad.video import SEGMENT
 
 WIDTH = 10.0  # inches; at 1000 px on the page a font of 9 pt reads as 12 px
 MAX_POINTS = 900  # points of one line; more than the page has pixels
@@ -27,18 +27,8 @@ _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 
 
 
 def colour(token: str) -> str:
-    """Light colour of a palette entry."""
+    """Return the light colour of a palette token."""
     return PALETTE[token][0]
-
-
-def spoken(seconds: float) -> str:
-    """Duration in words of units: 42 s, 10 min 25 s, 3 h 33 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole // 60 % 60} min"
 
 
 def _figure(height: float, rows: int = 1, columns: int = 1, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
@@ -51,7 +41,7 @@ def _figure(height: float, rows: int = 1, columns: int = 1, width: float = WIDTH
 
 
 def _stack(heights: Sequence[float], gaps: Sequence[float]) -> tuple[Figure, list[Axes]]:
-    """Panels over one another that share x; heights and the gap above each in inches, margins alike on every figure."""
+    """Stack panels that share x. Heights and the gaps above the panels are in inches. Margins are always equal."""
     left, right, bottom = 0.6, 0.36, 0.26
     total = sum(heights) + sum(gaps) + bottom
     figure = Figure(figsize=(WIDTH, total), facecolor=colour("card"))
@@ -87,7 +77,7 @@ def _label(ax: Axes, x: str = "", y: str = "", title: str = "") -> None:
 
 
 def _legend(ax: Axes, handles: Sequence[Any], names: Sequence[str], **where: Any) -> None:
-    # Proxy labels first: matplotlib drops labels that begin with "_" and reads "$" as mathematics.
+    # First other labels: matplotlib drops labels that begin with "_" and reads "$" as mathematics.
     legend = ax.legend(handles, ["x"] * len(handles), fontsize=8.5, frameon=False, labelcolor=colour("ink"), **where)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
@@ -103,7 +93,7 @@ def _line_style(model: str, models: list[str]) -> dict[str, Any]:
 
 
 def _thin(x: np.ndarray, y: np.ndarray, cells: int = 500) -> tuple[np.ndarray, np.ndarray]:
-    """Drop points of a curve in the unit square that fall in the cell of their predecessor."""
+    """Drop each point of a curve in the unit square that falls in the same cell as the point before it."""
     at = np.stack([np.round(x * cells), np.round(y * cells)])
     keep = np.append(True, (np.diff(at) != 0).any(axis=0))
     keep[-1:] = True
@@ -111,7 +101,7 @@ def _thin(x: np.ndarray, y: np.ndarray, cells: int = 500) -> tuple[np.ndarray, n
 
 
 def roc(models: Mapping[str, Sequence[VideoScores]]) -> Figure | None:
-    """ROC curves over frames, one line a model, half a page wide; None where no model has one."""
+    """Draw the ROC curves over frames, one line per model, half a page wide. None without any curve."""
     found = {model: c for model, videos in models.items() if (c := curves(videos)) is not None}
     if not found:
         return None
@@ -127,34 +117,41 @@ def roc(models: Mapping[str, Sequence[VideoScores]]) -> Figure | None:
 
 
 def precision_recall(models: Mapping[str, Sequence[VideoScores]]) -> Figure | None:
-    """Precision against recall over frames, one line a model, half a page wide; None where no model has one."""
+    """Draw precision against recall over frames, one line per model, half a page wide. None without any curve."""
     found = {model: c for model, videos in models.items() if (c := curves(videos)) is not None}
     if not found:
         return None
     figure, (ax,) = _figure(4.2, width=WIDTH / 2)
     truth = [v.truth for v in models[next(iter(found))] if v.truth is not None]
-    share = float(np.concatenate(truth).mean())
-    ax.axhline(share, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
+    chance = float(np.concatenate(truth).mean())
+    ax.axhline(chance, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
     for model in _fusion_last(found):
         line = _thin(found[model].recall, found[model].precision)
         ax.plot(*line, drawstyle="steps-pre", **_line_style(model, list(models)))
     handles = [Line2D([], [], **_line_style(m, list(models))) for m in found]
     names = [f"{m}, AP {c.ap:.3f}" for m, c in found.items()]
-    _legend(ax, handles, names, loc="upper right" if share < 0.5 else "best")
-    _label(ax, "recall", "precision", f"Precision and recall (chance {share:.3f})")
+    _legend(ax, handles, names, loc="upper right" if chance < 0.5 else "best")
+    _label(ax, "recall", "precision", f"Precision and recall (chance {chance:.3f})")
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     return figure
 
 
 def _fusion_last(models: Iterable[str]) -> list[str]:
-    """Order of drawing: the fusion lies on top."""
+    """Order models for drawing: the fusion lies on top."""
     return sorted(models, key=lambda m: m == "fusion")
 
 
 def line_points(values: np.ndarray, seconds_each: float, limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """x (seconds), y of the line through segment values (T,): steps, or minimum and maximum of each bucket.
+    """Return the points of a line through the values of a video's segments.
 
-    Beyond `limit`/2 segments each of limit/2 buckets gives its two extremes, so that a peak of one segment stays.
+    Args:
+        values: One value per segment, (T,).
+        seconds_each: Duration of a segment in seconds.
+        limit: Maximum number of points.
+
+    Returns:
+        x in seconds and y. Up to `limit` / 2 segments are drawn as steps. More are put into `limit` / 2 buckets, each
+        of which gives its minimum and its maximum, so that a peak of one segment stays visible.
     """
     total = values.size
     if total * 2 <= limit:
@@ -167,15 +164,15 @@ def line_points(values: np.ndarray, seconds_each: float, limit: int = MAX_POINTS
 
 
 def truth_intervals(video: VideoScores) -> list[tuple[float, float]]:
-    """Abnormal intervals (start s, end s) of a video's frame truth; empty without truth."""
+    """Return the abnormal intervals (start, end) of a video's frame truth in seconds; none without truth."""
     if video.truth is None:
         return []
     return [(start / video.fps, end / video.fps) for start, end in runs(video.truth)]
 
 
 def _shade(ax: Axes, intervals: Sequence[Sequence[float]], token: str, duration: float, height: float = 1.0) -> None:
-    least = duration / 800  # one pixel: a flagged segment of a whole day must not vanish
-    spans: list[tuple[float, float]] = []  # start, width; what less than a pixel parts is drawn as one
+    least = duration / 800  # one pixel, so that one flagged segment of a whole day stays visible
+    spans: list[tuple[float, float]] = []  # start, width; intervals less than a pixel apart are drawn as one
     for start, end, *_ in sorted(map(tuple, intervals)):
         if spans and start - sum(spans[-1]) < least:
             spans[-1] = (spans[-1][0], max(end - spans[-1][0], spans[-1][1]))
@@ -190,12 +187,19 @@ def timeline(
     others: Mapping[str, VideoScores] | None = None,
     *,
     threshold: float | None = None,
-    intervals: Sequence[tuple[float, float, float]] | None = None,
+    intervals: Sequence[Interval] | None = None,
     name: str = "fusion",
 ) -> Figure:
-    """Scores of one video over time, truth and flagged intervals shaded; below, the weights and the gain if present.
+    """Draw the scores of one video over time. Truth and flagged intervals are shaded.
 
-    others: scores of other models on the same video, drawn as thin lines. intervals: (start s, end s, peak).
+    Panels below show the weights and the gain, where the model has them.
+
+    Args:
+        video: Scores of the main model.
+        others: Scores of other models on the same video, by model. They are drawn as thin lines.
+        threshold: Score at which a segment is flagged; drawn as a dashed line.
+        intervals: Flagged intervals, as `intervals_above` returns them.
+        name: Name of the main model in the legend.
     """
     others = dict(others or {})
     models = [name, *others]
@@ -204,7 +208,7 @@ def timeline(
     heights = {"score": 1.5, "weights": 0.75, "gain": 0.42}
     gaps = {"score": 0.28, "weights": 0.3, "gain": 0.12}  # room for a legend above the first two
     figure, axes = _stack([heights[p] for p in panels], [gaps[p] for p in panels])
-    duration, each = max(video.seconds, 1e-9), SEGMENT / video.fps
+    duration, each = max(video.seconds, 1e-9), video.segment_seconds
     truth = truth_intervals(video)
     handles: list[Any] = []
     names: list[str] = []
@@ -217,12 +221,12 @@ def timeline(
     score = axes[0]
     for ax in axes:
         _shade(ax, truth, "truth", duration)
-    if truth:  # both would cover each other: what was flagged becomes a strip at the foot
+    if truth:  # both would cover each other, so flagged intervals become a strip at the foot
         _shade(score, intervals or [], "strip", duration, height=0.06)
     else:
         for ax in axes:
             _shade(ax, intervals or [], "flag", duration)
-    dense = video.scores.size * 2 > MAX_POINTS  # then the line is a band between extremes
+    dense = video.scores.size * 2 > MAX_POINTS  # the line is then a band between extremes
     draw(score, video.scores, token_of(name, models) if others or name in SERIES else "fusion", name, 1 if dense else 2)
     for model, other in others.items():
         draw(score, other.scores, token_of(model, models), model, 0.9)
@@ -285,7 +289,7 @@ def _time_axis(ax: Axes, duration: float) -> None:
 
 
 def class_bars(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> Figure | None:
-    """Bars of "auc" or "ap" per anomaly class, grouped by class, one colour a model; None without a defined value."""
+    """Draw bars of "auc" or "ap" per anomaly class, one colour per model. None where no value is defined."""
     rows = class_rows(metrics, key)
     models = [m for m in metrics if any(row.get(m) is not None for row in rows)]
     if not models:
@@ -313,7 +317,11 @@ def class_bars(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> Fi
 
 
 def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Loss, its classification part and the validation figure by epoch, one line a model; None without any."""
+    """Draw loss, classification loss and validation metric by epoch, one line per model. None where there are none.
+
+    Args:
+        history: Rows of log.jsonl (model, epoch, loss, loss_cls, val_*).
+    """
     keys = list(dict.fromkeys(k for row in history for k in row))
     validation = [k for k in keys if k.startswith("val")]
     wanted = [("loss", "total loss"), ("loss_cls", "classification loss")]
@@ -334,9 +342,9 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
         for model in models:
             points = series.get((key, model), [])
             mark = "o" if len(points) <= 40 else ""
-            ax.plot(
-                *zip(*points, strict=True), **_line_style(model, models), marker=mark, markersize=3
-            ) if points else None
+            if points:
+                style = _line_style(model, models)
+                ax.plot(*zip(*points, strict=True), **style, marker=mark, markersize=3)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _label(ax, "epoch", "", title)
     handles = [Line2D([], [], **_line_style(m, models)) for m in models]
@@ -345,9 +353,13 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """AUC, Brier score, KL and mean w_img against the masked fraction of one modality (Appendix H); None if empty.
+    """Draw AUC, Brier score, KL and mean w_img against the masked fraction of one modality (paper, Appendix H).
 
-    rows: as metrics.robustness_row gives them; a row of ratio 0 is the common start of both lines.
+    Args:
+        rows: Rows of `metrics.robustness_row`. A row of ratio 0 is the common start of both lines.
+
+    Returns:
+        The figure; None without rows.
     """
     masked = [m for m in ("image", "event") if any(row["masked"] == m for row in rows)]
     wanted = [("auc", "AUC"), ("brier", "Brier score"), ("kl", "KL(clean || masked), nats"), ("w_img", "mean w_img")]

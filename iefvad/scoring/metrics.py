@@ -1,13 +1,13 @@
-"""Frame-level detection metrics by scikit-learn, and plain-text tables.
+"""Frame-level detection metrics, computed by scikit-learn. Definitions: `docs/specification.md#metrics`.
 
-Every score belongs to a segment of 16 frames and counts once per frame, as in the field's protocol. All frames
-of a segment share its score, so a segment enters with its numbers of abnormal and normal frames as weights: the
-same figures as repeating scores 16 times, for an eighth of the sorting.
+A score belongs to a segment of 16 frames and counts once per frame, as in the field's protocol. The frames of a
+segment share its score, so a segment enters twice, weighted by its numbers of abnormal and of normal frames. This gives
+the same figures as repeating each score 16 times, and sorts an eighth of the values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,15 @@ from iefvad.video import SEGMENT
 
 @dataclass(frozen=True)
 class Curves:
-    """ROC and precision-recall curves over frames, one point per distinct score, from the highest score down.
+    """ROC and precision-recall curves over frames: one point per distinct score, from the highest score down.
 
-    fpr, tpr start at (0, 0) and end at (1, 1); precision, recall start at (1, 0), by convention.
+    Attributes:
+        fpr: False positive rates; the curve (fpr, tpr) goes from (0, 0) to (1, 1).
+        tpr: True positive rates.
+        precision: Precisions, starting at 1 by convention.
+        recall: Recalls, starting at 0.
+        auc: Area under the ROC curve.
+        ap: Average precision.
     """
 
     fpr: Array
@@ -36,7 +42,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class _Points:
-    """What scikit-learn ranks: each segment twice, once with its abnormal and once with its normal frames as weight."""
+    """What scikit-learn ranks: each segment twice, weighted by its number of abnormal and of normal frames."""
 
     scores: Array
     labels: Array
@@ -53,7 +59,7 @@ class _Points:
         return cls(np.tile(scores, 2), labels, np.concatenate([positive, SEGMENT - positive]), np.tile(video, 2))
 
     def weighted(self, weights: Array) -> _Points:
-        """The same points with other weights; those of weight 0 are left out."""
+        """Return the same points with other weights, without those of weight 0."""
         kept = weights > 0
         return _Points(self.scores[kept], self.labels[kept], weights[kept], self.video[kept])
 
@@ -64,7 +70,7 @@ class _Points:
     def auc(self) -> float | None:
         if not self.both_labels:
             return None
-        from sklearn.metrics import roc_auc_score  # here, because detection needs none of its 150 MB
+        from sklearn.metrics import roc_auc_score  # here, so that detection does without its 150 MB
 
         return float(roc_auc_score(self.labels, self.scores, sample_weight=self.weights))
 
@@ -86,17 +92,28 @@ def _frames(scores: npt.ArrayLike, truth: npt.ArrayLike) -> _Points:
 
 
 def roc_auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float | None:
-    """Area under the ROC curve of scores (n,) against 0/1 truth (n,); None unless both labels occur."""
+    """Compute the area under the ROC curve.
+
+    Args:
+        scores: Finite scores, (n,).
+        truth: 0/1 labels, (n,).
+
+    Returns:
+        The area; None unless both labels occur.
+
+    Raises:
+        ValueError: shapes do not match, or a score is not finite.
+    """
     return _frames(scores, truth).auc()
 
 
 def average_precision(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float | None:
-    """Average precision sum_n (R_n - R_{n-1}) P_n of scores (n,), truth (n,); None unless both labels occur."""
+    """Compute the average precision, the sum of (R_n - R_{n-1}) P_n. Arguments and errors as in `roc_auc`."""
     return _frames(scores, truth).ap()
 
 
 def curves(videos: Sequence[VideoScores]) -> Curves | None:
-    """Frame-level curves over the videos that have truth; None unless both labels occur."""
+    """Compute the frame-level curves over the videos that have truth. None unless both labels occur."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     points = _Points.of([v for v in videos if v.truth is not None])
@@ -112,9 +129,17 @@ def curves(videos: Sequence[VideoScores]) -> Curves | None:
 def bootstrap_auc(
     videos: Sequence[VideoScores], *, resamples: int = 200, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Percentile interval of the frame AUC under resampling of whole videos (frames of one video are dependent).
+    """Compute a percentile interval of the frame AUC. Whole videos are resampled, because their frames are dependent.
 
-    None with fewer than 5 videos that have truth, or where fewer than half of the resamples hold both labels.
+    Args:
+        videos: Scores; videos without truth are left out.
+        resamples: Number of resamples.
+        level: Probability that the interval covers.
+        seed: Seed of the resampling.
+
+    Returns:
+        The ends of the interval. None with fewer than 5 videos that have truth, or where fewer than half of the
+        resamples contain both labels.
     """
     known = [v for v in videos if v.truth is not None and v.scores.size]
     if len(known) < 5:
@@ -142,10 +167,18 @@ def _bernoulli_inputs(values: npt.ArrayLike | Sequence[VideoScores]) -> Array:
 def prediction_kl(
     clean: npt.ArrayLike | Sequence[VideoScores], masked: npt.ArrayLike | Sequence[VideoScores], eps: float = 1e-7
 ) -> float | None:
-    """Mean KL(clean || masked) of the Bernoulli predictions over segments, in nats (Appendix H).
+    """Compute the mean KL(clean || masked) of the Bernoulli predictions over segments (paper, Appendix H).
 
-    Either two arrays of probabilities of one shape or two lists of VideoScores of the same videos in one order.
-    Probabilities are clipped to [eps, 1 - eps]. None without segments; ValueError where the two do not match.
+    Args:
+        clean: Probabilities of any shape, or scores of videos.
+        masked: Probabilities of the same shape, or scores of the same videos in the same order.
+        eps: Probabilities are clipped to [eps, 1 - eps].
+
+    Returns:
+        The divergence in nats; None without segments.
+
+    Raises:
+        ValueError: the numbers of predictions differ.
     """
     p, q = _bernoulli_inputs(clean), _bernoulli_inputs(masked)
     if p.shape != q.shape:
@@ -162,7 +195,7 @@ def _mean(values: Iterable[Array]) -> float | None:
 
 
 def _weights(videos: Sequence[VideoScores]) -> dict[str, dict[str, float | None]]:
-    """Mean of w_img, w_evt (and gain) over all, abnormal and normal segments; empty for a model without them."""
+    """Average w_img, w_evt and gain over all, abnormal and normal segments; empty for a model without them."""
     result: dict[str, dict[str, float | None]] = {}
     for field in ("w_img", "w_evt", "gain"):
         having = [(getattr(v, field), v.abnormal_segments) for v in videos if getattr(v, field) is not None]
@@ -176,7 +209,7 @@ def _weights(videos: Sequence[VideoScores]) -> dict[str, dict[str, float | None]
 
 
 def _brier(videos: Sequence[VideoScores]) -> float | None:
-    """Mean squared distance of probability and 0/1 truth over frames."""
+    """Average the squared distance between probability and 0/1 truth over frames."""
     frames = sum(SEGMENT * v.scores.size for v in videos)
     if not frames:
         return None
@@ -197,13 +230,21 @@ def _why_undefined(videos: Sequence[VideoScores], what: str) -> str:
 
 
 def evaluate(videos: Sequence[VideoScores], *, bootstrap: int = 0) -> dict[str, Any]:
-    """All metrics of SPEC §5 for one model, as plain JSON values.
+    """Compute all metrics of one model. Definitions: `docs/specification.md#metrics`.
 
-    Keys: auc, ap (all frames with truth), ano_auc (videos with a class), brier, per_class {class: {auc, ap, videos}}
-    (that class's videos alone; a video of several classes counts in each), weights {w_img, w_evt[, gain]:
-    {overall, abnormal, normal}} over segments, videos, abnormal_videos, segments, frames, abnormal_frames, notes.
-    With bootstrap > 0 also auc_ci = [low, high], 95%, resampling videos. What cannot be computed is None and
-    notes says why. Raises UserError for an empty list.
+    Args:
+        videos: Scores of the test videos.
+        bootstrap: Number of resamples of the 95% interval of the AUC; 0 for no interval.
+
+    Returns:
+        Plain JSON values: auc and ap over all frames that have truth; ano_auc over the videos with a class; brier;
+        per_class {class: {auc, ap, videos}} over the videos of one class alone, where a video of several classes counts
+        in each; weights {w_img, w_evt and gain: {overall, abnormal, normal}} over segments; videos, abnormal_videos,
+        segments, frames, abnormal_frames; auc_ci [low, high] where `bootstrap` is not 0; notes. What cannot be computed
+        is None, and the notes say why.
+
+    Raises:
+        UserError: there are no videos.
     """
     if not videos:
         raise UserError("there are no test videos to evaluate; check the test list")
@@ -229,7 +270,7 @@ def evaluate(videos: Sequence[VideoScores], *, bootstrap: int = 0) -> dict[str, 
         per_class[name] = {"auc": class_auc, "ap": class_ap, "videos": len(members)}
     brier = None
     if any(v.scores.size and (v.scores.min() < 0 or v.scores.max() > 1) for v in known):
-        notes.append("the Brier score is undefined: the scores are no probabilities (outside [0, 1])")
+        notes.append("the Brier score is undefined: the scores are not probabilities (outside [0, 1])")
     else:
         brier = _brier(known)
     result: dict[str, Any] = {
@@ -255,10 +296,17 @@ def evaluate(videos: Sequence[VideoScores], *, bootstrap: int = 0) -> dict[str, 
 def robustness_row(
     masked: str, ratio: float, clean: Sequence[VideoScores], degraded: Sequence[VideoScores]
 ) -> dict[str, Any]:
-    """One line of Appendix H's tables: `masked` ("none", "image" or "event"), `ratio` of dimensions masked.
+    """Compute one row of the tables of Appendix H of the paper.
 
-    clean and degraded are the same videos in the same order. Keys: masked, ratio, auc, ap, ano_auc, brier, kl,
-    w_img, w_img_abnormal, w_img_normal and the same of w_evt (absent without weights).
+    Args:
+        masked: The masked modality: "none", "image" or "event".
+        ratio: Fraction of its feature dimensions that is masked.
+        clean: Scores on clean features.
+        degraded: Scores on masked features, of the same videos in the same order.
+
+    Returns:
+        masked, ratio, auc, ap, ano_auc, brier, kl, and for each of w_img, w_evt and gain that the model has its mean
+        over all segments, with "_abnormal" over abnormal and with "_normal" over normal segments.
     """
     found = evaluate(degraded)
     row: dict[str, Any] = {"masked": masked, "ratio": float(ratio)}
@@ -269,53 +317,3 @@ def robustness_row(
             {field: means["overall"], f"{field}_abnormal": means["abnormal"], f"{field}_normal": means["normal"]}
         )
     return row
-
-
-def headline_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the main table from {model: evaluate(...)}."""
-    rows = []
-    for model, found in metrics.items():
-        weights = found.get("weights") or {}
-        rows.append(
-            {"model": model}
-            | {title: found.get(key) for title, key in (("AUC", "auc"), ("AP", "ap"), ("Ano-AUC", "ano_auc"))}
-            | {"Brier": found.get("brier")}
-            | {field: (weights.get(field) or {}).get("overall") for field in ("w_img", "w_evt")}
-        )
-    return rows
-
-
-def class_rows(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> list[dict[str, Any]]:
-    """Rows of the per-class table: class, videos, then one column of `key` ("auc" or "ap") per model."""
-    names = sorted({c for found in metrics.values() for c in found.get("per_class") or {}})
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        per_model = {model: (found.get("per_class") or {}).get(name, {}) for model, found in metrics.items()}
-        row: dict[str, Any] = {"class": name, "videos": max(int(m.get("videos", 0)) for m in per_model.values())}
-        rows.append(row | {model: m.get(key) for model, m in per_model.items()})
-    return rows
-
-
-def cell(value: Any) -> str:
-    """Text of one table cell: floats with 4 decimals, a dash for what is undefined."""
-    if value is None:
-        return "-"
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.4f}" if np.isfinite(value) else "-"
-    return str(value)
-
-
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """Plain-text aligned table; columns default to all keys in order of appearance, less those always undefined."""
-    if columns is None:
-        keys = list(dict.fromkeys(key for row in rows for key in row))
-        columns = [key for key in keys if any(row.get(key) is not None for row in rows)]
-    texts = [[cell(row.get(key)) for key in columns] for row in rows]
-    numeric = [all(not isinstance(row.get(key), str) for row in rows) for key in columns]
-    widths = [max([len(key), *(len(line[i]) for line in texts)]) for i, key in enumerate(columns)]
-
-    def aligned(line: Sequence[str]) -> str:
-        padded = (t.rjust(w) if right else t.ljust(w) for t, w, right in zip(line, widths, numeric, strict=True))
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([aligned(columns), aligned(["-" * w for w in widths]), *map(aligned, texts)])

@@ -1,4 +1,4 @@
-"""Robustness to masked features: a fraction of one stream's dimensions is set to zero, and all is scored again.
+"""Robustness to masked features: a fraction of one modality's dimensions is set to 0, and all videos are scored again.
 
 Source: Appendix H of the paper; `docs/specification.md#robustness`.
 """
@@ -24,14 +24,21 @@ RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 class Masked(Video):
-    """A video one of whose modalities has some feature dimensions set to zero (paper §4.2)."""
+    """A video with some feature dimensions of one modality set to 0 (paper §4.2)."""
 
     def __init__(self, video: Video, modality: str, dimensions: Tensor) -> None:
+        """Mask a video.
+
+        Args:
+            video: The video; it stays as it is.
+            modality: "image" or "event".
+            dimensions: Numbers of the dimensions that become 0, int64.
+        """
         self.__dict__.update(video.__dict__)
         self._video, self._modality, self._dimensions = video, modality, dimensions
 
     def features(self, crop: int) -> tuple[Tensor, Tensor]:
-        """Image and event features (T, D) of one crop, masked."""
+        """Return the masked image and event features of one crop, (T, D) each."""
         pair = dict(zip(MODALITIES, self._video.features(crop), strict=True))
         pair[self._modality] = pair[self._modality].index_fill(1, self._dimensions, 0.0)
         return pair["image"], pair["event"]
@@ -46,9 +53,18 @@ def robustness(
     ratios: Sequence[float] = RATIOS,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Appendix H: mask a share of one modality's feature dimensions (the same ones in all videos) and score again.
+    """Mask a fraction of one modality's feature dimensions, the same ones in all videos, and score again.
 
-    The first row is the clean run. Keys as in `metrics.robustness_row`; `crops` and `chunk` as in `score_videos`.
+    Args:
+        model: The network.
+        videos: Videos with stored features.
+        crops: The crops that are scored, as in `choose_crops`.
+        chunk: Number of segments that the attention sees at once.
+        ratios: Fractions of the dimensions that are masked.
+        seed: Seed that chooses the dimensions.
+
+    Returns:
+        Rows of `metrics.robustness_row`: first the clean features, then each modality with each ratio.
     """
 
     def score(videos: Sequence[Video]) -> list[VideoScores]:

@@ -1,4 +1,4 @@
-"""From a network and a video's features to one score a segment, in chunks with the recursion's state carried."""
+"""From a network and a video's features to one score per segment, in chunks that pass on the state of the recursion."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ from iefvad.model.network import Network, State
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
 
-CENTRE, MIRRORED_CENTRE = 0, 5  # positions in the field's crop order (SPEC §4)
+CENTRE, MIRRORED_CENTRE = 0, 5
+"""Numbers of two crops in the field's order (`docs/specification.md#data-conventions`)."""
 
 
 def choose_crops(available: Sequence[int], wanted: str) -> list[int]:
-    """Crops that are scored: `wanted` is "5", "0" or "all"; a store with the centre alone is tested on the centre.
+    """Choose the crops that are scored.
 
-    Raises UserError where the wanted crop was not extracted and the centre was not either.
+    Args:
+        available: Numbers of the crops that were extracted.
+        wanted: "5" (mirrored centre), "0" (centre) or "all".
+
+    Returns:
+        All crops, or one: the wanted one, otherwise the centre, otherwise the mirrored centre.
+
+    Raises:
+        UserError: none of these was extracted.
     """
     if wanted == "all":
         return list(available)
@@ -34,25 +43,37 @@ def choose_crops(available: Sequence[int], wanted: str) -> list[int]:
 
 
 class Scorer:
-    """Scores one video in pieces: feed features in order, get one row of numbers a segment.
+    """Scores one video in pieces: takes features in order and returns one row of numbers per segment.
 
-    `hop` segments are scored at a time (default: `chunk`, the protocol of evaluation, SPEC §4). The attention sees them
-    and the `context` segments before them (default: chunk - hop), at most `chunk` in all. The recursion's state goes on
-    from piece to piece, so memory does not grow with the video. A network with windows sees, of what came before, the
-    begun window and nothing else: windows lie where they would in the whole video. Raises UserError for a hop or
-    context that does not fit.
+    The state of the recursion goes on from piece to piece, so memory does not grow with the video. A network with
+    attention windows sees only the part of the current window that came before: windows lie where they would lie in the
+    whole video.
     """
 
     def __init__(self, model: Network, *, chunk: int = 256, hop: int | None = None, context: int | None = None) -> None:
+        """Prepare for a new video.
+
+        Args:
+            model: The network; it is put into evaluation mode.
+            chunk: Number of segments that the attention sees at once.
+            hop: Number of segments scored at a time. By default `chunk`, the protocol of evaluation
+                (`docs/specification.md#data-conventions`).
+            context: Number of segments before these that the attention also sees. By default `chunk` - `hop`.
+
+        Raises:
+            UserError: `hop` or `context` is out of range.
+        """
         self.model = model.eval()
         self.chunk = chunk
         self.hop = chunk if hop is None else hop
         if not 1 <= self.hop <= chunk:
-            raise UserError(f"--hop is a number of segments from 1 to {chunk}, what the model sees at once; not {hop}.")
+            raise UserError(
+                f"--hop must lie between 1 and {chunk}, the number of segments that the model sees at once; not {hop}."
+            )
         self.context = chunk - self.hop if context is None else context
         if not 0 <= self.context <= chunk - self.hop:
             raise UserError(
-                f"--context must lie between 0 and {chunk - self.hop}: the model sees {chunk} segments at once and"
+                f"--context must lie between 0 and {chunk - self.hop}, as the model sees {chunk} segments at once and"
                 f" {self.hop} of them are new; not {context}."
             )
         self._state: State | None = None
@@ -60,9 +81,14 @@ class Scorer:
         self._before: tuple[Tensor, Tensor] | None = None
 
     def feed(self, image: Tensor, event: Tensor) -> np.ndarray:
-        """(crops, t, D) features of the next t segments → (t, 4) float32: score, w_img, w_evt, gain, NaN where absent.
+        """Score the next t segments. Crops are scored as separate sequences and averaged.
 
-        Crops are scored as separate sequences and averaged.
+        Args:
+            image: Image features, (crops, t, D).
+            event: Event features, (crops, t, D).
+
+        Returns:
+            Score, w_img, w_evt and gain of each segment, (t, 4) float32; NaN for what the network does not have.
         """
         rows = []
         for start in range(0, image.shape[1], self.hop):
@@ -84,10 +110,11 @@ class Scorer:
         kept = min(self._keep(), image.shape[1])
         # Clones: a view would keep the whole tensor it was cut from.
         self._before = (image[:, -kept:].clone(), event[:, -kept:].clone()) if kept else None
-        return numbers.mean(0)
+        rows: np.ndarray = numbers.mean(0)
+        return rows
 
     def _keep(self) -> int:
-        """Segments before the next piece that its attention shall see."""
+        """Return the number of segments before the next piece that its attention will see."""
         window = self.model.config.window
         if self.hop == self.chunk or window is None:
             return self.context
@@ -105,10 +132,20 @@ def score_batch(
     state: State | None = None,
     context: int = 0,
 ) -> tuple[np.ndarray, State | None]:
-    """(B, T, D) features with T ≤ chunk → (B, T - context, 4) float32 rows as of `Scorer.feed`, and the state.
+    """Score a batch of sequences.
 
-    The first `context` segments are there for the attention alone. The published variant attends to padding, so its
-    input is padded to `chunk` segments, as in its training.
+    Args:
+        model: The network, in evaluation mode.
+        image: Image features, (B, T, D) with T of at most `chunk`.
+        event: Event features, (B, T, D).
+        lengths: Number of valid segments of each sequence, (B,).
+        chunk: Number of segments that the attention sees at once. The released variant attends to padding, so its input
+            is padded to this length, as in its training.
+        state: State of the recursion before the first new segment; None at the start of a video.
+        context: The first segments, which only the attention sees.
+
+    Returns:
+        Rows as in `Scorer.feed`, (B, T - context, 4) float32, and the state after the last segment.
     """
     device = next(model.parameters()).device
     segments = image.shape[1]
@@ -122,11 +159,20 @@ def score_batch(
 
 
 def check_encoder(trained: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
-    """Raise UserError where features were made by another encoder, or in another way, than a model was trained on."""
-    ignored = {"crops", "format", "tail", "image_weights", "event_weights"}  # not what decides a feature's meaning
+    """Check that features were made as those that a model was trained on.
+
+    Args:
+        trained: Encoder settings that the model was trained with.
+        given: Encoder settings of the features.
+        what: Name of the features for the message.
+
+    Raises:
+        UserError: a setting that changes the features differs.
+    """
+    ignored = {"crops", "format", "tail", "image_weights", "event_weights"}  # none of these changes a feature
     differing = [key for key in trained if key not in ignored and key in given and trained[key] != given[key]]
     if differing:
-        changes = "; ".join(f"{key} is {given[key]}, the run has {trained[key]}" for key in differing)
+        changes = "; ".join(f"{key} is {given[key]}, but {trained[key]} in the run" for key in differing)
         raise UserError(
             f"{what} were made differently from those the run was trained on: {changes}. Extract them again."
         )
@@ -135,10 +181,18 @@ def check_encoder(trained: Mapping[str, Any], given: Mapping[str, Any], what: st
 def score_videos(
     model: Network, videos: Sequence[Video], *, crops: str = "5", chunk: int = 256, batch: int = 64
 ) -> list[VideoScores]:
-    """Score stored videos; `crops` as in `choose_crops`. Returns per-segment scores, weights and gain of each.
+    """Score stored videos.
 
-    Sequences that fit in one chunk are scored `batch` at a time; padding never influences a score, so this changes
-    nothing but the time it takes.
+    Args:
+        model: The network; it is put into evaluation mode.
+        videos: Videos with stored features.
+        crops: The crops that are scored, as in `choose_crops`.
+        chunk: Number of segments that the attention sees at once.
+        batch: Number of sequences scored together, among those that fit in one chunk. Padding never changes a score, so
+            this only changes the time it takes.
+
+    Returns:
+        Scores, weights and gain of each video, in the order of `videos`.
     """
     model.eval()
     rows: dict[int, list[np.ndarray]] = {index: [] for index in range(len(videos))}
@@ -167,7 +221,7 @@ def score_videos(
 
 
 def as_scores(video: Video, rows: np.ndarray) -> VideoScores:
-    """Scores of a video from the (T, 4) rows of a `Scorer`; absent columns become None."""
+    """Make the scores of a video from the rows (T, 4) of a `Scorer`."""
     w_img, w_evt, gain = columns_of(rows)
     return VideoScores(
         name=video.name,
@@ -183,13 +237,13 @@ def as_scores(video: Video, rows: np.ndarray) -> VideoScores:
 
 
 def columns_of(rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """w_img, w_evt and gain (T,) from the (T, 4) rows of a `Scorer`; None for what the network does not have."""
+    """Return w_img, w_evt and gain, (T,) each, from the rows (T, 4) of a `Scorer`. None for what is absent."""
     columns = [column if len(column) and not np.isnan(column).all() else None for column in rows.T[1:]]
     return columns[0], columns[1], columns[2]
 
 
 def density_scores(videos: Sequence[Video]) -> list[VideoScores] | None:
-    """The trivial detector: a segment's score is its mean event density. None where the store holds no densities."""
+    """Score videos by the trivial detector: a segment's score is its mean event density. None without densities."""
     result = []
     for video in videos:
         if video.event_density is None:

@@ -18,20 +18,32 @@ from iefvad.utils.intervals import runs
 from iefvad.video import SEGMENT
 
 CSV_COLUMNS = ("video", "segment", "start s", "end s", "score", "w_img", "w_evt", "gain")
+"""Header of a score file."""
 
 Array = npt.NDArray[Any]
+
+Interval = tuple[float, float, float]
+"""Start and end of an interval in seconds, and the highest score between them."""
 
 
 @dataclass
 class VideoScores:
     """Scores of one video: T segments of 16 frames.
 
-    name: without suffix. classes: anomaly classes, () for a normal video. fps: frames a second, > 0.
-    truth: (16*T,) 0/1 frame labels, or None where only the video's label is known.
-    scores: (T,) probabilities. w_img, w_evt: (T,) normalised fusion weights, gain: (T,) mean Kalman gain; None where
-    the model has none (one modality, no temporal step). All become float32 (truth uint8).
-    Raises ValueError for shapes that disagree or an fps that is not positive, UserError for a score, weight or gain
-    that is not finite and for truth of another length (the two mistakes that data can cause).
+    Attributes:
+        name: Name of the video without suffix.
+        classes: Anomaly classes; () for a normal video.
+        fps: Frames per second, above 0.
+        truth: 0/1 labels of the frames, (16 * T,), stored as uint8. None where only the video's label is known.
+        scores: Probabilities, (T,), stored as float32.
+        w_img: Normalised fusion weights of the image features, (T,), stored as float32. None for a single modality.
+        w_evt: The same of the event features.
+        gain: Mean Kalman gain, (T,), stored as float32. None for a model without the temporal step.
+        source: Name of the video with suffix, or address of the stream, where it is known.
+
+    Raises:
+        ValueError: shapes do not match, or `fps` is not positive.
+        UserError: a score, weight or gain is not finite, or the truth has another length. Data can cause both.
     """
 
     name: str
@@ -71,7 +83,7 @@ class VideoScores:
             truth = np.asarray(self.truth)
             if truth.shape != (SEGMENT * scores.size,):
                 raise UserError(
-                    f"video {self.name}: ground truth has {truth.size} frame labels where {scores.size} segments "
+                    f"video {self.name}: the ground truth has {truth.size} frame labels, but {scores.size} segments "
                     f"need {SEGMENT * scores.size}; use the truth that belongs to these features"
                 )
             self.truth = (truth > 0).astype(np.uint8)
@@ -82,15 +94,27 @@ class VideoScores:
         return SEGMENT * self.scores.size / self.fps
 
     @property
+    def segment_seconds(self) -> float:
+        """Duration of one segment, in seconds."""
+        return SEGMENT / self.fps
+
+    @property
+    def peak(self) -> tuple[float, float]:
+        """The highest score, and the start of its (first) segment in seconds. There must be a segment."""
+        at = int(self.scores.argmax())
+        return float(self.scores[at]), SEGMENT * at / self.fps
+
+    @property
     def abnormal_segments(self) -> npt.NDArray[np.bool_] | None:
-        """(T,) bool, true where at least half of the segment's 16 frames are abnormal; None without truth."""
+        """True where at least half of a segment's 16 frames are abnormal, (T,) bool; None without truth."""
         if self.truth is None:
             return None
-        return self.truth.reshape(-1, SEGMENT).sum(axis=1, dtype=np.int64) * 2 >= SEGMENT
+        counts = self.truth.reshape(-1, SEGMENT).sum(axis=1, dtype=np.int64)
+        return np.asarray(counts * 2 >= SEGMENT, dtype=np.bool_)
 
 
 def to_frames(segment_values: npt.ArrayLike, segment: int = SEGMENT) -> Array:
-    """Repeat segment values (T, ...) to frames (segment*T, ...), dtype kept."""
+    """Repeat values of segments (T, ...) to frames (segment * T, ...) of the same dtype."""
     return np.repeat(np.asarray(segment_values), segment, axis=0)
 
 
@@ -99,9 +123,12 @@ def _number(value: Any) -> str:
 
 
 def write_scores_csv(path: str | Path, videos: Sequence[VideoScores]) -> None:
-    """Write one row a segment: video, segment, start s, end s, score, w_img, w_evt, gain (empty where absent).
+    """Write a score file: the columns of `CSV_COLUMNS`, one row per segment. Cells of absent values are empty.
 
-    The file appears complete or not at all. Raises UserError where it cannot be written.
+    The file appears complete or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -110,20 +137,36 @@ def write_scores_csv(path: str | Path, videos: Sequence[VideoScores]) -> None:
         for t in range(v.scores.size):
             row = [x[t] if x is not None else None for x in (v.scores, v.w_img, v.w_evt, v.gain)]
             writer.writerow(csv_row(v.name, t, v.fps, row))
-    # File names that are no UTF-8 come back as they were.
+    # File names that are not UTF-8 come back as they were.
     write_bytes(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def csv_row(name: str, t: int, fps: float, values: Sequence[float | None]) -> list[Any]:
-    """The cells of `CSV_COLUMNS` for segment `t`; `values` are score, w_img, w_evt, gain, None where absent."""
-    start, end = round(SEGMENT * t / fps, 6), round(SEGMENT * (t + 1) / fps, 6)
-    return [name, t, start, end, *map(_number, values)]
+    """Return the cells of `CSV_COLUMNS` for one segment.
+
+    Args:
+        name: Name of the video.
+        t: Number of the segment, from 0.
+        fps: Frames per second.
+        values: Score, w_img, w_evt and gain; None where absent.
+    """
+    return [name, t, *segment_times(t, fps), *map(_number, values)]
+
+
+def segment_times(t: int, fps: float) -> tuple[float, float]:
+    """Return start and end of segment `t` in seconds, rounded to 6 decimals as files hold them."""
+    return round(SEGMENT * t / fps, 6), round(SEGMENT * (t + 1) / fps, 6)
 
 
 def read_scores_csv(path: str | Path) -> list[VideoScores]:
-    """Read what write_scores_csv wrote; classes are (), truth is None, fps follows from the last segment's end.
+    """Read what `write_scores_csv` wrote.
 
-    Raises UserError for a missing file, another header, a cell that is no number or segments out of order.
+    Returns:
+        The videos in the order of the file. Classes are (), truth is None, and the frame rate follows from the end of
+        the last segment.
+
+    Raises:
+        UserError: the file is missing or has another header, a cell is not a number, or segments are not in order.
     """
     grouped: dict[str, list[list[float | None]]] = {}
     try:
@@ -131,15 +174,15 @@ def read_scores_csv(path: str | Path) -> list[VideoScores]:
             reader = csv.reader(file)
             header = next(reader, None)
             if header is None or tuple(header) != CSV_COLUMNS:
-                raise UserError(f"{path} is not a score file; its first line must be {','.join(CSV_COLUMNS)}")
+                raise UserError(f"{path} is not a score file: its first line must be {','.join(CSV_COLUMNS)}")
             for line, row in enumerate(reader, start=2):
                 if len(row) != len(CSV_COLUMNS):
-                    raise UserError(f"{path}, row {line}: {len(row)} cells where {len(CSV_COLUMNS)} are expected")
+                    raise UserError(f"{path}, row {line}: {len(row)} cells, but {len(CSV_COLUMNS)} are expected")
                 rows = grouped.setdefault(row[0], [])
                 try:
                     values = [float(text) if text else None for text in row[1:]]
                 except ValueError:
-                    raise UserError(f"{path}, row {line}: a cell is no number; write the file anew") from None
+                    raise UserError(f"{path}, row {line}: a cell is not a number; write the file again") from None
                 if values[0] != len(rows) or None in values[:4]:
                     raise UserError(
                         f"{path}, row {line}: expected segment {len(rows)} of {row[0]} with times and score"
@@ -151,7 +194,7 @@ def read_scores_csv(path: str | Path) -> list[VideoScores]:
     for name, rows in grouped.items():
         end = rows[-1][2]
         if not end or end <= 0:
-            raise UserError(f"{path}: video {name} ends at {end} s; write the file anew")
+            raise UserError(f"{path}: video {name} ends at {end} s; write the file again")
         columns = [
             None if any(row[i] is None for row in rows) else np.array([row[i] for row in rows], dtype=np.float32)
             for i in range(3, 7)
@@ -172,35 +215,50 @@ def intervals_above(
     segment: int = SEGMENT,
     merge_gap_s: float = 0.0,
     min_length_s: float = 0.0,
-) -> list[tuple[float, float, float]]:
-    """Flagged intervals (start s, end s, peak score) of scores (T,), by hysteresis, in order of time.
+) -> list[Interval]:
+    """Find the flagged intervals by hysteresis.
 
-    An interval is a maximal run of segments at or above `low` (default: `threshold`) that reaches `threshold`
-    somewhere. Intervals at most `merge_gap_s` seconds apart become one; what is then shorter than `min_length_s`
-    seconds is left out. Raises UserError for low > threshold, a negative gap or length, an fps that is not positive or
-    scores that are not finite.
+    An interval is a maximal run of segments at or above `low` that reaches `threshold` at least once. Then intervals
+    with small gaps between them become one, and then short intervals are left out.
+
+    Args:
+        scores: One score per segment, (T,).
+        fps: Frames per second.
+        threshold: Score that an interval must reach.
+        low: Score at which an interval goes on; `threshold` where None.
+        segment: Frames per segment.
+        merge_gap_s: Intervals at most this many seconds apart become one.
+        min_length_s: Intervals shorter than this many seconds are left out.
+
+    Returns:
+        The intervals, in order of time.
+
+    Raises:
+        UserError: `low` exceeds `threshold`, a gap or length is negative, `fps` is not positive, or scores are not
+            finite.
+        ValueError: `scores` has another shape.
     """
     values = np.asarray(scores, dtype=np.float64)
     floor = threshold if low is None else low
     if values.ndim != 1:
         raise ValueError(f"scores must have shape (T,), got {values.shape}")
     if not np.isfinite(values).all():
-        raise UserError("the scores hold NaN or Inf, so no interval can be told; check the features")
+        raise UserError("the scores contain NaN or Inf, so no interval can be found; check the features")
     if not (np.isfinite(fps) and fps > 0):
-        raise UserError(f"the frame rate must be positive, got {fps}; give the video's own")
+        raise UserError(f"the frame rate must be positive, got {fps}; give that of the video")
     if not floor <= threshold:
         raise UserError(f"the low threshold {floor} must not exceed the threshold {threshold}")
     if not merge_gap_s >= 0:
         raise UserError(f"the gap to merge must be 0 s or more, got {merge_gap_s}")
     if not min_length_s >= 0:
-        raise UserError(f"the least length of an interval must be 0 s or more, got {min_length_s}")
+        raise UserError(f"the minimum length of an interval must be 0 s or more, got {min_length_s}")
     seconds = segment / fps
-    found: list[tuple[float, float, float]] = []
+    found: list[Interval] = []
     for first, last in runs(values >= floor):
         peak = float(values[first:last].max())
         if peak < threshold:
             continue
-        # A tenth of a frame of slack, so that a gap of exactly merge_gap_s does not hang on rounding.
+        # A tolerance of a tenth of a frame, so that rounding does not decide about a gap of exactly merge_gap_s.
         if found and first * seconds - found[-1][1] <= merge_gap_s + 0.1 / fps:
             found[-1] = (found[-1][0], last * seconds, max(peak, found[-1][2]))
         else:

@@ -8,14 +8,14 @@ from iefvad.utils.errors import UserError
 
 
 def resolve_device(name: str, *, cpu_only: bool = False) -> torch.device:
-    """Return the torch device of a name.
+    """Return the PyTorch device of a name.
 
     Args:
-        name: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the GPU if there is one, else the CPU.
-        cpu_only: `auto` is the CPU, for work that gains nothing from a GPU.
+        name: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the GPU if there is one, otherwise the CPU.
+        cpu_only: Let `auto` be the CPU, for work that gains nothing from a GPU.
 
     Raises:
-        UserError: the name is not a device, or this machine does not have it.
+        UserError: the name is not a device, or this machine does not have the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() and not cpu_only else "cpu")

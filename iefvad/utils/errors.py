@@ -1,11 +1,11 @@
-"""The one exception that a person using the package is meant to read."""
+"""The exception that is meant for the user of the package."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake or a limit that the user can mend.
+    """A mistake or a limit that the user can correct.
 
-    The message is one clear sentence or two: what is wrong, and what to do. Commands print it
-    without a traceback and end with exit status 2.
+    The message says in one or two sentences what is wrong and what to do. Commands print it without a traceback and end
+    with exit status 2.
     """

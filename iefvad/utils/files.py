@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and a full disk or a kill loses nothing that was complete."""
+"""Writing files completely or not at all: a full disk or a kill never damages what was complete before."""
 
 from __future__ import annotations
 
@@ -19,19 +19,26 @@ from iefvad.utils.errors import UserError
 
 PathLike = str | os.PathLike[str]
 
-# A temporary file's name says who writes it: host, process, and the run of that process, since a container gives
-# every start the same process id. That is how a later start tells what a kill left from what is being written.
+# The name of a temporary file says who writes it: host, process, and a random number of this start of the process,
+# because a container gives every start the same process id. So a later start knows which files a kill has left behind.
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _RUN = uuid.uuid4().hex[:8]
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.tmp")
-_ABANDONED = 24 * 3600.0  # seconds after which a file of another host, whose processes we cannot see, counts as left
+_ABANDONED = 24 * 3600.0  # seconds after which a file of another host counts as left: its processes cannot be seen
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`, on failure it is removed.
+    """Replace a file as a whole. Missing parent folders are created.
 
-    Creates missing parent folders. Raises UserError where the disk is full or the folder cannot be written.
+    Args:
+        path: The file.
+
+    Yields:
+        A temporary path in the same folder. On success it takes the place of `path`; on failure it is removed.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +50,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_durably(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
-    """Yield a new open file that takes the place of `path` once all of it is on the disk, not in a cache only.
+    """Replace a file as a whole, once all of the new one is on the disk and not only in a cache.
 
-    `before` runs just before it does. Errors of the file system come through as they are.
+    Args:
+        path: The file; its folder must exist.
+        before: Called just before the new file takes the place of `path`.
+
+    Yields:
+        The new file, open for writing bytes.
+
+    Raises:
+        OSError: an error of the file system, unchanged.
     """
     with _exchanged(path, before) as temporary, open(temporary, "xb") as file:
         yield file
@@ -54,7 +69,7 @@ def replacing_durably(path: Path, before: Callable[[], None] | None = None) -> I
 
 @contextlib.contextmanager
 def _exchanged(path: Path, before: Callable[[], None] | None = None) -> Iterator[Path]:
-    name = f".{_HOST}-{os.getpid()}-{_RUN}-{uuid.uuid4().hex[:8]}.tmp"  # never too long, whatever the file's own name
+    name = f".{_HOST}-{os.getpid()}-{_RUN}-{uuid.uuid4().hex[:8]}.tmp"  # without `path`'s name, which may be long
     temporary = path.with_name(name)
     try:
         yield temporary
@@ -67,9 +82,15 @@ def _exchanged(path: Path, before: Callable[[], None] | None = None) -> Iterator
 
 
 def remove_left_over(folder: Path) -> int:
-    """Remove temporary files that killed processes left below `folder`; returns how many.
+    """Remove the temporary files that killed processes left in a folder and its subfolders.
 
-    Those of a living process stay. Of other hosts, whose processes cannot be seen, only those a day old go.
+    Files of a living process stay. The processes of other hosts cannot be seen, so files of other hosts stay for a day.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The number of removed files.
     """
     removed = 0
     for path in folder.rglob(".*.tmp"):
@@ -96,21 +117,21 @@ def _is_being_written(path: Path, host: str, process: str, run: str) -> bool:
 
 
 def flush(file: BinaryIO) -> None:
-    """Return once the file's content is on the disk."""
+    """Wait until the content of an open file is on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def storage_error(error: OSError, folder: Path, doing: str = "") -> Exception:
-    """Translate an error of the file system into one that a user can act on.
+    """Translate an error of the file system into one that tells the user what to do.
 
     Args:
         error: The error.
         folder: The folder that was written to.
-        doing: What was done, for the message, such as "storing NAME".
+        doing: What was being done, for the message, such as "storing NAME".
 
     Returns:
-        The UserError for a full disk or for a folder that cannot be written to; other errors unchanged.
+        A UserError for a full disk and for a folder that cannot be written to; other errors unchanged.
     """
     what = f" while {doing}" if doing else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -125,7 +146,15 @@ def storage_error(error: OSError, folder: Path, doing: str = "") -> Exception:
 
 @contextlib.contextmanager
 def storage_errors(folder: Path, doing: str = "") -> Iterator[None]:
-    """Turn every error of the file system in the block into a UserError that names the folder; see `storage_error`."""
+    """Turn every error of the file system in the block into a UserError that names the folder.
+
+    Args:
+        folder: The folder that the block writes to.
+        doing: What the block does, for the message, such as "storing NAME".
+
+    Raises:
+        UserError: an error of the file system occurred in the block.
+    """
     try:
         yield
     except OSError as error:
@@ -137,22 +166,22 @@ def storage_errors(folder: Path, doing: str = "") -> Iterator[None]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file at once, or not at all."""
+    """Write a file, completely or not at all. Raises as `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file (UTF-8) at once, or not at all."""
+    """Write a UTF-8 text file, completely or not at all. Raises as `replacing`."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, readable and with stable key order; NaN is refused."""
+    """Write indented JSON, completely or not at all. Keys keep their order. Raises ValueError for NaN or infinity."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_with(path: Path, writer: Callable[[Path], None]) -> None:
-    """Let `writer(temporary path)` make the file, then put it in place."""
+    """Let `writer` write to a temporary path, then put the file in its place. Raises as `replacing`."""
     with replacing(path) as temporary:
         writer(temporary)

@@ -15,14 +15,19 @@ Config = TypeVar("Config")
 
 
 def option(default: Any, text: str) -> Any:
-    """Dataclass field that carries its help text to the command line; `add_options` reads it."""
+    """Make a field of a dataclass that `add_options` turns into an option of the command line.
+
+    Args:
+        default: Value of the field where the option is not given.
+        text: Help text of the option.
+    """
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata={"help": text})
     return dataclasses.field(default=default, metadata={"help": text})
 
 
 class _HelpFormatter(DefaultHelpFormatter):
-    """Help without Python's type names: a newcomer reads what an option does and its default."""
+    """Help that shows what an option does and its default, without Python's type names."""
 
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action)
@@ -32,9 +37,12 @@ class _HelpFormatter(DefaultHelpFormatter):
 
 
 def add_options(parser: ArgumentParser, cls: type, groups: dict[str, str] | None = None) -> None:
-    """Add one `--option` for each field of a dataclass, spelt with hyphens, typed and explained by the field.
+    """Add one option per field of a dataclass: name with hyphens, type, default and help text.
 
-    `groups` maps the name of the first field of a group to the group's title in the help.
+    Args:
+        parser: The parser of the command.
+        cls: A dataclass whose fields are made by `option`.
+        groups: Name of the first field of a group → title of the group in the help.
     """
     hints = typing.get_type_hints(cls)
     target: Any = parser
@@ -58,7 +66,7 @@ def add_options(parser: ArgumentParser, cls: type, groups: dict[str, str] | None
 
 
 def _metavar(hint: Any) -> str:
-    """What stands for the value in the help: the words to choose from, `F` for a float, `N` for an integer."""
+    """Return what stands for the value in the help: the words to choose from, `F` for a float, `N` for an integer."""
     names = {str: "TEXT", float: "F", int: "N", bool: "BOOL"}
     parts = []
     for member in typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,):
@@ -70,7 +78,13 @@ def _metavar(hint: Any) -> str:
 
 
 def make_parser(command: str, description: str, usage: str = "[options]") -> ArgumentParser:
-    """Parser of one command, with `--config FILE.yaml` that flags on the command line override."""
+    """Make the parser of a command. It has the option `--config FILE.yaml`; options after it override the file.
+
+    Args:
+        command: Name of the command without `iefvad`.
+        description: First lines of the help.
+        usage: Arguments and options in the usage line.
+    """
     parser = ArgumentParser(
         prog=f"iefvad {command}",
         usage=f"iefvad {command} {usage}",
@@ -78,11 +92,11 @@ def make_parser(command: str, description: str, usage: str = "[options]") -> Arg
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options; flags after it win")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options; later options override it")
     return parser
 
 
 def from_namespace(cls: type[Config], namespace: Namespace) -> Config:
-    """The dataclass that `add_options` made options of, from what the parser returned."""
+    """Build the dataclass that `add_options` made options of from what the parser returned."""
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     return cls(**{name: namespace[name] for name in names})

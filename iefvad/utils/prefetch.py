@@ -11,9 +11,14 @@ Item = TypeVar("Item")
 
 
 def ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
-    """Let a thread run an iterator up to `depth` items ahead of its consumer.
+    """Run an iterator in a thread, up to `depth` items ahead of its consumer. Closing the generator ends the thread.
 
-    An exception in the iterator is raised here, in its place. Closing this generator ends the thread.
+    Args:
+        items: The items; the thread iterates over them.
+        depth: Maximum number of items that wait for the consumer.
+
+    Yields:
+        The items, in order. An exception of the iterator is raised in its place.
     """
     handed: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""Safetensors files: the one place that reads, writes and describes them, and that refuses pickled files."""
+"""Safetensors files: the one place that reads, writes and describes them. Pickled files are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ PICKLED = frozenset((".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar"))
 
 @contextmanager
 def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[Any]:
-    """Open a safetensors file and yield `safetensors.safe_open`'s handle, which reads tensors one by one.
+    """Open a safetensors file to read its tensors one by one.
+
+    Args:
+        path: The file.
+        framework: Whether tensors are read as `torch.Tensor` ("pt") or as `numpy.ndarray` ("np").
+
+    Yields:
+        The handle of `safetensors.safe_open`.
 
     Raises:
         UserError: the file is missing, pickled, damaged or not a safetensors file.
@@ -39,22 +46,22 @@ def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[
     except FileNotFoundError:
         raise UserError(f"there is no file {path}.") from None
     except SafetensorError as error:
-        raise UserError(f"{path} is damaged or not a safetensors file ({error}): fetch or make it again.") from None
+        raise UserError(f"{path} is damaged or not a safetensors file ({error}): download or make it again.") from None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read all tensors and the header's metadata of a safetensors file. Raises as `open_tensors`."""
+    """Read all tensors of a safetensors file, and the metadata of its header. Raises as `open_tensors`."""
     with open_tensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all. Equal tensors and metadata give equal bytes.
+    """Write a safetensors file, completely or not at all. Equal tensors and metadata give equal bytes.
 
     Args:
         path: The file; missing parent folders are created.
-        tensors: Tensors by name, on any device. A view is written as what it shows.
-        metadata: One entry at most, because safetensors writes several in an order that changes between processes.
+        tensors: Tensors by name, on any device. Of a view, only the visible part is written.
+        metadata: At most one entry: safetensors writes several entries in an order that changes between processes.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -72,10 +79,10 @@ def header(
 ) -> bytes:
     """Return the head of a safetensors file: an 8-byte length and a JSON header, padded with spaces.
 
-    Files that are too large to build in memory write this and then the data of each tensor, in order.
+    It serves files that are too large for memory: write the head, then the data of each tensor, in order.
 
     Args:
-        tensors: Name, dtype in the format's words ("F16"), shape and number of bytes of each tensor, in file order.
+        tensors: Name, dtype as the format calls it ("F16"), shape and number of bytes of each tensor, in file order.
         metadata: Text entries of the header.
         align: The head and the first `before` bytes of data end at a multiple of this number of bytes.
         before: See `align`.
@@ -91,31 +98,40 @@ def header(
 
 
 def map_half(path: str | os.PathLike[str], key: str) -> Tensor:
-    """Map a float16 tensor of a safetensors file read-only, without reading it. The file must be whole."""
+    """Map a float16 tensor of a safetensors file into memory, read-only and without reading it.
+
+    Args:
+        path: The file; it must be complete.
+        key: Name of the tensor.
+    """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entry = json.loads(file.read(length))[key]
     array = np.memmap(path, "<f2", "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
     with warnings.catch_warnings():
-        # Nothing writes to it. A map that may be written to counts as memory, which a large store would exceed.
+        # Nothing writes to it. A writable map would count as used memory, and a large store would exceed it.
         warnings.filterwarnings("ignore", message=".*not writable")
         return torch.from_numpy(array)
 
 
 def refuse_pickled(path: Path) -> None:
-    """Raise UserError for a pickled file, recognised by its suffix or by its first bytes."""
+    """Refuse a pickled file, recognised by its suffix or by its first bytes.
+
+    Raises:
+        UserError: the file is pickled.
+    """
     if path.suffix.lower() in PICKLED or begins_as_pickle(path):
         converted = path.with_suffix(".safetensors")
         if converted == path:
             converted = path.with_name(f"{path.stem}_converted.safetensors")
         raise UserError(
-            f"{path} is a pickled file, which can run code when it is read: convert it once by"
+            f"{path} is a pickled file, which can run code when it is read: convert it once with"
             f" `iefvad convert {path} {converted}` and give the result."
         )
 
 
 def begins_as_pickle(path: Path) -> bool:
-    """Return whether a file begins as a zip archive (what `torch.save` writes) or as a pickle of protocol 2 to 5."""
+    """Tell whether a file begins like a zip archive (which `torch.save` writes) or like a pickle of protocol 2 to 5."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -124,7 +140,15 @@ def begins_as_pickle(path: Path) -> bool:
 
 
 def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Describe names and shapes that differ: `missing: a, b; unexpected: c`. Returns "" where all agree."""
+    """Describe how the names and shapes of two sets of tensors differ.
+
+    Args:
+        expected: The tensors that there should be.
+        found: The tensors that there are.
+
+    Returns:
+        A text such as `missing: a, b; unexpected: c`, or "" where all agree.
+    """
     missing = sorted(set(expected) - set(found))
     unexpected = sorted(set(found) - set(expected))
     reshaped = [
@@ -137,7 +161,7 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 (hex) of names, shapes and float32 values in order of names: equal for equal weights."""
+    """Return the sha256 (hexadecimal) of names, shapes and float32 values, in order of names."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         value = value.detach().to("cpu", torch.float32).contiguous()
@@ -151,7 +175,10 @@ def to_half(values: Tensor, where: str) -> Tensor:
 
     Args:
         values: Features of any shape.
-        where: What to call them in a message.
+        where: Name of the features for the message.
+
+    Returns:
+        The features as float16; NaN and infinity stay.
 
     Raises:
         UserError: a finite value is beyond float16's range.
@@ -161,5 +188,5 @@ def to_half(values: Tensor, where: str) -> Tensor:
     if not finite.all():
         largest = values[torch.isfinite(values) & ~finite].abs()
         if largest.numel():
-            raise UserError(f"{where} reach {largest.max().item():.3g}, beyond float16 (65504); scale them")
+            raise UserError(f"{where} reach {largest.max().item():.3g}, beyond float16's range (65504): scale them")
     return half

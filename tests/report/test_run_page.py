@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iefvad.report import plot_output, plots
-from iefvad.report.report import choose_videos, write_report
+from iefvad.report import images, plots
+from iefvad.report.run_page import choose_videos, write_report
 from iefvad.report.style import PALETTE
 from iefvad.scoring.metrics import evaluate, robustness_row
 from iefvad.scoring.video_scores import VideoScores
@@ -134,7 +134,7 @@ def test_report_escapes_every_name(full):
 
 def test_report_follows_the_theme(full):
     text, _, _ = full
-    assert "prefers-color-scheme:dark" in text
+    assert "@media (prefers-color-scheme: dark)" in text
     body = text[text.index("<body") :]
     for token, (light, _) in PALETTE.items():
         assert light not in body, f"{token} is fixed to its light colour"
@@ -231,23 +231,9 @@ def test_truth_intervals_in_seconds():
     assert plots.truth_intervals(VideoScores("v", (), 2.0, truth, np.zeros(2))) == [(0.0, 2.0), (15.0, 16.0)]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "decimals", "text"),
-    [
-        (0, 0, "0:00:00"),
-        (59.96, 1, "0:01:00.0"),
-        (3661.25, 2, "1:01:01.25"),
-        (90000, 0, "25:00:00"),
-        (-1, 0, "0:00:00"),
-    ],
-)
-def test_clock(seconds, decimals, text):
-    assert plots.clock(seconds, decimals) == text
-
-
 def test_files_of_a_figure(tmp_path):
     figure = plots.timeline(scores("v", ("a",), 4))
-    plot_output.save(figure, tmp_path / "a.png")
-    plot_output.save(figure, tmp_path / "a.svg")
+    images.save(figure, tmp_path / "a.png")
+    images.save(figure, tmp_path / "a.svg")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()

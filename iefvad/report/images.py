@@ -1,4 +1,4 @@
-"""Figures as files and as part of a page: PNG, SVG, data URIs, inline SVG that follows the page's theme."""
+"""Figures as images: PNG and SVG files, data URIs, and inline SVG that follows the theme of a page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from iefvad.report.style import PALETTE
@@ -19,29 +20,33 @@ from iefvad.utils.files import write_bytes
 def _bytes(figure: Figure, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "iefvad"}):
-        # A class name in a script that matplotlib's font lacks: the browser that shows the SVG has it.
+        # matplotlib's font may lack the script of a class name. The browser that shows the SVG has it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:
-    """The figure as PNG."""
+    """Return the figure as a PNG file of `dpi` dots per inch."""
     return _bytes(figure, "png", dpi=dpi)
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as a stand-alone SVG file, in the light colours, with text as text."""
+    """Return the figure as a stand-alone SVG file in the light colours. Text stays text."""
     return _bytes(figure, "svg", metadata={"Date": None})
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """Bytes as a data URI of media type `kind`, e.g. "image/png"."""
+    """Return bytes as a data URI of media type `kind`, such as "image/png"."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure to PATH.png or PATH.svg."""
+    """Write the figure to a .png or .svg file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     write_bytes(Path(path), svg(figure) if str(path).endswith(".svg") else png(figure))
 
 
@@ -55,10 +60,16 @@ def _themed(style: str) -> str:
     return style
 
 
-def inline_svg(figure: Figure, label: str, prefix: str) -> str:
-    """The figure as an <svg> element for an HTML page: colours follow the page's theme, text its font.
+def inline_svg(figure: Figure, label: str, prefix: str) -> Markup:
+    """Turn a figure into an <svg> element for a page. Its colours follow the page's theme, its text the page's font.
 
-    label: what a screen reader says, escaped. prefix: unique on the page (letters and digits), put before every id.
+    Args:
+        figure: A figure drawn in the light colours of `PALETTE`.
+        label: What a screen reader says, as plain text.
+        prefix: Letters and digits that are unique on the page. It is put before every id.
+
+    Returns:
+        The element. It refers to no style sheet and to nothing outside the page.
     """
     text = svg(figure).decode("utf-8")
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg") :], flags=re.S)
@@ -74,4 +85,5 @@ def inline_svg(figure: Figure, label: str, prefix: str) -> str:
     body = re.sub(r'style="[^"]*"', lambda m: _themed(m[0]), body)
     # A hundredth of a point is finer than any screen.
     body = re.sub(r' d="([^"]*)"', lambda m: f' d="{_short(m[1])}"', body)
-    return f'<svg viewBox="{box[1]}" role="img" aria-label="{label}">{body.strip()}'
+    head = Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(box[1], label)
+    return head + Markup(body.strip())

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from iefvad.report.timeline import write_timeline
+from iefvad.report.video_page import write_timeline
 from iefvad.scoring.video_scores import VideoScores, intervals_above
-from tests.report.test_report import NASTY, check
+from tests.report.test_run_page import NASTY, check
 
 
 def page_of(path, video, *, threshold=0.5, **more):

@@ -1,0 +1,261 @@
+"""The report of a run: one HTML file with tables, curves and timelines that asks nothing of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from iefvad.report import plots
+from iefvad.report.images import inline_svg
+from iefvad.report.page import Table, flatten, table, write_page
+from iefvad.report.style import SERIES
+from iefvad.scoring.metrics import bootstrap_auc, roc_auc
+from iefvad.scoring.tables import class_rows, headline_rows
+from iefvad.scoring.video_scores import VideoScores, to_frames
+from iefvad.utils.text import clock, duration
+
+_HIGH_IS_BEST = ("AUC", "AP", "Ano-AUC")
+
+Metrics = Mapping[str, Mapping[str, Any]]
+"""Model → what `metrics.evaluate` returns."""
+
+Scores = Mapping[str, Sequence[VideoScores]]
+"""Model → scores of the test videos."""
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    metrics: Metrics,
+    videos: Scores,
+    config: Mapping[str, Any],
+    notes: Sequence[str] = (),
+    history: Sequence[Mapping[str, Any]] = (),
+    robustness: Sequence[Mapping[str, Any]] | None = None,
+    command: str | None = None,
+) -> None:
+    """Write the report of a run: self-contained HTML, light and dark, a few hundred kilobytes. All text is escaped.
+
+    Args:
+        path: The HTML file.
+        title: Title of the page.
+        metrics: Metrics of each model, in the order of the table. An entry "seeds" ({"list": seeds, "auc": {"values",
+            "mean", "std"}, ...}) puts means over seeds into the headline; the rest of the page shows the first seed.
+        videos: Scores of the test videos by the same models. A model may be absent.
+        config: Settings, nested or not.
+        notes: Remarks below the main table.
+        history: Rows of log.jsonl (model, epoch, loss, loss_cls, val_*).
+        robustness: Rows of `metrics.robustness_row`.
+        command: The command line that reproduces the run.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    headline = {model: _mean_of_seeds(found) for model, found in metrics.items()}
+    main = "fusion" if "fusion" in metrics else next(iter(metrics), "")
+    test = videos.get(main, ())
+    training = plots.training_curves(history)
+    write_page(
+        path,
+        "run.html",
+        title=title,
+        lead=_lead(headline, main, test),
+        tiles=_tiles(headline.get(main, {}), main),
+        results=_results(headline, videos),
+        notes=[*notes, *_remarks(headline)],
+        curves=_curves(videos),
+        classes=_classes(metrics),
+        timelines=_timelines(main, videos),
+        weights=_weights(metrics),
+        robustness=_robustness(robustness or ()),
+        training=training and inline_svg(training, "Training curves", "train"),
+        command=command,
+        settings=[(key, v.tolist() if isinstance(v, np.ndarray) else v) for key, v in flatten(config)],
+    )
+
+
+def _mean_of_seeds(found: Mapping[str, Any]) -> dict[str, Any]:
+    seeds = found.get("seeds") or {}
+    return dict(found) | {key: seeds[key]["mean"] for key in ("auc", "ap", "ano_auc") if key in seeds}
+
+
+def _lead(metrics: Metrics, main: str, test: Sequence[VideoScores]) -> str:
+    """Write the sentence below the title: AUC of the main model, and its distance from the single modalities."""
+    auc = metrics.get(main, {}).get("auc")
+    if auc is None:
+        return "The test videos allow no frame-level AUC; the notes below say why."
+    seeds = (metrics[main].get("seeds") or {}).get("list", ())
+    over = f" (mean of {len(seeds)} seeds)" if seeds else ""
+    text = f"The {main} model ranks frames with an AUC of {auc:.3f}{over}"
+    if test:
+        length = duration(sum(v.seconds for v in test))
+        text += f" over {len(test)} test video{'s' if len(test) != 1 else ''} ({length})"
+    single = {
+        m: metrics[m]["auc"] for m in ("image", "event") if m != main and metrics.get(m, {}).get("auc") is not None
+    }
+    if main == "fusion" and single:
+        best = max(single, key=lambda m: single[m])
+        gap = auc - single[best]
+        where = "above" if gap >= 0 else "below"
+        text += f", {abs(gap):.3f} {where} the better single modality ({best}, {single[best]:.3f})"
+    return text + "."
+
+
+def _tiles(found: Mapping[str, Any], main: str) -> list[tuple[str, str]]:
+    named = (("auc", "frame-level AUC"), ("ap", "average precision"), ("ano_auc", "AUC on anomalous videos"))
+    values = [(f"{found[key]:.3f}", f"{main}: {text}") for key, text in named if found.get(key) is not None]
+    if found.get("videos"):
+        values.append((str(found["videos"]), f"test videos, {found.get('abnormal_videos', 0)} of them anomalous"))
+    return values
+
+
+def _results(metrics: Metrics, videos: Scores) -> Table:
+    rows = headline_rows(metrics)
+    for row in rows:
+        by_seed = (metrics[row["model"]].get("seeds") or {}).get("auc")
+        row["AUC by seed"] = ", ".join(f"{value:.3f}" for value in by_seed["values"]) if by_seed else None
+        row["AUC, 95%"] = _interval(metrics[row["model"]], videos.get(row["model"], ()))
+    order = ["model", "AUC", "AUC by seed", "AUC, 95%", "AP", "Ano-AUC", "Brier", "w_img", "w_evt"]
+    return table([{key: row[key] for key in order} for row in rows], models=list(metrics), best=_best)
+
+
+def _interval(found: Mapping[str, Any], videos: Sequence[VideoScores]) -> str | None:
+    if found.get("seeds"):
+        return None  # it would stand for one seed beside a mean of several
+    interval = found["auc_ci"] if "auc_ci" in found else bootstrap_auc(videos)
+    return None if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _best(column: str) -> str | None:
+    return "max" if column in _HIGH_IS_BEST else "min" if column == "Brier" else None
+
+
+def _remarks(metrics: Metrics) -> list[str]:
+    """Collect the notes of all models; a note that not all of them have begins with their names."""
+    found: dict[str, list[str]] = {}
+    for model, values in metrics.items():
+        for note in values.get("notes") or ():
+            found.setdefault(note, []).append(model)
+    remarks = [n if len(who) == len(metrics) else f"{', '.join(who)}: {n}" for n, who in found.items()]
+    lists = [values["seeds"]["list"] for values in metrics.values() if values.get("seeds")]
+    if lists:
+        named = ", ".join(map(str, lists[0]))
+        remarks.insert(
+            0, f"AUC, AP and Ano-AUC are means over seeds {named}; everything else on this page is of the first seed."
+        )
+    return remarks
+
+
+def _curves(videos: Scores) -> list[Markup]:
+    roc, precision = plots.roc(videos), plots.precision_recall(videos)
+    if roc is None or precision is None:
+        return []
+    return [inline_svg(roc, "ROC curves", "roc"), inline_svg(precision, "Precision-recall curves", "pr")]
+
+
+def _classes(metrics: Metrics) -> dict[str, Any] | None:
+    plot = plots.class_bars(metrics)
+    if plot is None:
+        return None
+    models = list(metrics)
+    return {
+        "bars": inline_svg(plot, "AUC per anomaly class", "bars"),
+        "auc": table(class_rows(metrics), across=models),
+        "ap": table(class_rows(metrics, "ap"), across=models),
+    }
+
+
+def choose_videos(videos: Sequence[VideoScores], limit: int = 12) -> list[tuple[VideoScores, str]]:
+    """Choose videos whose timelines are worth a look.
+
+    Args:
+        videos: Scores of one model, with or without truth.
+        limit: Maximum number of videos.
+
+    Returns:
+        Each video with the reason, without repetition: the best and the worst separated video, the normal videos of
+        the highest and the lowest peak, and a typical video of each class. Where no video has a frame-level AUC of its
+        own, the videos of the highest peaks follow.
+    """
+    scored = [v for v in videos if v.scores.size]
+    inside = {
+        id(v): auc for v in scored if v.truth is not None and (auc := roc_auc(to_frames(v.scores), v.truth)) is not None
+    }
+    ranked = sorted((v for v in scored if id(v) in inside), key=lambda v: inside[id(v)])
+    quiet = sorted((v for v in scored if v.truth is not None and not v.truth.any()), key=lambda v: v.peak[0])
+    picks: list[tuple[VideoScores, str]] = []
+    if ranked:
+        picks += [(ranked[-1], "best separated"), (ranked[0], "worst separated")]
+    if quiet:
+        picks.append((quiet[-1], "normal video of the highest peak"))
+        picks.append((quiet[0], "normal video of the lowest peak"))
+    for name in sorted({c for v in scored for c in v.classes}):
+        members = [v for v in ranked if name in v.classes] or [v for v in scored if name in v.classes]
+        picks.append((members[len(members) // 2], f"typical of class {name}"))
+    if not inside:
+        by_peak = sorted(scored, key=lambda v: -v.peak[0])
+        picks += [(v, "among the highest peaks") for v in by_peak[:limit]]
+    chosen: dict[int, tuple[VideoScores, str]] = {}
+    for video, reason in picks:
+        chosen.setdefault(id(video), (video, reason))
+    return [
+        (v, reason if id(v) not in inside else f"{reason}; AUC within the video {inside[id(v)]:.3f}")
+        for v, reason in list(chosen.values())[:limit]
+    ]
+
+
+def _timelines(main: str, videos: Scores) -> list[dict[str, Any]]:
+    beside = {m: {v.name: v for v in videos[m]} for m in SERIES if m != main and m in videos}
+    lines = []
+    for number, (video, reason) in enumerate(choose_videos(videos.get(main, ()))):
+        others = {
+            m: named[video.name]
+            for m, named in beside.items()
+            if video.name in named and named[video.name].scores.size == video.scores.size
+        }
+        plot = plots.timeline(video, others, name=main)
+        label = ", ".join(video.classes) or "normal"
+        lines.append(
+            {
+                "name": video.name,
+                "svg": inline_svg(plot, f"Scores of {video.name}", f"line{number}"),
+                "caption": f"{label}; {clock(video.seconds)}; {reason}",
+            }
+        )
+    return lines
+
+
+def _weights(metrics: Metrics) -> Table | None:
+    rows = []
+    for model, found in metrics.items():
+        for field, means in (found.get("weights") or {}).items():
+            # A single modality has a gain alone, which compares with nothing.
+            if field == "gain" and "w_img" not in found["weights"]:
+                continue
+            rows.append(
+                {"model": model, "quantity": field, **{key: means[key] for key in ("overall", "abnormal", "normal")}}
+            )
+            if means["abnormal"] is not None and means["normal"] is not None:
+                rows[-1]["abnormal less normal"] = f"{means['abnormal'] - means['normal']:+.4f}"
+    return table(rows, models=list(metrics)) if rows else None
+
+
+def _robustness(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    plot = plots.robustness(rows)
+    if plot is None:
+        return None
+    names = {"auc": "AUC", "ap": "AP", "brier": "Brier", "kl": "KL"}
+    weights = [f"{w}{part}" for w in ("w_img", "w_evt") for part in ("", "_abnormal", "_normal")]
+    titles = names | {key: key.replace("_abnormal", ", abnormal").replace("_normal", ", normal") for key in weights}
+    shown = [
+        {"masked": row["masked"], "fraction": f"{float(row['ratio']):.0%}"}
+        | {title: row.get(key) for key, title in titles.items()}
+        for row in rows
+    ]
+    svg = inline_svg(plot, "Metrics against the masked fraction of one modality", "mask")
+    return {"svg": svg, "table": table(shown)}

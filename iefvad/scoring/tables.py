@@ -1,0 +1,73 @@
+"""Metrics as rows of tables, and tables as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def headline_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the main table, one per model.
+
+    Args:
+        metrics: Model → what `metrics.evaluate` returns.
+    """
+    rows = []
+    for model, found in metrics.items():
+        weights = found.get("weights") or {}
+        rows.append(
+            {"model": model}
+            | {title: found.get(key) for title, key in (("AUC", "auc"), ("AP", "ap"), ("Ano-AUC", "ano_auc"))}
+            | {"Brier": found.get("brier")}
+            | {field: (weights.get(field) or {}).get("overall") for field in ("w_img", "w_evt")}
+        )
+    return rows
+
+
+def class_rows(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> list[dict[str, Any]]:
+    """Return the rows of the per-class table: class, number of videos, then one column per model.
+
+    Args:
+        metrics: Model → what `metrics.evaluate` returns.
+        key: "auc" or "ap".
+    """
+    names = sorted({c for found in metrics.values() for c in found.get("per_class") or {}})
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        per_model = {model: (found.get("per_class") or {}).get(name, {}) for model, found in metrics.items()}
+        row: dict[str, Any] = {"class": name, "videos": max(int(m.get("videos", 0)) for m in per_model.values())}
+        rows.append(row | {model: m.get(key) for model, m in per_model.items()})
+    return rows
+
+
+def cell(value: Any) -> str:
+    """Return the text of one table cell: floats with 4 decimals, a dash for None, NaN and infinity."""
+    if value is None:
+        return "-"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4f}" if np.isfinite(value) else "-"
+    return str(value)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Return rows as an aligned plain-text table.
+
+    Args:
+        rows: Values by column title.
+        columns: Titles of the columns that are shown. By default all keys in order of appearance, without those that
+            are always None.
+    """
+    if columns is None:
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        columns = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    texts = [[cell(row.get(key)) for key in columns] for row in rows]
+    numeric = [all(not isinstance(row.get(key), str) for row in rows) for key in columns]
+    widths = [max([len(key), *(len(line[i]) for line in texts)]) for i, key in enumerate(columns)]
+
+    def aligned(line: Sequence[str]) -> str:
+        padded = (t.rjust(w) if right else t.ljust(w) for t, w, right in zip(line, widths, numeric, strict=True))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([aligned(columns), aligned(["-" * w for w in widths]), *map(aligned, texts)])
