@@ -168,7 +168,7 @@ def load_lists(
     dims = {video.reader.dim: video for video in train + test if isinstance(video.reader, NpyReader)}
     if len(dims) > 1:
         described = ", ".join(f"{video.name} {dim}" for dim, video in dims.items())
-        raise UserError(f"features have several widths ({described}); all must come from one pair of encoders")
+        raise UserError(f"features have different widths ({described}); all must come from one pair of encoders")
     _check_finite(train + test, nan)
     notes += _overlap(train, test) + _doubtful(test)
     return Benchmark(Path(test_list).resolve().parent.name, train, test, next(iter(dims)), notes)
@@ -231,7 +231,7 @@ def _check_finite(videos: Sequence[Video], nan: Nan) -> None:
     if bad and nan == "error":
         raise UserError(
             f"NaN or infinity in {len(bad)} of {len(files)} feature files: {few(bad)}; extract them again, or "
-            "pass --nan zero to put 0 in their place"
+            "pass --nan zero to replace them by 0"
         )
     if bad:
         for reader in readers:

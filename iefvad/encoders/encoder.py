@@ -45,7 +45,7 @@ class Encoder:
         if image.dim != event.dim:
             raise UserError(
                 f"the image encoder gives {image.dim} features and the event encoder {event.dim}: choose two models of"
-                " one width."
+                " the same width."
             )
         if batch < 1:
             raise UserError(f"--batch must be at least 1, not {batch}.")

@@ -61,5 +61,5 @@ def load_npy(path: PathLike) -> np.ndarray:
 def _open_features(path: PathLike) -> np.ndarray:
     array = open_npy(path)
     if array.ndim != 2:
-        raise UserError(f"{path} has shape {array.shape}; features are (segments, dimensions)")
+        raise UserError(f"{path} has shape {array.shape}; features must be (segments, dimensions): make it again")
     return array

@@ -29,7 +29,7 @@ from iefvad.utils.prefetch import ahead
 from iefvad.video import read_frames, resize, ten_crop
 from tests.helpers.video_files import content, make_video, small_vit
 
-# Half a unit of float16's last place, relative, plus what float32 sums in another order differ by.
+# Relative: half a unit in the last place of float16. Absolute: differences of float32 sums in another order.
 RTOL, ATOL = 6e-4, 1e-4
 
 
@@ -170,7 +170,7 @@ def test_bad_videos_are_listed_and_the_rest_go_on(
     reasons = {row["name"]: row["reason"] for row in rows}
     assert "fewer than the 16" in reasons["short"] and "truncated" in reasons["sub/c"]
     assert FeatureStore(store).names() == ["a", "b"]
-    # Mended, removed or accepted as it is: the list follows.
+    # The list follows when a video is repaired or removed.
     (videos / "sub" / "c.avi").write_bytes(whole)
     make_video(videos / "short.mp4", 16)
     (videos / "empty.mp4").unlink()

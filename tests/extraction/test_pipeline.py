@@ -35,7 +35,7 @@ from iefvad.utils.errors import UserError
 from iefvad.video import Segments, read_frames, resize, ten_crop
 from tests.helpers.video_files import content, make_video, small_vit
 
-# Half a unit of float16's last place, relative, plus what float32 sums in another order differ by.
+# Relative: half a unit in the last place of float16. Absolute: differences of float32 sums in another order.
 RTOL, ATOL = 6e-4, 2e-4
 
 
@@ -76,7 +76,7 @@ def quiet(**changes: object) -> ExtractConfig:
 
 
 def decoders() -> set[int]:
-    """Living processes that decode for this one."""
+    """Process ids of the living decoding processes of this process."""
     found = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,stat=,args="], capture_output=True, text=True)
     lines = [line.split(None, 2) for line in found.stdout.splitlines()]
     return {int(pid) for pid, state, args in lines if "extraction.decoding" in args and state[0] != "Z"}
@@ -115,7 +115,7 @@ def test_neither_company_nor_processes_change_a_byte(originals: Path, tmp_path: 
 
 
 class _ByPlace:
-    """An encoder like those of devices whose matrix products depend on a row's place: rows carry it."""
+    """An encoder as on devices where a result depends on the place of its row in the batch: it adds that place."""
 
     dim, batch, device = 3, 4, torch.device("cpu")
 
@@ -328,7 +328,7 @@ def test_progress_counts_bytes_and_says_when_it_is_over(
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its memory from /proc")
 def test_memory_does_not_grow_with_the_video():
-    """Features that are kept must not pin the heap between the large buffers that come and go."""
+    """Stored features must not fragment the heap between the large temporary buffers."""
     code = """
 import torch
 from iefvad.encoders.encoder import build_encoder

@@ -1,4 +1,4 @@
-"""`iefvad features`: import from each kind of source, export, and what it tells of a store."""
+"""`iefvad features`: import from each kind of source, export, and the description of a store."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_export_and_import_of_the_field_s_layout(
 
 
 def test_real_features_through_import_and_the_network(shared_data: Path, tmp_path: Path) -> None:
-    """ViT-B/16 features of public videos (512 wide, names without a crop); no event features exist, so twice these."""
+    """ViT-B/16 features of public videos (512 wide, names without a crop). They also replace the event features."""
     folder = tmp_path / "clips"
     folder.mkdir()
     sources = [*(shared_data / "features" / "clip_vitb16_violence").glob("*[0-9].npy")]
@@ -104,7 +104,7 @@ def test_real_features_through_import_and_the_network(shared_data: Path, tmp_pat
         with torch.inference_mode():
             scores = model(image[None, :256], event[None, :256]).scores
         assert scores.shape == (1, min(video.segments, 256)) and torch.isfinite(scores).all()
-    # the truth among these files is no feature and is named as such
+    # the truth among these files is not a feature file, and the message names it
     shutil.copy(shared_data / "features" / "clip_vitb16_violence" / "my_gt_ucf.npy", folder)
     assert main(["import", *flags[:4], "--out", str(tmp_path / "q")]) == 2
 
@@ -207,7 +207,7 @@ def test_unknown_action(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_command_killed_at_any_time_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    """The real command in a process of its own, killed as soon as the journal has grown."""
+    """The real command in its own process, killed as soon as the journal has grown."""
     random = np.random.default_rng(0)
     (tmp_path / "f").mkdir()
     for index in range(1000):

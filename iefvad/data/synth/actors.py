@@ -92,9 +92,8 @@ class Person:
         self.skin = jitter(rng, ((222, 180, 150), (150, 108, 82), (96, 66, 50))[int(rng.integers(3))], 10)
         self.pause = 0
         self.pose = Pose()
-        self.script: Callable[[Person, int], bool] | None = (
-            None  # returns True if it has moved the person in this frame
-        )
+        # Replaces ordinary behaviour; returns True if it has moved the person in this frame.
+        self.script: Callable[[Person, int], bool] | None = None
 
     @property
     def height(self) -> float:

@@ -93,9 +93,8 @@ class Sprint(Anomaly):
             self.actors.append(runner)
 
     def _run(self, person: Person, t: int, pace: float) -> bool:
-        if (
-            not LEFT < person.x < RIGHT
-        ):  # always in view, so that their presence in a picture does not reveal the anomaly
+        # They are always in view, so that their presence in a picture does not reveal the anomaly.
+        if not LEFT < person.x < RIGHT:
             person.heading = 1.0 if person.x < WIDTH / 2 else -1.0
         if self.active(t) is None:
             return False

@@ -145,7 +145,7 @@ def generate(
         UserError: The folder cannot be written or contains a set with other settings, or a worker process died.
     """
     if seed < 0 or min(*train, *test) < 0:
-        raise UserError("the seed and the numbers of videos of a synthetic set cannot be negative.")
+        raise UserError("the seed and the numbers of videos of a synthetic set must be at least 0.")
     root = Path(root)
     begin = time.perf_counter()
     settings = settings_of(seed, train, test)
@@ -222,7 +222,7 @@ def _render(root: Path, plans: list[VideoPlan], workers: int, progress: bool) ->
                 bar.update(jobs[job].frames)
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that renders videos died (short of memory, or started from a script without "
+                "a process that renders videos died (out of memory, or started from a script without "
                 '`if __name__ == "__main__":`): run it again, it continues where it stopped.'
             ) from error
         finally:
