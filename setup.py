@@ -49,7 +49,6 @@ QUIET_FLOATS = ["-fno-trapping-math", "-fno-math-errno"]
 # Event maps of float frames equal the reference bit for bit: no fused products and sums there.
 OP_FLAGS = {
     "event_synthesis": ["-ffp-contract=off"],
-    "event_resize": ["-ffp-contract=off"],
     "precision_fusion": QUIET_FLOATS,
     "kalman_scan": QUIET_FLOATS,
 }

@@ -59,7 +59,7 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, *, size: int, repeats: i
 
 
 class Ceilings:
-    """Rates of one device, measured as often as asked for during a run.
+    """Rates of one device, measured several times during a run.
 
     Attributes:
         samples: by name, in the order measured: "copy" in bytes/s, and "gemm_<dtype>" in operations/s for the dtypes

@@ -1,4 +1,4 @@
-"""Two commits against each other: a process for each tree, asked in turn, so that both meet the same machine."""
+"""Two commits against each other: one process per tree, called in turn, so that both run under the same conditions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Worker:
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """The answer; RuntimeError with the reason if there is none."""
+        """Return the answer; raise RuntimeError with the reason where there is none."""
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None and stdout is not None
         time.sleep(PAUSE)
@@ -242,7 +242,7 @@ def fill(row: Comparison, base: Sequence[float], here: Sequence[float]) -> None:
 
 
 def comparison_table(records: Sequence[dict[str, Any]]) -> str:
-    """One line a row, and beneath the table why others have none."""
+    """One line per row, and beneath the table why others have none."""
     lines, missing = [], []
     for row in (Comparison(**record) for record in records):
         case = f"{row.op} {row.size} ({'×'.join(map(str, row.shape))}) {row.dtype}"

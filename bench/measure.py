@@ -1,4 +1,4 @@
-"""From cases to rows: every provider of a case checked, weighed and timed in turn, and rated against the ceilings."""
+"""From cases to rows: every provider of a case checked, measured for memory, timed, and rated against the ceilings."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def measure(
     seconds: float = math.inf,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
-    """Rows of all cases; `progress` is told which is being measured.
+    """Rows of all cases; `progress` is called with the case at hand.
 
     No case begins after so many seconds; as those of size "training" come first, it is the others that are left out.
 

@@ -123,7 +123,7 @@ def measure_here(provider: str, shape: tuple[int, ...], device: torch.device) ->
 def measure(
     providers: Iterable[str], shape: tuple[int, ...], device: torch.device, *, timeout: float = 120.0
 ) -> list[dict[str, Any]]:
-    """One record a provider, with `peak_mb` and `step_mb`, or a `reason`; each from a process of its own."""
+    """One record per provider, with `peak_mb` and `step_mb`, or a `reason`; each from a process of its own."""
     records = []
     for provider in providers:
         record: dict[str, Any] = {"provider": provider, "shape": list(shape), "peak_mb": None, "step_mb": None}

@@ -108,7 +108,7 @@ def _event_work(case: Case) -> tuple[Work, Work]:
     maps = 4 * pixels // case.shape[-4]
     # five operations for Y, then difference, absolute value, comparison and count
     forward = Work(3 * size * pixels + maps, 9 * pixels)
-    # backward writes three gradients a pixel; a sigmoid's slope is about eight operations
+    # backward writes three gradients per pixel; a sigmoid's slope is about eight operations
     return forward, Work(6 * size * pixels + maps, 20 * pixels)
 
 

@@ -1,4 +1,4 @@
-"""What one would write without this package: the 'plain' provider of the benchmarks.
+"""Straight PyTorch code without this package: the 'plain' provider of the benchmarks.
 
 Straight translations of the formulas, one elementwise operation after the other, correct on ordinary inputs, with
 neither ragged lengths in the scan nor saturation. Arguments and results are those of `ief_kernels`.

@@ -50,7 +50,7 @@ HEADER, FOOTER = 1.0, 0.5
 
 
 def draw(result: dict[str, Any], stem: Path) -> list[Path]:
-    """Writes ``<stem>_times.png`` and ``<stem>_ceilings.png``; those that there is nothing to show in are left out."""
+    """Writes ``<stem>_times.png`` and ``<stem>_ceilings.png``; a figure with nothing to show is left out."""
     from matplotlib.figure import Figure
 
     records = [r for r in result["results"] if r["median_ms"] is not None and r["direction"] in DIRECTIONS]

@@ -104,11 +104,20 @@ def _function(provider: str, case: Case) -> Callable[..., Any]:
 
 
 def ten_crop_events(frames: Tensor, *, backend: str) -> Tensor:
-    """Event maps of the ten crops, (n, H, W, 3) uint8 → (n // 16, 10, 224, 224) float32: what extraction computes."""
-    from iefvad.video import HEIGHT, WIDTH, crops
+    """Compute the event maps of ten crops as extraction does: resize by cv2, one map per segment, ten windows.
 
-    segments = frames[: len(frames) // 16 * 16].unflatten(0, (-1, 16))
-    maps = ief_kernels.resized_events(segments, size=(WIDTH, HEIGHT), backend=backend)
+    Args:
+        frames: (n, H, W, 3) uint8 RGB; frames after the last whole segment of 16 are left out.
+        backend: of `event_synthesis`.
+
+    Returns:
+        (n // 16, 10, 224, 224) float32 in [0, 1].
+    """
+    from iefvad.video import crops, resize
+
+    whole = frames[: len(frames) // 16 * 16]
+    segments = torch.from_numpy(resize(whole.numpy())).unflatten(0, (-1, 16))
+    maps = ief_kernels.event_synthesis(segments, backend=backend)
     return torch.from_numpy(crops(maps.numpy(), range(10)))
 
 

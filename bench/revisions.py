@@ -48,7 +48,7 @@ def label(root: Path) -> str | None:
 
 
 def resolve(root: Path, revision: str) -> str:
-    """The full commit id of a revision; UserError if there is none of that name."""
+    """The full commit id of a revision; UserError if no revision has that name."""
     _require_repository(root)
     try:
         return _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")

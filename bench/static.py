@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import pkgutil
@@ -23,6 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ief_kernels._spills import RECORDED, Spill, version
 
 ARCHS = (80, 90, 100)
 # Bytes of shared memory one block may have: 163, 227 and 227 KiB.
@@ -39,19 +42,22 @@ _SPILL = re.compile(r"STL|LDL")
 
 @dataclass(frozen=True)
 class StaticCase:
-    """One kernel in one configuration, as `static_cases()` of an operator's `triton.py` describes it (a dict there).
+    """One kernel in one configuration, as the modules of `bench.static_cases` describe it.
 
     Attributes:
         op: name of the public function or kernel, for the table.
+        tuner: name of the tuner that chooses the configuration.
         kernel: the `@triton.jit` function.
         signature: argument name → type ("*fp32", "*bf16", "i32", "i64", "fp32"); without the constexprs.
         constexprs: tl.constexpr argument → value; an optional pointer that is absent is a constexpr None.
         num_warps, num_stages: launch options.
         wants: "vector_loads" and "tensor_cores": what its machine code must hold; all other kernels are not asked.
         divisible: integer arguments that are multiples of 16, as triton finds at a launch; pointers always are.
+        fp_fusion: whether the kernel is launched with fused multiply-add.
     """
 
     op: str
+    tuner: str
     kernel: Any
     signature: Mapping[str, str]
     constexprs: Mapping[str, Any]
@@ -59,6 +65,7 @@ class StaticCase:
     num_stages: int
     wants: Mapping[str, bool] = field(default_factory=dict)
     divisible: Sequence[str] = ()
+    fp_fusion: bool = True
 
     @property
     def dtype(self) -> str:
@@ -78,10 +85,13 @@ class StaticResult:
     """What one compilation gave.
 
     Loads and stores count instructions on global memory, wide ones those of 16 bytes or more (bulk copies included);
-    `stack` is bytes a thread, `spills` instructions on thread-local memory.
+    `stack` is bytes per thread, `spills` instructions on thread-local memory, `triton` the compiler's version, major
+    and minor.
     """
 
+    triton: str
     op: str
+    tuner: str
     kernel: str
     config: str
     dtype: str
@@ -99,12 +109,41 @@ class StaticResult:
     tensor_core: int
     seconds: float
 
+    @property
+    def _where(self) -> str:
+        return f"{self.kernel} {self.dtype} sm_{self.arch} {self.config}"
+
+    def spill(self) -> Spill | None:
+        """Return the row for the table of spills, or None if nothing spills."""
+        if not self.spills and not self.stack:
+            return None
+        return Spill(self.tuner, self.op, self.kernel, self.dtype, self.arch, self.config, self.spills)
+
+    def _spill_is_known(self) -> bool:
+        """Whether the table lists this spill, or says nothing about the compiler's version."""
+        if self.triton not in RECORDED:
+            return True
+        found = self.spill()
+        return found is None or any(
+            row[:-1] == found[:-1] and row.instructions >= found.instructions for row in RECORDED[self.triton]
+        )
+
+    def warnings(self) -> list[str]:
+        """Return what depends on the compiler's version, as sentences: known spills, and those of a version unknown."""
+        if self.spill() is None or not self._spill_is_known():
+            return []
+        why = "as recorded" if self.triton in RECORDED else f"triton {self.triton} has not been recorded"
+        return [f"{self._where}: {self.spills} spill instructions, {self.stack} bytes of stack ({why})"]
+
     def faults(self) -> list[str]:
-        """What is wrong with it, as sentences; empty if nothing is."""
-        where = f"{self.kernel} {self.dtype} sm_{self.arch} {self.config}"
+        """Return what is wrong with it, as sentences; empty if nothing is."""
+        where = self._where
         found = []
-        if self.spills or self.stack:
-            found.append(f"{where}: {self.spills} spill instructions, {self.stack} bytes of stack")
+        if not self._spill_is_known():
+            found.append(
+                f"{where}: {self.spills} spill instructions, {self.stack} bytes of stack, not recorded for triton"
+                f" {self.triton}"
+            )
         if self.shared > SHARED_LIMIT[self.arch]:
             found.append(f"{where}: {self.shared} bytes of shared memory, the limit is {SHARED_LIMIT[self.arch]}")
         if self.wants.get("vector_loads") and not self.wide_loads:
@@ -114,18 +153,24 @@ class StaticResult:
         return found
 
 
+def archs() -> tuple[int, ...]:
+    """Return those of `ARCHS` that the triton in use compiles for: the ptxas of 3.2 and before knows no sm_100."""
+    first = [int(part) for part in version().split(".") if part.isdigit()]
+    return tuple(arch for arch in ARCHS if arch < 100 or first >= [3, 3])
+
+
 def operators() -> list[str]:
-    """Operator folders of `ief_kernels` that have a `triton` module."""
+    """Return the operator folders of `ief_kernels` that have a `triton_launch` module."""
     import ief_kernels
 
     folders = [module.name for module in pkgutil.iter_modules(ief_kernels.__path__) if module.ispkg]
-    return [name for name in folders if importlib.util.find_spec(f"ief_kernels.{name}.triton") is not None]
+    return [name for name in folders if importlib.util.find_spec(f"ief_kernels.{name}.triton_launch") is not None]
 
 
 def cases(op: str) -> list[StaticCase]:
     """Every kernel of an operator in every configuration; imports triton."""
-    module = importlib.import_module(f"ief_kernels.{op}.triton")
-    return [StaticCase(**case) for case in module.static_cases()]
+    module = importlib.import_module(f"bench.static_cases.{op}")
+    return list(module.cases())
 
 
 def one_per_kernel(found: Iterable[StaticCase]) -> list[StaticCase]:
@@ -140,18 +185,10 @@ def compile_case(case: StaticCase, arch: int) -> StaticResult:
     """Compiles for a GPU that need not be there, and reads the machine code."""
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     started = time.perf_counter()
-    names = case.kernel.arg_names
-    signature = {name: "constexpr" if name in case.constexprs else case.signature[name] for name in names}
-    attributes = {
-        (index,): [["tt.divisibility", 16]]
-        for index, name in enumerate(names)
-        if signature[name].startswith("*") or name in case.divisible
-    }
-    source = ASTSource(case.kernel, signature, constexprs=dict(case.constexprs), attrs=attributes)
-    options = {"num_warps": case.num_warps, "num_stages": case.num_stages, "enable_fp_fusion": True}
+    source = _source(case)
+    options = {"num_warps": case.num_warps, "num_stages": case.num_stages, "enable_fp_fusion": case.fp_fusion}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
@@ -166,7 +203,9 @@ def compile_case(case: StaticCase, arch: int) -> StaticResult:
         return sum(pattern.match(name) is not None for name in instructions)
 
     return StaticResult(
+        triton=version(),
         op=case.op,
+        tuner=case.tuner,
         kernel=case.kernel.__name__,
         config=case.config,
         dtype=case.dtype,
@@ -186,6 +225,27 @@ def compile_case(case: StaticCase, arch: int) -> StaticResult:
     )
 
 
+def _source(case: StaticCase) -> Any:
+    """The kernel as triton's compiler takes it."""
+    from triton.compiler import ASTSource
+
+    names, constants = case.kernel.arg_names, dict(case.constexprs)
+    divisible = [
+        index
+        for index, name in enumerate(names)
+        if name not in constants and (case.signature[name].startswith("*") or name in case.divisible)
+    ]
+    if "constexprs" in inspect.signature(ASTSource).parameters:
+        signature = {name: "constexpr" if name in constants else case.signature[name] for name in names}
+        attributes = {(index,): [["tt.divisibility", 16]] for index in divisible}
+        return ASTSource(case.kernel, signature, constexprs=constants, attrs=attributes)
+    from triton.backends.compiler import AttrsDescriptor  # up to triton 3.2
+
+    properties = {"arg_properties": {"tt.divisibility": divisible, "tt.equal_to": []}, "cls": "AttrsDescriptor"}
+    attributes = AttrsDescriptor.from_dict(properties)
+    return ASTSource(case.kernel, dict(case.signature), constants=constants, attrs=attributes)
+
+
 def _tool(name: str, *arguments: str) -> str:
     import triton.backends
 
@@ -202,7 +262,7 @@ def _usage(text: str, name: str) -> int:
 
 def measure(
     ops: Sequence[str] | None = None,
-    archs: Sequence[int] = ARCHS,
+    on: Sequence[int] | None = None,
     dtypes: Sequence[str] | None = None,
     *,
     every_config: bool = True,
@@ -211,7 +271,7 @@ def measure(
 
     Args:
         ops: operator folders; None takes all that have Triton kernels.
-        archs: of `ARCHS`.
+        on: architectures; None takes `archs()`.
         dtypes: element types such as "fp32"; None takes all.
         every_config: False takes the first configuration of each kernel and dtype.
 
@@ -219,7 +279,7 @@ def measure(
         RuntimeError: a kernel does not compile; the message holds the compiler's.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = pool.map(lambda arch: _measure_arch(arch, ops, dtypes, every_config), archs)
+        parts = pool.map(lambda arch: _measure_arch(arch, ops, dtypes, every_config), on or archs())
         return [result for part in parts for result in part]
 
 
@@ -282,19 +342,30 @@ def table(results: Sequence[StaticResult]) -> str:
     )
 
 
+def record(results: Sequence[StaticResult]) -> str:
+    """Return the rows of one version of triton as they stand in ``ief_kernels/_spills.py``."""
+    lines = [f'    "{results[0].triton}": (']
+    for spill in dict.fromkeys(spill for result in results if (spill := result.spill()) is not None):
+        *where, config, count = spill
+        lines.append(f"        Spill({', '.join(json.dumps(part) for part in where)},")
+        lines.append(f"              {json.dumps(config)}, {count}),")
+    return "\n".join([*lines, "    ),"])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; returns 1 if a kernel has a fault (named below the table), 0 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m bench.static", description=__doc__)
     parser.add_argument("--ops", nargs="+", help="operator folders; default: all with Triton kernels")
-    parser.add_argument("--archs", nargs="+", type=int, choices=ARCHS, default=list(ARCHS))
+    parser.add_argument("--archs", nargs="+", type=int, choices=ARCHS, default=None)
     parser.add_argument("--dtypes", nargs="+", help="element types, such as fp32 bf16; default: all")
     parser.add_argument("--one-per-kernel", action="store_true", help="the first configuration only")
     parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument("--record", action="store_true", help="print the rows for ief_kernels/_spills.py")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     ops, every_config = options.ops or operators(), not options.one_per_kernel
     if options.in_process:
-        results = _compile_all(ops, options.archs, options.dtypes, every_config)
+        results = _compile_all(ops, options.archs or archs(), options.dtypes, every_config)
     else:
         results = measure(ops, options.archs, options.dtypes, every_config=every_config)
         print(table(results))
@@ -302,7 +373,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.json.write_text(json.dumps([asdict(r) for r in results], indent=1), encoding="utf-8")
     faults = [fault for result in results for fault in result.faults()]
     if not options.in_process:
+        for warning in (warning for result in results for warning in result.warnings()):
+            print(f"warning: {warning}")
         print("\n".join(faults) if faults else f"{len(results)} compilations, no faults")
+    if options.record:
+        print(record(results))
     return 1 if faults and not options.in_process else 0
 
 

@@ -68,7 +68,7 @@ def _times(value: float | None) -> str:
 
 
 def result_table(rows: Sequence[Row]) -> str:
-    """One line a row; a provider that did not serve has its reason beneath the table."""
+    """One line per row; a provider that did not serve has its reason beneath the table."""
     lines: list[tuple[str, ...]] = []
     last: tuple[str, str] | None = None
     for row in rows:
@@ -130,7 +130,7 @@ def ceiling_line(ceilings: dict[str, float]) -> str:
 
 
 def memory_table(records: Sequence[dict[str, Any]]) -> str:
-    """Peak memory by provider, and as a share of the reference's."""
+    """Peak memory by provider, and as a fraction of the reference's."""
     base = next((r["peak_mb"] for r in records if r["provider"] == "reference"), None)
     lines = []
     for record in records:

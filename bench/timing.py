@@ -25,7 +25,7 @@ Laps = dict[str, float]
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure. A provider stops after `provider_seconds`, all of a case's after `rounds`.
+    """Duration of the measurement. A provider stops after `provider_seconds`, all of a case's after `rounds`.
 
     A provider whose first run takes longer than `single_seconds` is not run again: that run is its only sample.
     """
@@ -144,7 +144,7 @@ def interleave(
             if name in compiled:
                 laps = run(0)
             on_first(name, max(laps.values()))
-        except Exception as error:  # whatever a provider dies of becomes its row
+        except Exception as error:  # any failure of a provider becomes its row
             failures[name] = explanation(error)
             continue
         timings[name] = timing

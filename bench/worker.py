@@ -69,7 +69,7 @@ class Server:
 def main() -> int:
     """Serves until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what anybody prints is no answer
+    os.dup2(2, 1)  # what code prints is no answer
     import_from(Path(sys.argv[1]))
     from bench.timing import explanation
 

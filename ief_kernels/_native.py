@@ -1,4 +1,7 @@
-"""The C++ extension ``ief_kernels._C``: whether it is there, and what it was built for."""
+"""The C++ extension ``ief_kernels._C``: whether it can be used, and the module itself.
+
+`_cuda_extension` has the same functions for the CUDA extension.
+"""
 
 from __future__ import annotations
 
@@ -21,34 +24,29 @@ def _import() -> tuple[ModuleType | None, str]:
 _module, _reason = _import()
 
 
-def load() -> ModuleType | None:
-    """The extension module, or None where it was not built or does not load."""
-    return _module
-
-
-def why_not() -> str:
-    """The reason why ``load()`` gives None; empty if it does not."""
-    return _reason
+def why_not() -> str | None:
+    """Return the reason why the extension cannot be used, or None if it can."""
+    return None if _module is not None else _reason
 
 
 def available() -> bool:
-    return _module is not None
+    """Return whether the extension can be used."""
+    return why_not() is None
 
 
 def extension() -> ModuleType:
-    """The extension module for callers that have already been told that it is there."""
+    """Return the extension module.
+
+    Raises:
+        RuntimeError: the extension cannot be used; the message is that of `why_not`.
+    """
     if _module is None:
         raise RuntimeError(_reason)
     return _module
 
 
-def threads() -> int:
-    """How many threads a kernel may use: as many as torch."""
-    return torch.get_num_threads()
-
-
 def describe() -> str:
-    """One phrase on the build, such as ``C++, avx512, 2 threads``."""
+    """Return one phrase on the build, such as ``C++, avx512, 2 thread(s)``, or why it cannot be used."""
     if _module is None:
         return _reason
-    return f"C++, {_module.isa()}, {threads() if _module.openmp() else 1} thread(s)"
+    return f"C++, {_module.isa()}, {torch.get_num_threads() if _module.openmp() else 1} thread(s)"

@@ -1,8 +1,8 @@
 """Float32 matrix products on the CPU by whichever of torch's two libraries has the wider instructions for it.
 
-torch takes MKL for float32. MKL keeps its AVX-512 code to Intel's processors; on others with AVX-512, oneDNN, which
-torch brings along for bfloat16, is about twice as fast (210 against 96 GFLOP/s on one Zen 5 core). The choice
-depends on the processor, the dtype and the size alone, so that results are the same bits from run to run.
+torch takes MKL for float32. MKL keeps its AVX-512 code to Intel's processors. On others with AVX-512, oneDNN is about
+twice as fast (210 against 96 GFLOP/s on one Zen 5 core); torch brings it along for bfloat16. The choice depends on the
+processor, the dtype and the size alone, so that results are the same bits from run to run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 SMALLEST = 1 << 23
-"""Multiply-adds below which the choice makes no difference that its overhead would not eat."""
+"""Number of multiply-adds below which the choice does not pay for its overhead."""
 
 
 @functools.cache
@@ -27,7 +27,7 @@ def _vendor() -> str:
 
 @functools.cache
 def _product() -> Any:
-    """oneDNN's a·bᵀ + bias, or None where MKL is at least as fast or torch does not offer it."""
+    """Return oneDNN's a·bᵀ + bias, or None where MKL is at least as fast or torch does not offer it."""
     if _vendor() in ("", "GenuineIntel") or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return None
     try:
@@ -41,7 +41,7 @@ def _product() -> Any:
 
 
 def served(a: Tensor, b: Tensor) -> bool:
-    """Whether the product of a (M, K) and the transpose of b (N, K) goes to oneDNN."""
+    """Return whether the product of a (M, K) and the transpose of b (N, K) goes to oneDNN."""
     return (
         a.dtype == b.dtype == torch.float32
         and a.device.type == b.device.type == "cpu"
@@ -51,7 +51,17 @@ def served(a: Tensor, b: Tensor) -> bool:
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
-    """a·bᵀ + bias, then relu if asked for: (M, K), (N, K) and (N,) → (M, N), all of one dtype."""
+    """Compute a·bᵀ + bias, followed by relu if asked for.
+
+    Args:
+        a: (M, K).
+        b: (N, K), of a's dtype.
+        bias: (N,), of a's dtype, or None.
+        relu: whether negative results become zero.
+
+    Returns:
+        (M, N), of a's dtype.
+    """
     if served(a, b):
         found: Tensor = _product()(a, b, bias, "relu" if relu else "none", [], "")
         return found

@@ -1,4 +1,4 @@
-"""Small helpers on shapes, dtypes and lengths that the floating-point operators share."""
+"""Small helpers on shapes, dtypes, lengths and memory that the operators share."""
 
 from __future__ import annotations
 
@@ -11,17 +11,29 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype arithmetic runs in: float64 for float64, float32 for everything else."""
+    """Return the dtype that arithmetic runs in: float64 for float64, float32 for everything else."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def address(tensor: Tensor | None) -> int:
+    """Return where the tensor's memory begins, or 0 for None, as the C++ kernels take it."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
 def useful_threads(available: int, elements: int) -> int:
-    """How many threads a kernel over so many elements should start: below about 2000 each, starting them costs more."""
+    """Return the number of threads for a kernel over so many elements.
+
+    A thread gets at least about 2000 elements: with fewer, its start costs more than it saves.
+    """
     return max(1, min(available, elements // 2048))
 
 
 def require_float(**tensors: Tensor) -> None:
-    """Raises TypeError naming the first tensor that is not float16, bfloat16, float32 or float64."""
+    """Check that all tensors are float16, bfloat16, float32 or float64.
+
+    Raises:
+        TypeError: one is not; the message names the first such tensor.
+    """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
@@ -30,7 +42,11 @@ def require_float(**tensors: Tensor) -> None:
 
 
 def require_same_shape(**tensors: Tensor) -> None:
-    """Raises ValueError naming the first tensor whose shape or device differs from the first one's."""
+    """Check that all tensors have the shape and the device of the first.
+
+    Raises:
+        ValueError: one differs; the message names the first such tensor.
+    """
     (first_name, first), *others = tensors.items()
     for name, tensor in others:
         if tensor.shape != first.shape:
@@ -40,9 +56,13 @@ def require_same_shape(**tensors: Tensor) -> None:
 
 
 def require_lengths(lengths: Tensor | None, batch: int) -> None:
-    """Raises TypeError or ValueError unless `lengths` is None or an integer tensor of shape (batch,).
+    """Check that `lengths` is None or an integer tensor of shape (batch,).
 
-    The values are not looked at (that would wait for the device): below 0 counts as 0, above T as T.
+    The values are not read, because that would wait for the device. A value below 0 counts as 0, one above T as T.
+
+    Raises:
+        TypeError: `lengths` is not an integer tensor.
+        ValueError: its shape is not (batch,).
     """
     if lengths is None:
         return
@@ -55,12 +75,12 @@ def require_lengths(lengths: Tensor | None, batch: int) -> None:
 
 
 def valid_mask(lengths: Tensor, steps: int, device: torch.device) -> Tensor:
-    """(B, T) bool, true where t < lengths[b]."""
+    """Return a (B, T) bool tensor that is true where t < lengths[b]."""
     return torch.arange(steps, device=device) < lengths.to(device)[:, None]
 
 
 def refuse_double_backward(op: str) -> NoReturn:
-    """Raises the RuntimeError of a second derivative, which no fused operator has."""
+    """Raise the RuntimeError for a second derivative, which no fused operator has."""
     raise RuntimeError(
         f"{op}: double backward is not available; pass backend='reference' where second derivatives are needed"
     )

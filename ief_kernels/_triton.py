@@ -3,8 +3,8 @@
 Nothing here imports triton before a kernel runs. Environment variables, read when this module is imported:
 
     TRITON_INTERPRET=1       kernels run in triton's interpreter and take CPU tensors (for tests; triton's own variable)
-    IEF_KERNELS_CACHE=DIR    where measured choices are kept; default ief_kernels/ in $XDG_CACHE_HOME or ~/.cache
-    IEF_KERNELS_TUNE=0       measures nothing: every kernel runs in its first configuration
+    IEF_KERNELS_CACHE=DIR    where measured choices are kept; default: ief_kernels/ in $XDG_CACHE_HOME or ~/.cache
+    IEF_KERNELS_TUNE=0       measure nothing: every kernel runs in its first configuration
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import _spills
 from .dispatch import Check, Facts
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 TUNE = os.environ.get("IEF_KERNELS_TUNE") != "0"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-# Fused multiply-add, always said aloud: triton's default for it changes between versions.
+# Fused multiply-add, always passed: triton's default for it changes between versions.
 FP_FUSION = True
 ROUNDS, WARM_UPS = 5, 2
 _FOUND = importlib.util.find_spec("triton") is not None
 
 
 def triton_check(dtypes: tuple[torch.dtype, ...] = FLOATS) -> Check:
-    """The usual check of a Triton kernel: triton installed, tensors on a CUDA device of sm_80 or later, dtype known.
+    """Return the usual check of a Triton kernel.
 
-    In the interpreter CPU tensors serve instead, but for bfloat16, which it gets wrong.
+    Triton must be installed, the tensors must lie on a CUDA device of compute capability 8.0 or later, and the dtype
+    must be among `dtypes`. The interpreter takes CPU tensors instead, except bfloat16, which it gets wrong.
     """
 
     def check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
@@ -60,14 +62,26 @@ def triton_check(dtypes: tuple[torch.dtype, ...] = FLOATS) -> Check:
 
 
 class Config(NamedTuple):
-    """One way to compile a kernel: its tl.constexpr arguments and triton's launch options."""
+    """One way to compile a kernel.
+
+    Attributes:
+        meta: its tl.constexpr arguments that may be chosen.
+        num_warps: warps per program, as triton's launch option.
+        num_stages: stages of triton's software pipelining.
+    """
 
     meta: Mapping[str, int]
     num_warps: int = 4
     num_stages: int = 1
 
+    @property
+    def name(self) -> str:
+        """The configuration as one word, such as ``BLOCK=128,warps=4,stages=1``."""
+        shown = [f"{name}={value}" for name, value in self.meta.items()]
+        return ",".join([*shown, f"warps={self.num_warps}", f"stages={self.num_stages}"])
+
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of ``kernel[grid](...)``, ``meta`` included."""
+        """Return the keyword arguments of ``kernel[grid](...)``, ``meta`` included."""
         return {
             **self.meta,
             "num_warps": self.num_warps,
@@ -77,12 +91,12 @@ class Config(NamedTuple):
 
 
 def device_guard(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Makes the tensor's GPU the current one, so that a kernel launches on it and not on the first."""
+    """Make the tensor's GPU the current one, so that a kernel launches on it and not on the first."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def cache_folder() -> Path:
-    """Where measured choices are kept, one JSON file per kind of GPU."""
+    """Return the folder where measured choices are kept, one JSON file per kind of GPU."""
     named = os.environ.get("IEF_KERNELS_CACHE")
     if named:
         return Path(named)
@@ -94,7 +108,7 @@ _forced: int | None = None
 
 @contextmanager
 def forced(index: int) -> Iterator[None]:
-    """Every `Tuner` with more than ``index`` configurations takes that one; the others take their last (for tests)."""
+    """Make every `Tuner` take configuration ``index``, or its last if it has fewer (for tests)."""
     global _forced
     before, _forced = _forced, index
     try:
@@ -105,6 +119,9 @@ def forced(index: int) -> Iterator[None]:
 
 class Tuner:
     """Chooses among a kernel's configurations by measuring each once per kind of GPU and key.
+
+    Configurations that are recorded as spilling registers on the GPU, with the triton in use, do not take part
+    (`_spills`), unless all are.
 
     Args:
         name: of the kernel; part of the key.
@@ -118,53 +135,77 @@ class Tuner:
         described = json.dumps([[sorted(c.meta.items()), c.num_warps, c.num_stages] for c in self.configs])
         self._version = hashlib.sha256(described.encode()).hexdigest()[:12]
         self._chosen: dict[tuple[int, Hashable], int] = {}
+        self._usable: dict[int, tuple[int, ...]] = {}
 
     def launch(
         self, tensor: Tensor, key: tuple[Hashable, ...], run: Callable[[Config], None], worth: bool = True
     ) -> Config:
-        """Runs the kernel on the tensor's device in the best configuration, and says which that was.
+        """Run the kernel on the tensor's device in the best configuration.
 
         Args:
             tensor: any of the kernel's tensors; decides the device.
-            key: what the choice may depend on, such as dtypes and D; never B or T.
-            run: launches the kernel once; called repeatedly while measuring, so it may only overwrite its outputs.
-            worth: False for a call too small to tell configurations apart; it always takes the first, so that what a
+            key: what the choice may depend on, such as dtypes and D, but never B or T.
+            run: launches the kernel once. Measuring calls it repeatedly, so it may only overwrite its outputs.
+            worth: False for a call too small to tell configurations apart. It always takes the first, so that what a
                 call computes does not depend on the calls before it.
+
+        Returns:
+            The configuration that ran.
+
+        Raises:
+            RuntimeError: the GPU has no room for any configuration.
         """
         with device_guard(tensor):
             config = self.configs[self._index(tensor, key, run, worth)]
             run(config)
         return config
 
+    def usable(self, major: int) -> tuple[int, ...]:
+        """Return the indices of the configurations that take part on a GPU of this major compute capability."""
+        spilling = _spills.spilling(self.name, major, tuple(config.name for config in self.configs))
+        kept = tuple(index for index, config in enumerate(self.configs) if config.name not in spilling)
+        return kept or tuple(range(len(self.configs)))
+
+    def _usable_on(self, device: torch.device) -> tuple[int, ...]:
+        at = device.index
+        if at not in self._usable:
+            everything = tuple(range(len(self.configs)))
+            recorded = torch.version.hip is None
+            self._usable[at] = self.usable(torch.cuda.get_device_capability(device)[0]) if recorded else everything
+        return self._usable[at]
+
     def _index(self, tensor: Tensor, key: tuple[Hashable, ...], run: Callable[[Config], None], worth: bool) -> int:
         if _forced is not None:
             return min(_forced, len(self.configs) - 1)
-        if not worth or not TUNE or INTERPRET or not tensor.is_cuda or len(self.configs) == 1:
+        if INTERPRET or not tensor.is_cuda or len(self.configs) == 1:
             return 0
+        usable = self._usable_on(tensor.device)
+        if not worth or not TUNE or len(usable) == 1:
+            return usable[0]
         at = (tensor.device.index, key)
         if at not in self._chosen:
             device = _device_name(tensor.device)
             entry = f"{self.name} {self._version} {key!r}"
             known = _read(device).get(entry)
-            if isinstance(known, int) and 0 <= known < len(self.configs):
+            if isinstance(known, int) and known in usable:
                 self._chosen[at] = known
             elif torch.cuda.is_current_stream_capturing():
-                return 0
+                return usable[0]
             else:
-                self._chosen[at] = _fastest(self.configs, run)
+                self._chosen[at] = _fastest(self.configs, usable, run)
                 _write(device, entry, self._chosen[at])
         return self._chosen[at]
 
 
-def _fastest(configs: tuple[Config, ...], run: Callable[[Config], None]) -> int:
+def _fastest(configs: tuple[Config, ...], usable: tuple[int, ...], run: Callable[[Config], None]) -> int:
     """Index of the configuration with the smallest median time; one the GPU has no room for does not take part."""
     from triton.runtime.errors import OutOfResources
 
     serving = []
-    for index, config in enumerate(configs):
+    for index in usable:
         try:
             for _ in range(WARM_UPS):
-                run(config)
+                run(configs[index])
         except OutOfResources:
             continue
         serving.append(index)
@@ -173,7 +214,8 @@ def _fastest(configs: tuple[Config, ...], run: Callable[[Config], None]) -> int:
     times: dict[int, list[float]] = {index: [] for index in serving}
     for _ in range(ROUNDS):  # interleaved, so that a change of clocks meets all of them
         for index in serving:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            event: Any = torch.cuda.Event  # its constructor has no annotations in some versions of torch
+            start, end = event(enable_timing=True), event(enable_timing=True)
             start.record()
             run(configs[index])
             end.record()

@@ -1,8 +1,9 @@
 """Which backend serves a call.
 
-Every operator registers, for each backend it has a kernel for, a check that returns None if the backend serves a call
-with these facts, or a sentence saying why it does not. ``"auto"`` takes the first that serves, in the order of
-``BACKENDS``; a backend asked for by name serves or raises ``BackendUnavailable``.
+An operator's file for a backend (``native.py``, ``triton_launch.py``) registers that backend with a check. The check
+returns None if the backend serves a call with these facts, or else the reason why it does not. ``"auto"`` takes the
+first backend that serves, in the order of ``BACKENDS``. A backend asked for by name serves, or the call raises
+``BackendUnavailable``.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ Check = Callable[[torch.device, torch.dtype, Facts], "str | None"]
 
 
 class BackendUnavailable(RuntimeError):
-    """The backend asked for cannot serve this call; the message says why."""
+    """Raised where the backend asked for cannot serve a call; the message says why."""
 
 
 class Choice(NamedTuple):
+    """The backend that serves a call, and the reason for the choice."""
+
     backend: str
     reason: str
 
@@ -36,14 +39,18 @@ _details: dict[tuple[str, str], Describe] = {}
 
 
 def register_backend(op: str, name: str, check: Check, describe: Describe | None = None) -> None:
-    """Makes backend ``name`` known for operator ``op``.
+    """Make backend ``name`` known for operator ``op``.
 
     Args:
         op: name of the public function.
-        name: one of ``BACKENDS``; ``"reference"`` serves everything unless a check is registered for it too.
+        name: one of ``BACKENDS``. ``"reference"`` serves every call unless a check is registered for it too.
         check: ``check(device, dtype, facts)`` returns None if the backend serves, else the reason as a sentence part.
-            It is traced by ``torch.compile``, so it must be plain Python on its arguments.
-        describe: ``describe(facts)`` says for ``explain`` how the backend would serve, such as on which path.
+            `torch.compile` traces it, so it must be plain Python on its arguments.
+        describe: ``describe(facts)`` says for ``explain`` how the backend would serve, such as on which path. Its
+            facts include the ``device``.
+
+    Raises:
+        ValueError: there is no backend of that name.
     """
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; backends are {', '.join(BACKENDS)}")
@@ -53,11 +60,12 @@ def register_backend(op: str, name: str, check: Check, describe: Describe | None
 
 
 def native_check(op_dtypes: tuple[torch.dtype, ...]) -> Check:
-    """The usual check of a C++ kernel: extension built, tensors on the CPU, dtype among ``op_dtypes``."""
+    """Return the usual check of a C++ kernel: extension built, tensors on the CPU, dtype among ``op_dtypes``."""
 
     def check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
-        if not _native.available():
-            return _native.why_not()
+        missing = _native.why_not()
+        if missing is not None:
+            return missing
         if device.type != "cpu":
             return f"its kernel runs on the CPU, and the tensors are on {device.type}"
         if dtype not in op_dtypes:
@@ -75,13 +83,17 @@ def _why_not(op: str, name: str, device: torch.device, dtype: torch.dtype, facts
 
 
 def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype, **facts: Any) -> Choice:
-    """The backend that serves a call, with the reason for it.
+    """Choose the backend that serves a call.
 
     Args:
         op: name of the public function.
         backend: ``"auto"`` or one of ``BACKENDS``.
-        device, dtype: of the tensors that decide.
-        facts: whatever else the operator's checks ask for.
+        device: device of the tensors that decide.
+        dtype: dtype of the tensors that decide.
+        **facts: whatever else the operator's checks ask for.
+
+    Returns:
+        The backend and the reason for it.
 
     Raises:
         BackendUnavailable: the backend asked for does not serve this call.
@@ -106,16 +118,24 @@ def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype, **fa
 
 
 def explain(op: str | None = None, *about: torch.Tensor | torch.device | torch.dtype | str, **facts: Any) -> str:
-    """Says for every backend whether it would serve a call, why not, and which one ``"auto"`` takes.
+    """Say for every backend whether it would serve a call, why not, and which one ``"auto"`` takes.
 
     Args:
         op: name of a public function; None explains all of them.
-        about: tensors, a device, a dtype, in any order, such as a call's arguments; the first of each kind counts.
-            Device and dtype default to the CPU and float32.
-        facts: whatever else the operator's checks ask for; ``shape`` is the first tensor's unless given.
+        *about: tensors, a device and a dtype in any order, such as a call's arguments. The first of each kind counts.
+            The default is the CPU and float32.
+        **facts: whatever else the operator's checks ask for. ``shape`` is the first tensor's unless given.
 
     Returns:
-        A text of one line for the choice and one for each backend, e.g. of ``print(explain("kalman_scan", x))``.
+        A text with one line for the choice and one line per backend.
+
+    Raises:
+        TypeError: an argument is neither a tensor, a device nor a dtype.
+        ValueError: there is no operator of that name.
+
+    Example:
+        >>> print(explain("kalman_scan", torch.zeros(1, 8, 4)))  # doctest: +SKIP
+        kalman_scan on cpu, torch.float32: auto takes native
     """
     if op is None:
         return "\n".join(explain(name, *about, **facts) for name in sorted(_checks))
@@ -125,12 +145,9 @@ def explain(op: str | None = None, *about: torch.Tensor | torch.device | torch.d
     lines = [f"{op} on {device}, {dtype}: auto takes {choice.backend}"]
     for name in BACKENDS:
         reason = _why_not(op, name, device, dtype, facts)
-        detail = {
-            "native": _native.describe() if device.type == "cpu" else "CUDA C++",
-            "reference": "eager PyTorch",
-        }.get(name, "kernel")
+        detail = {"native": _native.describe(), "reference": "eager PyTorch"}.get(name, "kernel")
         if reason is None and (op, name) in _details:
-            detail = _details[op, name](facts)
+            detail = _details[op, name]({**facts, "device": device})
         lines.append(f"  {name:<10} {'yes' if reason is None else 'no':<4} {detail if reason is None else reason}")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The operators as `nn.Module`s, with their learned variants."""
+"""The operators as `nn.Module`s, with their learned parameters."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ def _inverse_softplus(value: float) -> float:
 
 
 def steady_noise(gain: float, variance: float) -> float:
-    """Process noise whose steady gain on a constant input variance v is g: q = v·g²/(1 − g).
+    """Return the process noise whose steady gain on a constant input variance v is g: q = v·g²/(1 − g).
 
-    In the steady state p = g·v and g = (p + q)/(p + q + v). Raises ValueError unless 0 < gain < 1 and variance > 0.
+    In the steady state p = g·v and g = (p + q)/(p + q + v); see ``docs/specification.md#kalman-scan``.
+
+    Args:
+        gain: g, in (0, 1).
+        variance: v > 0.
+
+    Raises:
+        ValueError: `gain` or `variance` lies outside its range.
     """
     if not 0 < gain < 1 or not variance > 0:
         raise ValueError(f"gain must lie in (0, 1) and variance be positive, got {gain} and {variance}")
@@ -31,18 +38,24 @@ def steady_noise(gain: float, variance: float) -> float:
 
 
 class PrecisionFusion(nn.Module):
-    """`precision_fusion` with ν fixed, absent (None) or learned, one scalar a modality (ν = 1 + softplus(raw)).
+    """`precision_fusion` with ν fixed, absent (None) or learned.
+
+    A learned ν is one scalar per modality, ν = 1 + softplus(raw).
 
     Args:
-        nu: a float > 0, None for the Gaussian model, or "learned".
+        nu: degrees of freedom: a float > 0, None for the Gaussian model, or "learned".
         initial_nu: where the learned ν starts, > 1.
-        eps: as in the function.
-        backend: as in the function.
+        eps: as in `precision_fusion`.
+        backend: as in `precision_fusion`.
+
+    Raises:
+        ValueError: `nu` or `initial_nu` lies outside its range.
     """
 
     def __init__(
         self, *, nu: float | str | None = 8.0, initial_nu: float = 8.0, eps: float = 1e-8, backend: str = "auto"
     ) -> None:
+        """Create the module; see the class."""
         super().__init__()
         self.eps, self.backend = eps, backend
         self.fixed_nu: float | None = None
@@ -59,13 +72,14 @@ class PrecisionFusion(nn.Module):
             self.fixed_nu = float(nu)
 
     def nu(self) -> tuple[Nu, Nu]:
-        """(image, event) degrees of freedom, as the functions take them; with a gradient if learned."""
+        """Return the degrees of freedom of image and event, as the functions take them; with a gradient if learned."""
         if self.raw_nu is None:
             return self.fixed_nu, self.fixed_nu
         nu = 1 + softplus(self.raw_nu)
         return nu[0], nu[1]
 
     def forward(self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor) -> Fusion:
+        """Fuse two beliefs; arguments and result as in `precision_fusion`."""
         return precision_fusion(
             mu_img, logvar_img, mu_evt, logvar_evt, nu=self.nu(), eps=self.eps, backend=self.backend
         )
@@ -73,26 +87,32 @@ class PrecisionFusion(nn.Module):
     def with_terms(
         self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor, lengths: Tensor | None = None
     ) -> tuple[Fusion, Terms]:
-        """Fusion (zero at padding) and loss terms from one pass over the four tensors."""
+        """Return fusion (zero at padding) and loss terms from one pass; arguments as in `fusion_and_terms`."""
         return fusion_and_terms(
             mu_img, logvar_img, mu_evt, logvar_evt, nu=self.nu(), lengths=lengths, eps=self.eps, backend=self.backend
         )
 
     def extra_repr(self) -> str:
+        """Return the settings for `repr`."""
         return f"nu={LEARNED if self.raw_nu is not None else self.fixed_nu}, eps={self.eps}"
 
 
 class KalmanScan(nn.Module):
-    """`kalman_scan` with fixed or learned process noise, one q = softplus(raw) a dimension.
+    """`kalman_scan` with fixed or learned process noise.
+
+    Learned noise is one q = softplus(raw) per dimension.
 
     Args:
         dim: D.
         process_noise: a float ≥ 0, or "learned".
-        initial_gain, unit_variance: the learned noise starts where the steady gain on inputs of constant variance
-            `unit_variance` is `initial_gain`.
-        nu: robust update's degrees of freedom; None for the plain update.
-        eps: as in the function.
-        backend: as in the function.
+        initial_gain: the learned noise starts where the steady gain is this, in (0, 1).
+        unit_variance: the constant input variance > 0 for which that holds.
+        nu: degrees of freedom of the robust update; None for the plain update.
+        eps: as in `kalman_scan`.
+        backend: as in `kalman_scan`.
+
+    Raises:
+        ValueError: an argument lies outside its range.
     """
 
     def __init__(
@@ -106,6 +126,7 @@ class KalmanScan(nn.Module):
         eps: float = 1e-8,
         backend: str = "auto",
     ) -> None:
+        """Create the module; see the class."""
         super().__init__()
         self.dim, self.nu, self.eps, self.backend = dim, nu, eps, backend
         self.fixed_noise = 0.0
@@ -121,7 +142,7 @@ class KalmanScan(nn.Module):
             self.fixed_noise = float(process_noise)
 
     def process_noise(self) -> float | Tensor:
-        """q, as the function takes it: the fixed float, or (D,) with a gradient."""
+        """Return q as the function takes it: the fixed float, or (D,) with a gradient."""
         return self.fixed_noise if self.raw_noise is None else softplus(self.raw_noise)
 
     def forward(
@@ -131,6 +152,7 @@ class KalmanScan(nn.Module):
         lengths: Tensor | None = None,
         initial_state: tuple[Tensor, Tensor] | None = None,
     ) -> Scan:
+        """Filter x over time; arguments and result as in `kalman_scan`."""
         return kalman_scan(
             x,
             var,
@@ -143,6 +165,7 @@ class KalmanScan(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """Return the settings for `repr`."""
         noise = LEARNED if self.raw_noise is not None else self.fixed_noise
         return f"{self.dim}, process_noise={noise}, nu={self.nu}, eps={self.eps}"
 
@@ -153,11 +176,14 @@ class Refinement(nn.Module):
     Args:
         dim: D.
         hidden: H; None takes D.
-        steps: N.
-        attenuation: as in the function.
-        shared: one block serves all steps.
-        checkpoint_every: as in the function.
-        backend: as in the function.
+        steps: N ≥ 0.
+        attenuation: as in `refine`.
+        shared: whether one block serves all steps.
+        checkpoint_every: as in `refine`.
+        backend: as in `refine`.
+
+    Raises:
+        ValueError: `steps` is negative.
     """
 
     def __init__(
@@ -171,6 +197,7 @@ class Refinement(nn.Module):
         checkpoint_every: int = 1,
         backend: str = "auto",
     ) -> None:
+        """Create the module; see the class."""
         super().__init__()
         if steps < 0:
             raise ValueError(f"steps must not be negative, got {steps}")
@@ -185,13 +212,14 @@ class Refinement(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform in ±1/sqrt(inputs of the layer), weights and biases."""
+        """Draw weights and biases uniformly from ±1/sqrt(number of the layer's inputs)."""
         for weight, bias in ((self.w1, self.b1), (self.w2, self.b2)):
             bound = 1 / math.sqrt(max(weight.shape[-1], 1))
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Refine z (..., D); result as in `refine`."""
         return refine(
             z,
             self.w1,
@@ -205,5 +233,6 @@ class Refinement(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """Return the settings for `repr`."""
         blocks, hidden, dim = self.w1.shape
         return f"{dim}, hidden={hidden}, steps={self.steps}, attenuation={self.attenuation}, shared={blocks == 1}"

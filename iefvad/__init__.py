@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from iefvad.model.config import ModelConfig
     from iefvad.utils.errors import UserError
 
-__version__ = "0.1.0"
+    __version__: str
+
 __all__ = ["IEFVAD", "ModelConfig", "UserError", "__version__", "detect", "load_pretrained", "load_released"]
 
 _HOMES = {
@@ -34,6 +35,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name == "load_official":
         warnings.warn("iefvad.load_official is now iefvad.load_released", DeprecationWarning, stacklevel=2)
         name = "load_released"
@@ -42,6 +45,16 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """Return the version of the installed package, which pyproject.toml states."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("iefvad")
+    except PackageNotFoundError:  # a checkout that is on the path, but not installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,7 @@
-"""Video files to uint8 frames, 16-frame segments and the field's ten crops."""
+"""Video files to uint8 frames, 16-frame segments and the field's ten crops.
+
+In reading order: segments, resizing and crops, the search for video files, and decoding.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +20,31 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
 
 SEGMENT = 16
 """Frames per segment."""
 WIDTH, HEIGHT = 340, 256
-"""Size, in pixels, to which every frame is brought (the aspect ratio is not kept)."""
+"""Size in pixels to which every frame is resized. The aspect ratio is not kept."""
 CROP = 224
 """Side of a crop in pixels."""
 
 _SUFFIXES = "3gp asf avi flv m2ts m4v mjpeg mkv mov mp4 mpeg mpg mts ogv ts vob webm wmv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
-"""File name endings, in lower case, by which videos are found in folders."""
+"""Suffixes, in lower case, of the files that count as videos in a folder."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file says of itself.
+    """What a video file says about itself.
 
-    ``width`` and ``height`` are pixels after ``rotation`` (degrees counter-clockwise, 0, 90, 180 or 270, already
-    applied to every frame that this module yields). ``fps`` is the average rate. ``frames`` is the container's
-    claim, None where it makes none; what decodes may differ by a few.
+    Attributes:
+        path: The file.
+        width: Width in pixels, after the rotation.
+        height: Height in pixels, after the rotation.
+        fps: Average number of frames per second.
+        frames: Number of frames that the container claims, or None. The decoded number may differ by a few.
+        rotation: 0, 90, 180 or 270 degrees counter-clockwise. This module applies it to every frame that it yields.
     """
 
     path: str
@@ -47,51 +55,70 @@ class VideoInfo:
     rotation: int
 
 
-def probe(path: str | os.PathLike[str]) -> VideoInfo:
-    """Read a video's size, rate and orientation from its header and first frame.
+def probe(path: PathLike) -> VideoInfo:
+    """Read the size, rate and orientation of a video from its header and first frame.
 
-    Raises UserError if the file is missing, is not a video, or has no frame that decodes.
+    Raises:
+        UserError: The file is missing, is not a video, or no frame can be decoded.
     """
     decoder = _Decoder(path, threads=False)
     for frame in decoder:
         rotation, _ = _orientation(decoder.matrix)
         height, width = frame.shape[:2]
         return VideoInfo(os.fspath(path), width, height, decoder.fps, decoder.claimed, rotation)
-    raise UserError(decoder.problem or f"{path} holds no video frames; leave it out or fetch it again")
+    raise UserError(decoder.problem or f"{path} contains no video frames; leave it out or fetch it again")
 
 
-def read_frames(
-    path: str | os.PathLike[str], *, on_truncated: Literal["error", "keep"] = "error"
-) -> Iterator[np.ndarray]:
-    """Decode a video: yields (H, W, 3) uint8 RGB frames, upright, in display order, in bounded memory.
+def read_frames(path: PathLike, *, on_truncated: Literal["error", "keep"] = "error") -> Iterator[np.ndarray]:
+    """Decode a video in bounded memory.
 
-    Frames are taken as they are decoded, whatever their time stamps (variable rate); audio is ignored; grey becomes
-    RGB. Raises UserError for a missing file, one that is not a video, one without frames and, unless
-    ``on_truncated="keep"``, after the last good frame of a truncated or damaged one.
+    Every decoded frame is used, independent of its time stamp (variable frame rate). Audio is ignored. Grey becomes
+    RGB.
+
+    Args:
+        path: The video file.
+        on_truncated: "error" raises after the last good frame of a truncated or damaged file. "keep" ends there.
+
+    Yields:
+        Frames, uint8 (H, W, 3) RGB, upright, in display order.
+
+    Raises:
+        UserError: The file is missing, is not a video, has no frames, or (with "error") is truncated or damaged.
     """
     decoder = _Decoder(path, keep=on_truncated == "keep")
     yield from decoder
     if decoder.frames_read == 0:
-        raise UserError(decoder.problem or f"{path} holds no video frames; leave it out or fetch it again")
+        raise UserError(decoder.problem or f"{path} contains no video frames; leave it out or fetch it again")
     if decoder.problem and on_truncated == "error":
         raise UserError(decoder.problem)
 
 
 class Segments:
-    """Iterate over a video's consecutive segments: uint8 arrays (length, H, W, 3) RGB.
+    """Iterates once over the consecutive segments of a video: uint8 (length, H, W, 3) RGB each.
 
-    ``size`` = (width, height) resizes every frame as :func:`resize` does; None keeps the video's own. A last partial
-    segment is dropped (``tail="drop"``) or filled by repeating the last frame (``tail="repeat"``). After iteration
-    ``frames_read``, ``frames_dropped`` and ``truncated`` say what was found; ``seconds`` is the time that decoding and
-    resizing took so far. An object is iterated once.
+    Args:
+        path: The video file.
+        length: Frames per segment.
+        size: (width, height) to which frames are resized, as by `resize`. None keeps the size of the video.
+        tail: What to do with a last partial segment. "drop" leaves it out, "repeat" repeats its last frame.
+        on_truncated: As for `read_frames`.
 
-    Raises UserError as :func:`probe` on construction, as :func:`read_frames` while iterating, and at the end if the
-    video is too short for one segment.
+    Attributes:
+        info: What the file says about itself.
+        frames_read: Number of frames decoded so far.
+        frames_dropped: Number of frames after the last segment. Set after iteration.
+        truncated: Whether the file is truncated or damaged. Set after iteration.
+        seconds: Time of decoding and resizing so far.
+
+    Raises:
+        UserError: On construction as `probe`, during iteration as `read_frames`, and at the end if the video is too
+            short for one segment.
+        ValueError: `length`, `tail` or `on_truncated` is invalid.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: PathLike,
         *,
         length: int = SEGMENT,
         size: tuple[int, int] | None = (WIDTH, HEIGHT),
@@ -124,10 +151,10 @@ class Segments:
             self.seconds += time.perf_counter() - begin
 
     def close(self) -> None:
-        """Release the file before the end is reached."""
+        """Close the file before its end is reached."""
         self._segments.close()
 
-    def _run(self, path: str | os.PathLike[str]) -> Generator[np.ndarray, None, None]:
+    def _run(self, path: PathLike) -> Generator[np.ndarray, None, None]:
         decoder = _Decoder(path, keep=self.on_truncated == "keep")
         produced = filled = 0
         segment = self._empty()
@@ -158,10 +185,18 @@ class Segments:
 
 
 def resize(frames: np.ndarray, size: tuple[int, int] = (WIDTH, HEIGHT)) -> np.ndarray:
-    """Resize uint8 frames (n, H, W[, 3]) to (n, height, width[, 3]), byte for byte as cv2's bilinear does.
+    """Resize frames with cv2's bilinear interpolation. The aspect ratio is not kept.
 
-    ``size`` is (width, height); the aspect ratio is not kept. Raises TypeError for another dtype and ValueError for
-    another shape.
+    Args:
+        frames: uint8 (n, H, W) or (n, H, W, 3).
+        size: (width, height) in pixels.
+
+    Returns:
+        uint8 (n, height, width) or (n, height, width, 3).
+
+    Raises:
+        TypeError: The dtype is not uint8.
+        ValueError: The shape is different.
     """
     frames = np.asarray(frames)
     if frames.dtype != np.uint8:
@@ -176,16 +211,27 @@ def resize(frames: np.ndarray, size: tuple[int, int] = (WIDTH, HEIGHT)) -> np.nd
 
 
 def crop_boxes() -> list[tuple[int, int, bool]]:
-    """Ten (top, left, mirrored) in the field's order: centre, TL, TR, BL, BR, then the same five mirrored."""
+    """Return (top, left, mirrored) of the ten crops in pixels, in the field's order.
+
+    The order is centre, top left, top right, bottom left, bottom right, then the same five mirrored.
+    """
     bottom, right = HEIGHT - CROP, WIDTH - CROP
     corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
     return [(top, left, mirrored) for mirrored in (False, True) for top, left in corners]
 
 
 def crops(images: np.ndarray, indices: Sequence[int]) -> np.ndarray:
-    """Cut crops from full-size images: (n, 256, 340[, 3]) of any dtype to (n, len(indices), 224, 224[, 3]).
+    """Cut crops from full-size images.
 
-    ``indices`` count :func:`crop_boxes`. Raises ValueError for another shape or an index outside 0..9.
+    Args:
+        images: (n, 256, 340) or (n, 256, 340, 3) of any dtype.
+        indices: Crop numbers, positions in `crop_boxes`.
+
+    Returns:
+        (n, len(indices), 224, 224) or (n, len(indices), 224, 224, 3) of the same dtype.
+
+    Raises:
+        ValueError: The shape is different, or an index is outside 0..9.
     """
     images = np.asarray(images)
     if images.ndim < 3 or images.shape[1:3] != (HEIGHT, WIDTH):
@@ -194,8 +240,8 @@ def crops(images: np.ndarray, indices: Sequence[int]) -> np.ndarray:
     if any(not 0 <= index < len(boxes) for index in indices):
         raise ValueError(f"crop indices lie in 0..{len(boxes) - 1}, got {list(indices)}")
     out = np.empty((len(images), len(indices), CROP, CROP, *images.shape[3:]), images.dtype)
-    # With the channels laid beside the columns a window is copied a row, not a pixel, at a time. A mirrored crop is a
-    # window of the mirrored picture, which is made once for all of them.
+    # With columns and channels merged, a window is copied row by row instead of pixel by pixel. A mirrored crop is a
+    # window of the mirrored picture, which is made once for all crops.
     channels = math.prod(images.shape[3:])
     wide = images.reshape(len(images), HEIGHT, WIDTH * channels)
     mirrored_wide: np.ndarray = wide
@@ -210,26 +256,32 @@ def crops(images: np.ndarray, indices: Sequence[int]) -> np.ndarray:
 
 
 def _mirror(images: np.ndarray) -> np.ndarray:
-    """Images (n, H, W[, C]) turned left to right; cv2 does it fifty times as fast as numpy."""
+    """Mirror images (n, H, W[, C]) left to right. cv2 is fifty times as fast as numpy here."""
     out = np.empty(images.shape, images.dtype)
     for source, target in zip(np.ascontiguousarray(images), out, strict=True):
-        # A pixel as bytes, whatever its type.
+        # cv2 does not know every dtype, so a pixel is passed as bytes.
         pixels, place = (array.view(np.uint8).reshape(*array.shape[:2], -1) for array in (source, target))
         cv2.flip(pixels, 1, dst=place)
     return out
 
 
 def ten_crop(frames: np.ndarray) -> np.ndarray:
-    """Resize uint8 frames (n, H, W, 3) and cut the ten crops: (n, 10, 224, 224, 3) uint8, equal to cv2's bytes."""
+    """Resize uint8 frames (n, H, W, 3) and cut the ten crops, uint8 (n, 10, 224, 224, 3)."""
     return crops(resize(frames), range(10))
 
 
-def find_videos(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """List the video files among files and folders.
+def find_videos(paths: Sequence[PathLike]) -> list[Path]:
+    """List the video files in files and folders.
 
-    A file is taken whatever its suffix; a folder is searched recursively (links followed, hidden entries skipped) for
-    known suffixes, in sorted order. A file reached twice is listed once. Raises UserError for a missing path and for
-    a folder, or a whole, without videos.
+    Args:
+        paths: A file is taken with any suffix. A folder is searched recursively for the suffixes in `VIDEO_SUFFIXES`;
+            links are followed, and hidden entries are skipped.
+
+    Returns:
+        Files, those of a folder in sorted order. A file that is reached twice is listed once.
+
+    Raises:
+        UserError: A path does not exist, a folder contains no videos, or there are no videos at all.
     """
     found: dict[str, Path] = {}
     for given in map(Path, paths):
@@ -238,13 +290,13 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         elif given.is_dir():
             files = _videos_below(given)
             if not files:
-                raise UserError(f"{given} holds no video files (known: {' '.join(sorted(VIDEO_SUFFIXES))})")
+                raise UserError(f"{given} contains no video files (known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))})")
         else:
             raise UserError(f"{given} does not exist; check the path")
         for file in files:
             found.setdefault(os.path.realpath(file), file)
     if not found:
-        raise UserError("no videos were given; name video files or folders that hold some")
+        raise UserError("no videos were given; name video files or folders that contain some")
     return list(found.values())
 
 
@@ -275,32 +327,40 @@ def _resize_into(frame: np.ndarray, out: np.ndarray) -> None:
 
 
 def frame_rate(stream: av.VideoStream) -> float:
-    """Average frames a second of a stream; what it guesses, or 25, where it does not say."""
+    """Return the average number of frames per second of a stream, or its guess, or 25."""
     return float(stream.average_rate or stream.guessed_rate or stream.base_rate or 25)
 
 
 def upright(frame: av.VideoFrame, converter: VideoReformatter) -> tuple[np.ndarray, tuple[int, ...] | None]:
-    """A decoded frame as uint8 RGB (H, W, 3), turned as its display matrix says, and that matrix or None."""
+    """Convert a decoded frame to RGB and rotate it as its display matrix says.
+
+    Args:
+        frame: The decoded frame.
+        converter: Used for all frames of a video, because its set-up is expensive.
+
+    Returns:
+        uint8 (H, W, 3) RGB, and the display matrix or None.
+    """
     side_data: Any = frame.side_data.get("DISPLAYMATRIX")
     matrix = None if side_data is None else tuple(np.frombuffer(bytes(side_data), np.int32).tolist())
     image = converter.reformat(frame, format="rgb24").to_ndarray()
     rotation, mirrored = _orientation(matrix)
     if mirrored:
         image = image[:, ::-1]
-    return np.ascontiguousarray(np.rot90(image, rotation // 90)), matrix  # rows of odd widths come padded
+    return np.ascontiguousarray(np.rot90(image, rotation // 90)), matrix  # rows of odd widths are padded
 
 
 def _orientation(matrix: tuple[int, ...] | None) -> tuple[int, bool]:
-    """Reduce a display matrix to (degrees counter-clockwise, mirrored left-right before turning).
+    """Reduce a display matrix to (degrees counter-clockwise, whether mirrored left to right before the rotation).
 
-    The 3x3 matrix maps the stored (x, y) to (a*x + c*y, b*x + d*y), a, b = first row, c, d = second
-    (libavutil/display.h); other angles are taken to the nearest quarter turn.
+    The 3x3 matrix maps the stored (x, y) to (a*x + c*y, b*x + d*y); a, b is its first row and c, d its second
+    (libavutil/display.h). Other angles are rounded to the nearest quarter turn.
     """
     if matrix is None:
         return 0, False
     a, b, _, c, d = matrix[:5]
     mirrored = a * d - b * c < 0
-    if mirrored:  # undo a mirroring of x first: the rest is a pure rotation
+    if mirrored:  # without the mirroring of x, the rest is a pure rotation
         a, b = -a, -b
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return (0 if a + d >= 0 else 180), mirrored
@@ -308,13 +368,13 @@ def _orientation(matrix: tuple[int, ...] | None) -> tuple[int, bool]:
 
 
 class _Decoder:
-    """Iterate once over a file's frames; afterwards ``problem`` is None or says why the video is not whole.
+    """Iterates once over the frames of a file. Afterwards ``problem`` is None or says why the video is not complete.
 
-    A packet that does not decode ends the iteration, or is left out with ``keep``. Those before the first good frame
-    are always left out: a recording that joins a stream between two key frames begins with some.
+    A packet that cannot be decoded ends the iteration, or is left out with ``keep``. Such packets before the first good
+    frame are always left out, because a recording that starts between two key frames begins with some.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: bool = True, keep: bool = False) -> None:
+    def __init__(self, path: PathLike, *, threads: bool = True, keep: bool = False) -> None:
         self.path = Path(path)
         self.threads = threads
         self.keep = keep
@@ -334,7 +394,7 @@ class _Decoder:
             stream.thread_type = "AUTO" if self.threads else "NONE"
             self.fps = frame_rate(stream)
             self.claimed = stream.frames or None
-            converter = VideoReformatter()  # one for all frames: setting it up costs more than using it
+            converter = VideoReformatter()  # one for all frames, because its set-up costs more than its use
             packets, last_end, cut, failures, failure = 0, 0.0, False, 0, ""
             packet_iterator = container.demux(stream)
             while True:
@@ -374,14 +434,14 @@ class _Decoder:
         if self.path.stat().st_size == 0:
             raise UserError(f"{self.path} is empty (0 bytes); fetch it again or leave it out")
         try:
-            # "file:" keeps a colon in a name from being read as a protocol.
+            # Without "file:", a name with a colon would be taken for a protocol.
             return av.open(f"file:{self.path}", mode="r")
         except av.error.PermissionError as error:
-            raise UserError(f"{self.path} may not be read; check its permissions") from error
+            raise UserError(f"{self.path} cannot be read; check its permissions") from error
         except (av.error.FFmpegError, OSError) as error:
             raise UserError(
-                f"{self.path} cannot be opened as a video: it is of another kind, or truncated so that its index is "
-                "missing; fetch it again, convert it, or leave it out"
+                f"{self.path} cannot be opened as a video: it is another kind of file, or it is truncated so that its "
+                "index is missing; fetch it again, convert it, or leave it out"
             ) from error
 
     def _convert(self, frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
@@ -391,19 +451,19 @@ class _Decoder:
     def _missing(
         self, container: av.container.InputContainer, stream: av.VideoStream, packets: int, last_end: float, cut: bool
     ) -> str | None:
-        """Say what shows that the file ends too early, or None.
+        """Return the sign that the file ends too early, or None.
 
-        A count of frames in the header cannot be trusted alone: edit lists leave out stored frames on purpose, and
-        many writers are off by one or two. So each container is asked for what it knows for sure.
+        The number of frames in the header is not reliable: edit lists leave out stored frames on purpose, and many
+        writers are wrong by one or two. So each kind of container is asked only for what it knows exactly.
         """
         kind = container.format.name
         if kind.startswith("mov"):
             size = self.path.stat().st_size
-            # PyAV before 17 does not show the index; there a file cut between two frames goes unnoticed.
+            # PyAV before 17 does not show the index. There, a file that ends between two frames is not noticed.
             beyond = sum(entry.pos + entry.size > size for entry in getattr(stream, "index_entries", ()))
             if beyond:
-                return f"{beyond} frames of its index lie beyond the end of the file"
-        if cut and kind != "mpegts":  # broadcast streams mark packets after any hiccup
+                return f"{beyond} frames of its index are beyond the end of the file"
+        if cut and kind != "mpegts":  # broadcast streams mark packets after every small error
             return "the file ends inside a frame"
         if kind == "avi" and self.claimed and self.claimed - packets > max(2, self.claimed // 100):
             return f"its header claims {self.claimed} frames"
@@ -412,7 +472,7 @@ class _Decoder:
             if claimed is None and container.duration and len(container.streams) == 1:
                 claimed = container.duration / av.time_base
             if claimed and claimed - last_end > max(1.0, 0.02 * claimed):
-                return f"its header claims {claimed:.1f} s and {last_end:.1f} s are there"
+                return f"its header claims {claimed:.1f} s, and the file has {last_end:.1f} s"
         return None
 
     def _incomplete(self, reason: str) -> str:

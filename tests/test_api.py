@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import ief_kernels
 import iefvad
 from iefvad.checkpoints.files import save_model
 from iefvad.checkpoints.hub import IEFVAD
@@ -75,7 +76,8 @@ def test_names_are_the_same_objects_as_in_their_modules():
 
 def test_version_is_the_packages():
     declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert declared is not None and declared[1] == iefvad.__version__
+    assert declared is not None and declared[1] == iefvad.__version__ == ief_kernels.__version__
+    assert "__version__ =" not in (ROOT / "iefvad" / "__init__.py").read_text(), "it is stated once, in pyproject.toml"
 
 
 @pytest.mark.slow  # where mypy has no cache of torch yet

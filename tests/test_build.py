@@ -7,6 +7,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -196,3 +198,49 @@ def test_does_without_openmp(project: Path) -> None:
         command = [compiler, *flags.split(), "-DIEF_ISA=scalar", f"-I{ROOT / 'csrc'}", "-fsyntax-only", str(source)]
         checked = subprocess.run(command, capture_output=True, text=True)
         assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
+    """Names in a wheel (built without a compiler, which is quick) and in an sdist of this tree."""
+    root = tmp_path_factory.mktemp("tree")
+    for name in ("ief_kernels", "iefvad", "csrc", "bench", "docs", "examples"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "results"))
+    (root / "tests").mkdir()
+    for path in [*ROOT.glob("*.toml"), *ROOT.glob("*.md"), *ROOT.glob("MANIFEST.in"), *ROOT.glob("*.yml")]:
+        shutil.copy(path, root)
+    for name in ("setup.py", "LICENSE", "CITATION.cff"):
+        shutil.copy(ROOT / name, root)
+    environment = {**os.environ, "CXX": "no-such-compiler", "PIP_NO_INDEX": "1"}
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "sdist"], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [wheel], [sdist] = (root / "dist").glob("*.whl"), (root / "dist").glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive:
+        in_wheel = set(archive.namelist())
+    with tarfile.open(sdist) as archive:
+        in_sdist = {name.partition("/")[2] for name in archive.getnames()}
+    return in_wheel, in_sdist
+
+
+def test_a_wheel_holds_the_two_packages_and_nothing_beside_them(packages: tuple[set[str], set[str]]) -> None:
+    in_wheel, _ = packages
+    assert {name.split("/")[0] for name in in_wheel if ".dist-info/" not in name} == {"ief_kernels", "iefvad"}
+    for package in ("ief_kernels", "iefvad"):
+        tracked = {
+            path.relative_to(ROOT).as_posix()
+            for path in (ROOT / package).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".so", ".pyd")
+        }
+        assert tracked <= in_wheel, tracked - in_wheel
+
+
+def test_an_sdist_can_be_built_from(packages: tuple[set[str], set[str]]) -> None:
+    _, in_sdist = packages
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    assert sources and sources <= in_sdist, sources - in_sdist
+    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= in_sdist

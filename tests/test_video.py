@@ -410,7 +410,7 @@ def test_find_videos(tmp_path: Path) -> None:
 
 def test_find_videos_finds_none(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").touch()
-    with pytest.raises(UserError, match="holds no video files"):
+    with pytest.raises(UserError, match="contains no video files"):
         find_videos([tmp_path])
     with pytest.raises(UserError, match="does not exist"):
         find_videos([tmp_path / "absent.mp4"])

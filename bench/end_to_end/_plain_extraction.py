@@ -30,7 +30,7 @@ def image_crops(frames: np.ndarray) -> np.ndarray:
 
 
 def segment_events(pixels: np.ndarray, threshold: float = 10.0, clamp: int = 10) -> np.ndarray:
-    """The event map of a segment's crop, uint8 (16, H, W, 3) → float32 (H, W), a whole array a step."""
+    """The event map of a segment's crop, uint8 (16, H, W, 3) → float32 (H, W), one whole array per step."""
     luma = (pixels * LUMA).sum(-1)
     events = np.abs(np.diff(luma, axis=0)) > threshold * 10_000
     return (np.minimum(events.sum(0), clamp) / clamp).astype(np.float32)

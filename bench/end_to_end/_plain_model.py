@@ -1,4 +1,4 @@
-"""IEF-VAD as one writes it first: the 'plain' way of `bench train`.
+"""IEF-VAD in its most direct form: the 'plain' way of `bench train`.
 
 Attention by `nn.MultiheadAttention` with its weights materialised, fusion and loss terms one elementwise operation
 after the other, the filter as a loop over time, refinement blocks whose hidden layers autograd keeps, and a loop over

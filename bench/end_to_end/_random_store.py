@@ -28,7 +28,7 @@ SPREAD = 1.24
 
 
 def video_lengths(videos: int, segments: int, fill: float, random: np.random.Generator) -> list[int]:
-    """Lengths of `videos` videos, averaged to at most `segments`, of which a share `fill` are no padding on the mean.
+    """Lengths of `videos` videos, averaged to at most `segments`, of which a fraction `fill` is no padding on average.
 
     Quantiles of a log-normal distribution in random order; 0 < `fill` ≤ 1, and 1 makes all videos of full length.
     """

@@ -1,4 +1,4 @@
-"""What `bench extract` and `bench detect` share: timed rows, their table, and the file that they are kept in."""
+"""What `bench extract` and `bench detect` share: timed rows, their table, and the file in which they are kept."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def find(rows: Iterable[Row], stage: str, way: str) -> Row | None:
 
 
 def stage_table(rows: Sequence[Row]) -> str:
-    """One line a row; why a way was not measured stands in its place."""
+    """One line per row; why a way was not measured stands in its place."""
     lines = []
     last = ""
     for row in rows:

@@ -31,7 +31,7 @@ TOLERANCE = {False: 1e-4, True: 2e-2}
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained on: `clips` of `segments` × `dim`, `batch` normal and as many abnormal ones a step.
+    """What is trained on: `clips` of `segments` × `dim`, `batch` normal and as many abnormal ones per step.
 
     `fill`: the share of the segments that are no padding.
     """
@@ -145,7 +145,7 @@ def rows(
     ceilings: dict[str, float],
     names: Sequence[str],
 ) -> list[Row]:
-    """One row a way in `names`, in the form of the operators' results."""
+    """One row per way in `names`, in the form of the operators' results."""
     medians = {name: timing.quartiles("step")[1] for name, timing in timings.items()}
     found = []
     operations = size.operations()
@@ -234,6 +234,6 @@ def prepare(names: Sequence[str], size: Size, device: torch.device) -> tuple[dic
     for name in names:
         try:
             trainings[name] = Training(name, size.model, device)
-        except Exception as error:  # whatever a way dies of becomes its row
+        except Exception as error:  # any failure of a way becomes its row
             failures[name] = explanation(error)
     return trainings, failures

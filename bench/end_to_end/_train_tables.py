@@ -19,7 +19,7 @@ def _served(result: Result) -> dict[str, dict[str, Any]]:
 
 
 def step_table(result: Result) -> str:
-    """One line a way: its step, and what ten epochs of UCF-Crime would take at that rate; reasons beneath."""
+    """One line per way: its step, and what ten epochs of UCF-Crime would take at that rate; reasons beneath."""
     last = "10 epochs of UCF-Crime" + ("" if result["size"]["is_ucf"] else ", extrapolated")
     header = ("step", "median", "quartiles", "runs", "of matrix product", "× reference", "× plain", "data wait", last)
     lines = []
@@ -65,7 +65,7 @@ def section_table(result: Result) -> str:
 
 
 def memory_table(result: Result) -> str:
-    """Peak memory of a step by way, and as a share of the plain way's."""
+    """Peak memory of a step by way, and as a fraction of the plain way's."""
     peaks = result["memory"]
     if not peaks:
         return "Peak memory: not measured."

@@ -1,4 +1,4 @@
-"""`python -m bench detect`: latency a segment from the last frame to the score, live and for files, and its memory.
+"""`python -m bench detect`: latency per segment from the last frame to the score, live and for files, and its memory.
 
 Live input is scored as `iefvad detect` scores a camera, one segment at a time behind a full context; frames come from
 the video, and a segment's clock starts when its last frame is asked of the decoder. A file is scored as `iefvad detect`
@@ -200,7 +200,7 @@ def _play(detector: FullDetector, video: Path, limit: int) -> tuple[Watch, Playe
 def file(
     source: Path | IEFVAD, name: str, video: Path, device: torch.device, hop: int | None, *, quick: bool
 ) -> tuple[Row, dict[str, Any]]:
-    """Scores the video as a file several times; its row, and the record of the time a segment over these runs."""
+    """Scores the video as a file several times; its row, and the record of the time per segment over these runs."""
     detector = Detector(source, DetectConfig(device=device.type, hop=hop, tail="drop"))
     if not quick:
         detector(video)
@@ -239,7 +239,7 @@ def file(
 
 
 def latency_table(latencies: Sequence[dict[str, Any]]) -> str:
-    """One line a way. For a file the time a segment is that of a run divided by its segments."""
+    """One line per way. For a file the time per segment is that of a run divided by its segments."""
     lines = []
     for found in latencies:
         lines.append(

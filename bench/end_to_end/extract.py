@@ -1,4 +1,4 @@
-"""`python -m bench extract`: frames a second of every stage of extraction and of the whole, against the plain way.
+"""`python -m bench extract`: frames per second of every stage of extraction and of the whole, against the plain way.
 
 The plain way decodes the video once for each of the ten crops, and resizes, cuts, differences and encodes that crop on
 its own. Where the time of the whole goes is measured in the running pipeline: the encoder's busy time over all.
@@ -42,7 +42,7 @@ FRAMES, WHOLE_FRAMES = 608, 160
 """Frames of the clip, and of its beginning that the slow plain way is compared on, of whole segments."""
 QUICK_FRAMES, QUICK_WHOLE_FRAMES = 64, 16
 PLAIN_RATE = 115.0
-"""Frames a second of plain event maps that the project's target was set by."""
+"""Frames per second of plain event maps that the project's target was set by."""
 BUDGET = Budget(rounds=15, provider_seconds=3.0, single_seconds=20.0)
 WHOLE = Budget(rounds=3, least_rounds=3, provider_seconds=120.0, single_seconds=240.0)
 QUICK = Budget(rounds=2, least_rounds=1, provider_seconds=0.1, single_seconds=20.0, quick=True)
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _videos(given: Path | None, folder: Path, *, quick: bool) -> tuple[Path, Path]:
-    """The video, and one of its first segments for what is slow. Raises UserError for one without a segment."""
+    """The video, and one of its first segments for what is slow. Raises UserError for a video without a segment."""
     frames = QUICK_WHOLE_FRAMES if quick else WHOLE_FRAMES
     video, short = given or folder / "clip.mp4", folder / "short.mp4"
     if given is None:
@@ -160,7 +160,6 @@ def stages(video: Path, device: torch.device, *, quick: bool) -> list[Row]:
     rows += time_ways("resize, ten crops", images, len(frames), budget, cpu)
     events: dict[str, Callable[[], object]] = {
         "ours": lambda: ten_crop_events(pixels, backend="auto"),
-        "ours, resized apart": lambda: events_of_resized(frames),
         "frame after frame": lambda: plain.ten_crop_events(pixels),
         "reference": lambda: ten_crop_events(pixels, backend="reference"),
         "plain": lambda: plainly.ten_crop_events(frames),
@@ -199,12 +198,6 @@ def _decode_cv2(video: Path) -> int:
     return count
 
 
-def events_of_resized(frames: np.ndarray) -> np.ndarray:
-    """Event maps of ten crops where the resized frames are made first, as the image stream needs them."""
-    resized = torch.from_numpy(resize(frames)).unflatten(0, (-1, SEGMENT))
-    return crops(event_synthesis(resized).numpy(), ALL)
-
-
 def _encoder(name: str, device: torch.device, count: int) -> Encoder:
     return encoder_of(_config(name, device, count))
 
@@ -235,7 +228,7 @@ def whole(video: Path, name: str, device: torch.device, folder: Path, *, quick: 
 
 
 def share(video: Path, name: str, count: int, device: torch.device, folder: Path, *, quick: bool) -> dict[str, Any]:
-    """Where the time of `extract` goes, over some calls: medians, and the quartiles of the share not encoding.
+    """Where the time of `extract` goes, over some calls: medians, and the quartiles of the fraction not encoding.
 
     `not_encoding` is of the time from the encoder's first call to the end of the call, `of_all` of the whole call, with
     the start of the decoding process and the opening of the video in it.

@@ -1,4 +1,4 @@
-// Python's door to csrc/cpu/event_synthesis.cpp; pointers are integers, 0 stands for an absent tensor.
+// Bindings of csrc/cpu/event_synthesis.cpp for Python; pointers are integers, 0 stands for an absent tensor.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -122,8 +122,8 @@ void backward_lanes(const ScanInputs<T>& in, const ScanGradients<T>& g, int64_t 
     T zeros[kMaxLanes];
     memset(zeros, 0, n * sizeof(T));
     Adjoint<T> adjoint;
-    memcpy(adjoint.s, row_or(g.g_s, lane, zeros), n * sizeof(T));
-    memcpy(adjoint.p, row_or(g.g_p, lane, zeros), n * sizeof(T));
+    memcpy(adjoint.s, row_or(g.grad_s, lane, zeros), n * sizeof(T));
+    memcpy(adjoint.p, row_or(g.grad_p, lane, zeros), n * sizeof(T));
     for (int64_t d = 0; d < n; ++d) {
         adjoint.q[d] = adjoint.k[d] = T(0);
         adjoint.q_sum[d] = adjoint.k_sum[d] = 0;
@@ -134,41 +134,42 @@ void backward_lanes(const ScanInputs<T>& in, const ScanGradients<T>& g, int64_t 
         const int64_t at = origin + t * dim;
         const T *x = in.x + at, *var = in.var + at;
         const T *s = t ? g.mean + at - dim : in.s0 + lane, *p = t ? g.var + at - dim : in.p0 + lane;
-        const T *g_mean = row_or(g.g_mean, at, zeros), *g_var = row_or(g.g_var, at, zeros);
-        const T* g_gain = row_or(g.g_gain, at, zeros);
-        T *to_x = g.x + at, *to_var = g.x_var + at;
+        const T *grad_mean = row_or(g.grad_mean, at, zeros), *grad_variance = row_or(g.grad_variance, at, zeros);
+        const T* grad_gain = row_or(g.grad_gain, at, zeros);
+        T *grad_x = g.grad_x + at, *grad_var = g.grad_var + at;
 #pragma omp simd
         for (int64_t d = 0; d < n; ++d) {
             const T r = x[d] - s[d];
             const T a_t = p[d] + q[d] + eps;
             const T b_t = Robust ? var[d] + eps + k * r * r : var[d] + eps;
             const T h = T(1) / (a_t + b_t), gain = a_t * h, rest = b_t * h;
-            const T S_t = S[d] + g_mean[d], P_t = P[d] + g_var[d];
-            const T slope = (g_gain[d] + S_t * r) * h;
-            const T to_a = (P_t * rest + slope) * rest, to_b = (P_t * gain - slope) * gain;
-            const T to_r = Robust ? S_t * gain + 2 * k * r * to_b : S_t * gain;
-            to_x[d] = to_r;
-            to_var[d] = to_b;
-            S[d] = S_t - to_r;
-            P[d] = to_a;
-            Q[d] += to_a;
-            if (Robust) K[d] += to_b * r * r;
+            const T S_t = S[d] + grad_mean[d], P_t = P[d] + grad_variance[d];
+            const T slope = (grad_gain[d] + S_t * r) * h;
+            const T grad_a = (P_t * rest + slope) * rest, grad_b = (P_t * gain - slope) * gain;
+            const T grad_r = Robust ? S_t * gain + 2 * k * r * grad_b : S_t * gain;
+            grad_x[d] = grad_r;
+            grad_var[d] = grad_b;
+            S[d] = S_t - grad_r;
+            P[d] = grad_a;
+            Q[d] += grad_a;
+            if (Robust) K[d] += grad_b * r * r;
         }
         if (t % kFlush == 0) adjoint.flush(n);
     }
     adjoint.flush(n);
     if (in.s0) {
-        memcpy(g.s0 + lane, S, n * sizeof(T));
-        memcpy(g.p0 + lane, P, n * sizeof(T));
+        memcpy(g.grad_s0 + lane, S, n * sizeof(T));
+        memcpy(g.grad_p0 + lane, P, n * sizeof(T));
     } else if (length > 0) {
-        const T *g_mean = row_or(g.g_mean, origin, zeros), *g_var = row_or(g.g_var, origin, zeros);
+        const T* grad_mean = row_or(g.grad_mean, origin, zeros);
+        const T* grad_variance = row_or(g.grad_variance, origin, zeros);
         for (int64_t d = 0; d < n; ++d) {
-            g.x[origin + d] = S[d] + g_mean[d];
-            g.x_var[origin + d] = P[d] + g_var[d];
+            g.grad_x[origin + d] = S[d] + grad_mean[d];
+            g.grad_var[origin + d] = P[d] + grad_variance[d];
         }
     }
-    clear(g.x + origin + length * dim, in.steps - length, dim, n);
-    clear(g.x_var + origin + length * dim, in.steps - length, dim, n);
+    clear(g.grad_x + origin + length * dim, in.steps - length, dim, n);
+    clear(g.grad_var + origin + length * dim, in.steps - length, dim, n);
     memcpy(g.partial + lane, adjoint.q_sum, n * sizeof(double));
     memcpy(g.partial + in.batch * dim + lane, adjoint.k_sum, n * sizeof(double));
 }
@@ -208,9 +209,9 @@ void scan_backward(const ScanInputs<T>& in, const ScanGradients<T>& g) {
             sum += g.partial[b * in.dim + d];
             total += g.partial[(in.batch + b) * in.dim + d];
         }
-        g.q[d] = T(sum);
+        g.grad_q[d] = T(sum);
     }
-    g.influence[0] = T(total);
+    g.grad_influence[0] = T(total);
 }
 
 template void scan_forward<float>(const ScanInputs<float>&, const ScanOutputs<float>&);

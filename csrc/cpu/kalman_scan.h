@@ -29,13 +29,13 @@ struct ScanOutputs {
 
 template <class T>
 struct ScanGradients {
-    const T *mean, *var;                // what the forward pass returned
-    const T *g_mean, *g_var, *g_gain;   // incoming, (batch, steps, dim) or null
-    const T *g_s, *g_p;                 // incoming, (batch, dim) or null
-    T *x, *x_var;                       // outgoing, (batch, steps, dim)
-    T *s0, *p0;                         // outgoing, (batch, dim), or null without an initial state
-    double* partial;                    // (2, batch, dim) workspace: sums over time for q and influence
-    T *q, *influence;                   // outgoing, (dim,) and (1,)
+    const T *mean, *var;                             // what the forward pass returned
+    const T *grad_mean, *grad_variance, *grad_gain;  // incoming, (batch, steps, dim) or null
+    const T *grad_s, *grad_p;                        // incoming, (batch, dim) or null
+    T *grad_x, *grad_var;                            // outgoing, (batch, steps, dim)
+    T *grad_s0, *grad_p0;                            // outgoing, (batch, dim), or null without an initial state
+    double* partial;                                 // (2, batch, dim) workspace: sums over time for q and influence
+    T *grad_q, *grad_influence;                      // outgoing, (dim,) and (1,)
 };
 
 }  // namespace ief

@@ -1,4 +1,4 @@
-// Python's door to csrc/cpu/kalman_scan.cpp; pointers are integers, 0 stands for an absent tensor.
+// Bindings of csrc/cpu/kalman_scan.cpp for Python; pointers are integers, 0 stands for an absent tensor.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -39,13 +39,13 @@ void backward(const std::array<uintptr_t, 7>& in, const std::array<uintptr_t, 7>
               const std::array<uintptr_t, 7>& outgoing, Shape shape, double eps, double diffuse, int threads) {
     ScanGradients<T> g{};
     g.mean = pointer<const T>(incoming[0]), g.var = pointer<const T>(incoming[1]);
-    g.g_mean = pointer<const T>(incoming[2]), g.g_var = pointer<const T>(incoming[3]);
-    g.g_gain = pointer<const T>(incoming[4]);
-    g.g_s = pointer<const T>(incoming[5]), g.g_p = pointer<const T>(incoming[6]);
-    g.x = pointer<T>(outgoing[0]), g.x_var = pointer<T>(outgoing[1]);
-    g.s0 = pointer<T>(outgoing[2]), g.p0 = pointer<T>(outgoing[3]);
+    g.grad_mean = pointer<const T>(incoming[2]), g.grad_variance = pointer<const T>(incoming[3]);
+    g.grad_gain = pointer<const T>(incoming[4]);
+    g.grad_s = pointer<const T>(incoming[5]), g.grad_p = pointer<const T>(incoming[6]);
+    g.grad_x = pointer<T>(outgoing[0]), g.grad_var = pointer<T>(outgoing[1]);
+    g.grad_s0 = pointer<T>(outgoing[2]), g.grad_p0 = pointer<T>(outgoing[3]);
     g.partial = pointer<double>(outgoing[4]);
-    g.q = pointer<T>(outgoing[5]), g.influence = pointer<T>(outgoing[6]);
+    g.grad_q = pointer<T>(outgoing[5]), g.grad_influence = pointer<T>(outgoing[6]);
     const auto arguments = inputs<T>(in, shape, eps, diffuse, threads);
     IEF_SELECT(scan_backward<T>)(arguments, g);
 }

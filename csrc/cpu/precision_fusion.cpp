@@ -4,9 +4,9 @@
 // var = a_i·a_e/s. A row holding a logvar above `limit` takes the Saturated path: weights from both variances divided
 // by exp(shift), var and KL from logvar cut at the limit, so that nothing overflows.
 //
-// Gradient: with G = g_mean·(mu_i - mu_e) + g_wi - g_we and h = 1/s
+// Gradient: with G = grad_mean·(mu_i - mu_e) + grad_wi - grad_we and h = 1/s
 //   d mean/d mu_m = w_m
-//   logvar_i: -G·w_i·u_i·h + g_var·w_i²·u_i        logvar_e: +G·w_e·u_e·h + g_var·w_e²·u_e
+//   logvar_i: -G·w_i·u_i·h + grad_var·w_i²·u_i        logvar_e: +G·w_e·u_e·h + grad_var·w_e²·u_e
 // KL over n valid rows: d/d mu = mu/(n·dim), d/d logvar = -(1 - u)/(2·n·dim); c like logvar, divided by c.
 // cosine: d cos/d mu_i = mu_e/(N_i·N_e) - cos·mu_i/N_i²;  norm: d |N_i - N_e|/d mu_i = sign(N_i - N_e)·mu_i/N_i.
 //
@@ -199,16 +199,16 @@ TermSlopes<T> term_slopes(const FusionInputs<T>& in, const T* g, int64_t row, do
     }
     const double norm_i = ::sqrt(square_i), norm_e = ::sqrt(square_e);
     const double kl_i = g[0] * per_position / in.dim, kl_e = g[1] * per_position / in.dim;
-    const double g_cos = g[2] * per_position;
-    const double g_norm = g[3] * per_position * (norm_i > norm_e ? 1 : norm_i < norm_e ? -1 : 0);
+    const double grad_cosine = g[2] * per_position;
+    const double grad_norm = g[3] * per_position * (norm_i > norm_e ? 1 : norm_i < norm_e ? -1 : 0);
     double own_i = kl_i, own_e = kl_e, cross = 0;
-    if (norm_i > 0) own_i += g_norm / norm_i;
-    if (norm_e > 0) own_e -= g_norm / norm_e;
+    if (norm_i > 0) own_i += grad_norm / norm_i;
+    if (norm_e > 0) own_e -= grad_norm / norm_e;
     if (norm_i > 0 && norm_e > 0) {
         const double cosine = dot / norm_i / norm_e;
-        cross = -g_cos / norm_i / norm_e;
-        own_i += g_cos * cosine / norm_i / norm_i;
-        own_e += g_cos * cosine / norm_e / norm_e;
+        cross = -grad_cosine / norm_i / norm_e;
+        own_i += grad_cosine * cosine / norm_i / norm_i;
+        own_e += grad_cosine * cosine / norm_e / norm_e;
     }
     TermSlopes<T> out;
     out.own_img = T(own_i), out.own_evt = T(own_e), out.cross = T(cross), out.kl_img = T(kl_i), out.kl_evt = T(kl_e);
@@ -222,23 +222,26 @@ void backward_row(const FusionInputs<T>& in, const FusionGradients<T>& g, int64_
     const T eps = in.eps, limit = in.limit;
     const T *mu_i = in.mu_img + at, *lv_i = in.logvar_img + at, *mu_e = in.mu_evt + at, *lv_e = in.logvar_evt + at;
     const T *c_i = in.c_img, *c_e = in.c_evt;
-    const T *g_mean = g.mean ? g.mean + at : g.zeros, *g_var = g.var ? g.var + at : g.zeros;
-    const T *g_wi = g.w_img ? g.w_img + at : g.zeros, *g_we = g.w_evt ? g.w_evt + at : g.zeros;
-    T *to_mu_i = g.mu_img + at, *to_lv_i = g.logvar_img + at, *to_mu_e = g.mu_evt + at, *to_lv_e = g.logvar_evt + at;
+    const T* grad_mean = g.grad_mean ? g.grad_mean + at : g.zeros;
+    const T* grad_var = g.grad_var ? g.grad_var + at : g.zeros;
+    const T* grad_wi = g.grad_w_img ? g.grad_w_img + at : g.zeros;
+    const T* grad_we = g.grad_w_evt ? g.grad_w_evt + at : g.zeros;
+    T *grad_mu_i = g.grad_mu_img + at, *grad_lv_i = g.grad_logvar_img + at;
+    T *grad_mu_e = g.grad_mu_evt + at, *grad_lv_e = g.grad_logvar_evt + at;
     const TermSlopes<T> s = slopes;
     const T half_i = s.kl_img / 2, half_e = s.kl_evt / 2;
 #pragma omp simd
     for (int64_t d = 0; d < dim; ++d) {
-        const T m_i = mu_i[d], m_e = mu_e[d], gm = g_mean[d], gv = g_var[d];
+        const T m_i = mu_i[d], m_e = mu_e[d], grad_m = grad_mean[d], grad_v = grad_var[d];
         const Weights<T> w = weigh<T, Saturated>(lv_i[d], lv_e[d], c_i[d], c_e[d], eps, limit);
-        to_mu_i[d] = w.w_img * gm + s.own_img * m_i + s.cross * m_e;
-        to_mu_e[d] = w.w_evt * gm + s.own_evt * m_e + s.cross * m_i;
-        const T change = gm * (m_i - m_e) + (g_wi[d] - g_we[d]);
+        grad_mu_i[d] = w.w_img * grad_m + s.own_img * m_i + s.cross * m_e;
+        grad_mu_e[d] = w.w_evt * grad_m + s.own_evt * m_e + s.cross * m_i;
+        const T change = grad_m * (m_i - m_e) + (grad_wi[d] - grad_we[d]);
         const T share_i = -change * w.slope_img, share_e = change * w.slope_evt;
-        const T rest_i = gv * w.var_slope_img + half_i * w.u_img, rest_e = gv * w.var_slope_evt + half_e * w.u_evt;
+        const T rest_i = grad_v * w.var_slope_img + half_i * w.u_img, rest_e = grad_v * w.var_slope_evt + half_e * w.u_evt;
         // a saturated variance no longer follows its logvar, but still its factor c
-        to_lv_i[d] = share_i + (Saturated && lv_i[d] > limit ? T(0) : rest_i) - half_i;
-        to_lv_e[d] = share_e + (Saturated && lv_e[d] > limit ? T(0) : rest_e) - half_e;
+        grad_lv_i[d] = share_i + (Saturated && lv_i[d] > limit ? T(0) : rest_i) - half_i;
+        grad_lv_e[d] = share_e + (Saturated && lv_e[d] > limit ? T(0) : rest_e) - half_e;
         if (WithC) {
             sum_i[d] += share_i + rest_i - half_i;
             sum_e[d] += share_e + rest_e - half_e;
@@ -249,7 +252,7 @@ void backward_row(const FusionInputs<T>& in, const FusionGradients<T>& g, int64_
 template <class T, bool WithC>
 void backward(const FusionInputs<T>& in, const FusionGradients<T>& g) {
     const int64_t dim = in.dim, valid = valid_rows(in);
-    T* const fields[] = {g.mu_img, g.logvar_img, g.mu_evt, g.logvar_evt};
+    T* const fields[] = {g.grad_mu_img, g.grad_logvar_img, g.grad_mu_evt, g.grad_logvar_evt};
     const double per_position = valid ? 1.0 / double(valid) : 0.0;
 #pragma omp parallel for num_threads(in.threads) schedule(static)
     for (int64_t block = 0; block < fusion_blocks; ++block) {
@@ -264,7 +267,7 @@ void backward(const FusionInputs<T>& in, const FusionGradients<T>& g) {
                 continue;
             }
             TermSlopes<T> slopes;
-            if (g.terms) slopes = term_slopes(in, g.terms, row, per_position);
+            if (g.grad_terms) slopes = term_slopes(in, g.grad_terms, row, per_position);
             if (any_above(in.logvar_img + at, in.logvar_evt + at, dim, in.limit))
                 backward_row<T, true, WithC>(in, g, row, slopes, sum_i, sum_e);
             else
@@ -278,8 +281,8 @@ void backward(const FusionInputs<T>& in, const FusionGradients<T>& g) {
                 total_i += g.partial[2 * block * dim + d];
                 total_e += g.partial[(2 * block + 1) * dim + d];
             }
-            g.c_img[d] = T(total_i / in.c_img[d]);
-            g.c_evt[d] = T(total_e / in.c_evt[d]);
+            g.grad_c_img[d] = T(total_i / in.c_img[d]);
+            g.grad_c_evt[d] = T(total_e / in.c_evt[d]);
         }
     }
 }

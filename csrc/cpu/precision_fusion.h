@@ -28,12 +28,12 @@ struct FusionOutputs {
 
 template <class T>
 struct FusionGradients {
-    const T *mean, *var, *w_img, *w_evt;  // incoming, (rows, dim) or null
-    const T* terms;                       // incoming, (4,) or null
-    const T* zeros;                       // (dim,) of zeros, read in place of what is null
-    T *mu_img, *logvar_img, *mu_evt, *logvar_evt;  // outgoing
-    T* partial;                                    // (fusion_blocks, 2, dim) workspace, or null: no gradient of c
-    T *c_img, *c_evt;                              // outgoing, (dim,)
+    const T *grad_mean, *grad_var, *grad_w_img, *grad_w_evt;           // incoming, (rows, dim) or null
+    const T* grad_terms;                                               // incoming, (4,) or null
+    const T* zeros;                                                    // (dim,) of zeros, read in place of null
+    T *grad_mu_img, *grad_logvar_img, *grad_mu_evt, *grad_logvar_evt;  // outgoing, (rows, dim)
+    T* partial;                    // (fusion_blocks, 2, dim) workspace, or null: no gradient of c
+    T *grad_c_img, *grad_c_evt;    // outgoing, (dim,)
 };
 
 // Rows are cut into this many blocks for the gradient of c, whatever the number of threads.

@@ -1,4 +1,4 @@
-// Python's door to csrc/cpu/precision_fusion.cpp; pointers are integers, 0 stands for an absent tensor.
+// Bindings of csrc/cpu/precision_fusion.cpp for Python; pointers are integers, 0 stands for an absent tensor.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -37,12 +37,12 @@ template <class T>
 void backward(const std::array<uintptr_t, 7>& in, const std::array<uintptr_t, 6>& incoming,
               const std::array<uintptr_t, 7>& outgoing, Shape shape, double eps, double limit, int threads) {
     FusionGradients<T> g{};
-    g.mean = pointer<const T>(incoming[0]), g.var = pointer<const T>(incoming[1]);
-    g.w_img = pointer<const T>(incoming[2]), g.w_evt = pointer<const T>(incoming[3]);
-    g.terms = pointer<const T>(incoming[4]), g.zeros = pointer<const T>(incoming[5]);
-    g.mu_img = pointer<T>(outgoing[0]), g.logvar_img = pointer<T>(outgoing[1]);
-    g.mu_evt = pointer<T>(outgoing[2]), g.logvar_evt = pointer<T>(outgoing[3]);
-    g.partial = pointer<T>(outgoing[4]), g.c_img = pointer<T>(outgoing[5]), g.c_evt = pointer<T>(outgoing[6]);
+    g.grad_mean = pointer<const T>(incoming[0]), g.grad_var = pointer<const T>(incoming[1]);
+    g.grad_w_img = pointer<const T>(incoming[2]), g.grad_w_evt = pointer<const T>(incoming[3]);
+    g.grad_terms = pointer<const T>(incoming[4]), g.zeros = pointer<const T>(incoming[5]);
+    g.grad_mu_img = pointer<T>(outgoing[0]), g.grad_logvar_img = pointer<T>(outgoing[1]);
+    g.grad_mu_evt = pointer<T>(outgoing[2]), g.grad_logvar_evt = pointer<T>(outgoing[3]);
+    g.partial = pointer<T>(outgoing[4]), g.grad_c_img = pointer<T>(outgoing[5]), g.grad_c_evt = pointer<T>(outgoing[6]);
     const auto arguments = inputs<T>(in, shape, eps, limit, threads);
     IEF_SELECT(fusion_backward<T>)(arguments, g);
 }

@@ -11,7 +11,7 @@
 namespace ief::cuda {
 namespace {
 
-constexpr int GROUP = 16;  // pixels a thread
+constexpr int GROUP = 16;  // pixels per thread
 constexpr int THREADS = 128;
 constexpr uint32_t RED = 2989, GREEN = 5870, BLUE = 1140, GREY = 10000;
 

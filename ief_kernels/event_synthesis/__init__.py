@@ -9,9 +9,8 @@ from ..dispatch import choose
 from . import reference
 from .arguments import check
 from .autograd import EventSynthesis, forward
-from .resized import ResizedEvents, resize_with_events, resized_events
 
-__all__ = ["ResizedEvents", "event_synthesis", "resize_with_events", "resized_events"]
+__all__ = ["event_synthesis"]
 
 
 def event_synthesis(
@@ -25,39 +24,41 @@ def event_synthesis(
     surrogate: float | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Event maps of video segments, synthesised from frame differences.
+    """Synthesise event maps of video segments from frame differences.
 
-    In integers, so that every backend agrees bit for bit, in units of 1e-4 grey level::
+    The count is in integers, so that every backend agrees bit for bit. The unit is 1e-4 grey level::
 
         Y_t   = 2989·R + 5870·G + 1140·B                    (luma input: 10000·luma)
         count = min(clamp, Σ_t [ |Y_t − Y_{t−1}| > round(threshold·10⁴) ])
         map   = count / clamp | count / max(1, largest of the segment) | count / max(1, largest of the call) | count
 
-    Floating-point frames use the same weights in float32 (float64 for float64), where integer-valued pixels give the
-    result of uint8 ones.
+    Floating-point frames use the same weights in float32 (float64 for float64). Integer-valued pixels give the result
+    of uint8 ones there. The source is ``docs/specification.md#event-synthesis``.
 
     With ``surrogate=τ`` the gradient of an event is that of sigmoid((|ΔY| − threshold)/τ), ΔY in grey levels. It
-    passes where the count was not clamped away (count ≤ clamp), treats what the counts are divided by as a constant,
-    and with ``polarity="split"`` belongs to the map of its sign. Without a surrogate the gradient is zero.
+    passes where the count was not clamped away (count ≤ clamp). It treats the number by which counts are divided as a
+    constant. With ``polarity="split"`` it belongs to the map of its sign. Without a surrogate the gradient is zero.
 
     Args:
-        frames: (..., S, H, W, 3) RGB or (..., S, H, W) luma, uint8 or floating point in [0, 255]; S frames a segment.
-            A last dimension of 3 with at least three before it means RGB.
+        frames: (..., S, H, W, 3) RGB or (..., S, H, W) luma, uint8 or floating point in [0, 255], S frames per
+            segment. A last dimension of 3 with at least three before it means RGB.
         threshold: grey levels, 0 or more; a difference must exceed it.
-        clamp: the most events a pixel counts, 1 to 255.
+        clamp: largest number of events per pixel, 1 to 255.
         normalize: ``"clamp"``, ``"segment"``, ``"batch"`` or ``"none"``, in the order of the formula. With split
             polarity the largest count is that of both maps together.
         polarity: ``"merged"``, or ``"split"`` for two maps, brighter and darker.
-        carry: (..., H, W[, 3]), like frames: the last frame before each segment, whose difference to the first counts.
+        carry: (..., H, W[, 3]), of frames' dtype: the last frame before each segment. Its difference to the first
+            frame counts too.
         surrogate: τ > 0 in grey levels for a gradient of floating-point frames, or None.
         backend: ``"auto"``, ``"triton"``, ``"native"`` or ``"reference"``.
 
     Returns:
-        (..., H, W), or (..., 2, H, W) for split polarity; float32 (float64 for float64 frames), uint8 for
+        (..., H, W), or (..., 2, H, W) for split polarity. float32 (float64 for float64 frames), or uint8 for
         ``normalize="none"``. Zeros where there is no difference to count.
 
     Raises:
-        TypeError, ValueError: arguments without a meaning.
+        TypeError: `frames` is neither uint8 nor floating point.
+        ValueError: another argument lies outside its range or has another shape.
         BackendUnavailable: the backend asked for cannot serve this call.
     """
     settings = check(frames, threshold, clamp, normalize, polarity, carry, surrogate)
@@ -74,5 +75,6 @@ def event_synthesis(
         )
     differentiable = torch.is_grad_enabled() and normalize != "none" and frames.is_floating_point()
     if differentiable and (frames.requires_grad or (carry is not None and carry.requires_grad)):
-        return EventSynthesis.apply(frames, carry, settings, choice.backend)
+        maps: Tensor = EventSynthesis.apply(frames, carry, settings, choice.backend)
+        return maps
     return forward(frames, carry, settings, choice.backend)[0]

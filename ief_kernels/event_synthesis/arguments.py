@@ -16,7 +16,16 @@ _INT32_MAX = 2**31 - 1
 
 
 class Settings(NamedTuple):
-    """The settings of a call; ``threshold`` is an integer in 1e-4 grey levels, ``surrogate`` is tau in grey levels."""
+    """The settings of a call.
+
+    Attributes:
+        threshold: integer, in 1e-4 grey levels.
+        clamp: largest number of events per pixel.
+        normalize: one of `NORMALIZE`.
+        split: two maps, brighter and darker, instead of one.
+        surrogate: τ in grey levels, or None.
+        rgb: whether the last dimension holds colours.
+    """
 
     threshold: int
     clamp: int
@@ -27,18 +36,19 @@ class Settings(NamedTuple):
 
 
 def is_rgb(frames: Tensor) -> bool:
-    """Whether the last dimension holds colours: it is 3 long, and S, H, W come before it."""
+    """Return whether the last dimension holds colours: it has size 3, and S, H and W come before it."""
     return frames.dim() >= 4 and frames.shape[-1] == 3
 
 
 def map_dtype(dtype: torch.dtype, normalize: str) -> torch.dtype:
-    """The dtype of the maps: uint8 counts, else float64 for float64 frames and float32 for all others."""
+    """Return the dtype of the maps: uint8 for counts, else float64 for float64 frames and float32 for all others."""
     if normalize == "none":
         return torch.uint8
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def map_shape(frames: Tensor, rgb: bool, split: bool) -> list[int]:
+    """Return the shape of the maps: (..., H, W), or (..., 2, H, W) for split polarity."""
     *batch, _, height, width = frames.shape[:-1] if rgb else frames.shape
     return [*batch, *([2] if split else []), height, width]
 
@@ -52,7 +62,12 @@ def check(
     carry: Tensor | None,
     surrogate: float | None,
 ) -> Settings:
-    """Raises TypeError or ValueError for a call without a meaning, and gives the others their settings."""
+    """Check the arguments of `event_synthesis` and return them as settings.
+
+    Raises:
+        TypeError: `frames` is neither uint8 nor floating point.
+        ValueError: another argument lies outside its range or has another shape.
+    """
     if frames.dtype not in DTYPES:
         raise TypeError(f"frames must be uint8 or floating point, got {frames.dtype}")
     if frames.dim() < 3:

@@ -7,25 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import refuse_double_backward
-from . import native, triton
+from .._autograd import Gradient, register_operator
+from . import native, triton_launch
 from .arguments import Settings, map_dtype, map_shape
 
-_KERNELS: dict[str, Any] = {"triton": triton, "native": native}
-
-torch.library.define(
-    "ief_kernels::event_synthesis_forward",
-    "(Tensor frames, Tensor? carry, bool rgb, int threshold, int clamp, str normalize, bool split, str backend)"
-    " -> (Tensor maps, Tensor scale)",
-)
-torch.library.define(
-    "ief_kernels::event_synthesis_backward",
-    "(Tensor grad, Tensor frames, Tensor? carry, Tensor scale, bool rgb, int threshold, int clamp, bool split,"
-    " float surrogate, str backend) -> (Tensor grad_frames, Tensor grad_carry)",
-)
+_KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
 
 
-@torch.library.impl("ief_kernels::event_synthesis_forward", "default")
 def _forward(
     frames: Tensor,
     carry: Tensor | None,
@@ -36,10 +24,10 @@ def _forward(
     split: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    return _KERNELS[backend].forward(frames, carry, rgb, threshold, clamp, normalize, split)
+    found: tuple[Tensor, Tensor] = _KERNELS[backend].forward(frames, carry, rgb, threshold, clamp, normalize, split)
+    return found
 
 
-@torch.library.register_fake("ief_kernels::event_synthesis_forward")
 def _forward_fake(
     frames: Tensor,
     carry: Tensor | None,
@@ -59,7 +47,6 @@ def _forward_fake(
     return maps, frames.new_empty((segments,), dtype=torch.float32 if dtype == torch.uint8 else dtype)
 
 
-@torch.library.impl("ief_kernels::event_synthesis_backward", "default")
 def _backward(
     grad: Tensor,
     frames: Tensor,
@@ -72,10 +59,12 @@ def _backward(
     surrogate: float,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    return _KERNELS[backend].backward(grad, frames, carry, scale, rgb, threshold, clamp, split, surrogate)
+    found: tuple[Tensor, Tensor] = _KERNELS[backend].backward(
+        grad, frames, carry, scale, rgb, threshold, clamp, split, surrogate
+    )
+    return found
 
 
-@torch.library.register_fake("ief_kernels::event_synthesis_backward")
 def _backward_fake(
     grad: Tensor,
     frames: Tensor,
@@ -91,24 +80,29 @@ def _backward_fake(
     return frames.new_empty(frames.shape), frames.new_empty(carry.shape if carry is not None else (0,))
 
 
+register_operator(
+    "event_synthesis_forward",
+    "(Tensor frames, Tensor? carry, bool rgb, int threshold, int clamp, str normalize, bool split, str backend)"
+    " -> (Tensor maps, Tensor scale)",
+    _forward,
+    _forward_fake,
+)
+register_operator(
+    "event_synthesis_backward",
+    "(Tensor grad, Tensor frames, Tensor? carry, Tensor scale, bool rgb, int threshold, int clamp, bool split,"
+    " float surrogate, str backend) -> (Tensor grad_frames, Tensor grad_carry)",
+    _backward,
+    _backward_fake,
+)
+
+
 def forward(frames: Tensor, carry: Tensor | None, settings: Settings, backend: str) -> tuple[Tensor, Tensor]:
-    """The registered forward operator on settings: maps and what their counts were divided by."""
+    """Call the registered forward operator; return the maps and what their counts were divided by."""
     s = settings
-    return torch.ops.ief_kernels.event_synthesis_forward(
+    found: tuple[Tensor, Tensor] = torch.ops.ief_kernels.event_synthesis_forward(
         frames, carry, s.rgb, s.threshold, s.clamp, s.normalize, s.split, backend
     )
-
-
-class _Gradient(torch.autograd.Function):
-    """The backward operator, as a Function of its own so that a second derivative is refused instead of wrong."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, frames: Tensor, carry: Tensor | None, scale: Tensor, *rest: Any) -> Any:
-        return torch.ops.ief_kernels.event_synthesis_backward(grad, frames, carry, scale, *rest)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        refuse_double_backward("event_synthesis")
+    return found
 
 
 class EventSynthesis(torch.autograd.Function):
@@ -116,6 +110,7 @@ class EventSynthesis(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, frames: Tensor, carry: Tensor | None, settings: Settings, backend: str) -> Tensor:
+        """Run the forward operator and keep what the backward pass needs."""
         maps, scale = forward(frames, carry, settings, backend)
         ctx.save_for_backward(frames, carry, scale)
         ctx.settings, ctx.backend = settings, backend
@@ -123,14 +118,25 @@ class EventSynthesis(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Run the backward operator."""
         frames, carry, scale = ctx.saved_tensors
         s: Settings = ctx.settings
         if s.surrogate is None:
             grad_frames = torch.zeros_like(frames)
             grad_carry = None if carry is None else torch.zeros_like(carry)
         else:
-            grad_frames, grad_carry = _Gradient.apply(
-                grad, frames, carry, scale, s.rgb, s.threshold, s.clamp, s.split, s.surrogate, ctx.backend
+            grad_frames, grad_carry = Gradient.apply(
+                "event_synthesis",
+                grad,
+                frames,
+                carry,
+                scale,
+                s.rgb,
+                s.threshold,
+                s.clamp,
+                s.split,
+                s.surrogate,
+                ctx.backend,
             )
         return (
             grad_frames if ctx.needs_input_grad[0] else None,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _gpu
-from ..dispatch import Facts
+from .. import _cuda_extension
 from .arguments import map_dtype, map_shape
 from .layout import normalise, packed_rows
 
 
-def check(dtype: torch.dtype, facts: Facts) -> str | None:
-    """None if the kernel takes CUDA tensors of this dtype, else why not."""
-    reason = _gpu.why_not()
+def check(dtype: torch.dtype) -> str | None:
+    """Return None if the kernel takes CUDA tensors of this dtype, else the reason why it does not."""
+    reason = _cuda_extension.why_not()
     if reason is None and dtype != torch.uint8:
         reason = f"its CUDA kernel takes uint8 frames, not {dtype}"
     return reason
@@ -22,7 +21,7 @@ def check(dtype: torch.dtype, facts: Facts) -> str | None:
 def forward(
     frames: Tensor, carry: Tensor | None, rgb: bool, threshold: int, clamp: int, normalize: str, split: bool
 ) -> tuple[Tensor, Tensor]:
-    """The maps, and what their counts were divided by; nothing here waits for the GPU."""
+    """Return the maps, and what their counts were divided by; nothing here waits for the GPU."""
     dtype = map_dtype(frames.dtype, normalize)
     maps = torch.empty(map_shape(frames, rgb, split), dtype=dtype, device=frames.device)
     prefix = frames.dim() - (4 if rgb else 3)
@@ -31,7 +30,7 @@ def forward(
     peaks = torch.zeros(pixels.shape[0], dtype=torch.int32, device=frames.device)
     divisor = float(clamp) if normalize == "clamp" else 1.0
     if maps.numel():
-        _gpu.extension().event_synthesis_forward(
+        _cuda_extension.extension().event_synthesis_forward(
             frames=pixels.data_ptr(),
             strides=pixels.stride()[:3],
             carry=0 if last is None else last.data_ptr(),

@@ -1,4 +1,4 @@
-"""What the C++ and CUDA kernels of event synthesis share: tensors as rows of pixels, and the divisors of maps."""
+"""Tensors as rows of pixels, and the divisors of maps: shared by the C++ and CUDA kernels of event synthesis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from torch import Tensor
 
 
 def packed_rows(tensor: Tensor, prefix: int, rgb: bool) -> Tensor:
-    """The tensor as (segments, [frames,] H, W, channels), each row without gaps; a copy only if need be."""
+    """View the tensor as (segments, [frames,] H, W, channels), each row without gaps; copy only if necessary.
+
+    Args:
+        tensor: frames or carried frames.
+        prefix: number of dimensions before frames (of carried frames: before H).
+        rgb: whether the last dimension holds colours.
+    """
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
     if not rgb:
@@ -20,9 +26,17 @@ def packed_rows(tensor: Tensor, prefix: int, rgb: bool) -> Tensor:
 
 
 def normalise(maps: Tensor, peaks: Tensor, clamp: int, normalize: str, split: bool) -> Tensor:
-    """Divides maps of counts (of counts / clamp for "clamp": not again) in place; gives what counts were divided by.
+    """Divide maps of counts in place, and return the divisors.
 
-    peaks: int32 (segments,), the largest count of each segment.
+    Args:
+        maps: counts; for ``normalize="clamp"`` already divided.
+        peaks: (segments,) int32, the largest count of each segment.
+        clamp: largest number of events per pixel.
+        normalize: as in `event_synthesis`.
+        split: whether there are two maps per segment.
+
+    Returns:
+        What counts were divided by: one number per segment, or one for all.
     """
     dtype = torch.float32 if maps.dtype == torch.uint8 else maps.dtype
     if normalize == "segment":

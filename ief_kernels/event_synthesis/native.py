@@ -1,11 +1,12 @@
-"""The C++ kernels of event_synthesis on CPU tensors (csrc/cpu/event_synthesis.cpp), and the door to the CUDA one."""
+"""The C++ kernels of event_synthesis on CPU tensors (csrc/cpu/event_synthesis.cpp); CUDA tensors go to `cuda`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .. import _native
+from .. import _cuda_extension, _native
+from .._tensors import address
 from ..dispatch import Facts, native_check, register_backend
 from . import cuda
 from .arguments import DTYPES, map_dtype, map_shape
@@ -15,14 +16,14 @@ _check_cpu = native_check(DTYPES)
 
 
 def _check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
-    return cuda.check(dtype, facts) if device.type == "cuda" else _check_cpu(device, dtype, facts)
+    return cuda.check(dtype) if device.type == "cuda" else _check_cpu(device, dtype, facts)
 
 
-register_backend("event_synthesis", "native", _check)
+def _describe(facts: Facts) -> str:
+    return _cuda_extension.describe() if facts["device"].type == "cuda" else _native.describe()
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+register_backend("event_synthesis", "native", _check, _describe)
 
 
 def _layout(frames: Tensor, carry: Tensor | None, rgb: bool) -> tuple[Tensor, Tensor | None, dict[str, object]]:
@@ -33,10 +34,10 @@ def _layout(frames: Tensor, carry: Tensor | None, rgb: bool) -> tuple[Tensor, Te
         "dtype": str(pixels.dtype).removeprefix("torch."),
         "frames": pixels.data_ptr(),
         "strides": pixels.stride()[:3],
-        "carry": _address(last),
+        "carry": address(last),
         "carry_strides": (0, 0) if last is None else last.stride()[:2],
         "shape": tuple(pixels.shape),
-        "threads": _native.threads(),
+        "threads": torch.get_num_threads(),
     }
     return pixels, last, keywords
 
@@ -44,7 +45,7 @@ def _layout(frames: Tensor, carry: Tensor | None, rgb: bool) -> tuple[Tensor, Te
 def forward(
     frames: Tensor, carry: Tensor | None, rgb: bool, threshold: int, clamp: int, normalize: str, split: bool
 ) -> tuple[Tensor, Tensor]:
-    """The maps, and what their counts were divided by: one number a segment, or one for all."""
+    """Return the maps, and what their counts were divided by: one number per segment, or one for all."""
     if frames.is_cuda:
         return cuda.forward(frames, carry, rgb, threshold, clamp, normalize, split)
     dtype = map_dtype(frames.dtype, normalize)
@@ -78,7 +79,7 @@ def backward(
     split: bool,
     surrogate: float,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the frames and of the carried frame (empty without one), contiguous, in the frames' dtype."""
+    """Return the gradients of frames and of carried frames (empty without them), contiguous, in frames' dtype."""
     pixels, last, keywords = _layout(frames, carry, rgb)
     grad_frames = torch.empty(frames.shape, dtype=pixels.dtype)
     grad_carry = torch.empty(carry.shape if carry is not None else (0,), dtype=pixels.dtype)
@@ -93,7 +94,7 @@ def backward(
             scale=scale.data_ptr(),
             scale_stride=1 if scale.numel() > 1 else 0,
             grad_frames=grad_frames.data_ptr(),
-            grad_carry=_address(grad_carry) if carry is not None else 0,
+            grad_carry=address(grad_carry) if carry is not None else 0,
             **keywords,
         )
     else:

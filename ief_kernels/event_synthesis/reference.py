@@ -1,4 +1,4 @@
-"""Event maps in plain eager PyTorch: the specification in code (SPEC of the operator: see `event_synthesis`)."""
+"""Event maps in plain eager PyTorch: the specification in code (``docs/specification.md#event-synthesis``)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .arguments import UNITS, check, map_dtype
 
 
 def luma(frames: Tensor, rgb: bool) -> Tensor:
-    """Y = 2989·R + 5870·G + 1140·B, or 10000 times a luma, in 1e-4 grey levels.
+    """Return Y = 2989·R + 5870·G + 1140·B, or 10000 times a luma, in 1e-4 grey levels.
 
-    int32 for uint8 frames, float64 for float64 frames, float32 for other floating-point frames, where
-    integer-valued pixels give the same exact Y as uint8 ones.
+    The result is int32 for uint8 frames, float64 for float64 frames and float32 for other floating-point frames.
+    Integer-valued pixels give the same exact Y as uint8 ones.
     """
     wide = {torch.uint8: torch.int32, torch.float64: torch.float64}.get(frames.dtype, torch.float32)
     frames = frames.to(wide)
@@ -23,15 +23,18 @@ def luma(frames: Tensor, rgb: bool) -> Tensor:
 
 
 def soft_events(delta: Tensor, threshold: int, surrogate: float) -> Tensor:
-    """sigmoid((|ΔY| − threshold)/τ): what the surrogate gradient differentiates in place of the step.
+    """Return sigmoid((|ΔY| − threshold)/τ), which the surrogate gradient differentiates in place of the step.
 
-    delta, threshold in 1e-4 grey levels; surrogate is τ in grey levels.
+    Args:
+        delta: ΔY, in 1e-4 grey levels.
+        threshold: in 1e-4 grey levels.
+        surrogate: τ, in grey levels.
     """
     return torch.sigmoid((delta.abs() - threshold) / (surrogate * UNITS))
 
 
 def _events(delta: Tensor, threshold: int, surrogate: float | None) -> Tensor:
-    """1 where |ΔY| > threshold, else 0, in delta's dtype; its gradient is soft_events' one, or zero without it."""
+    """1 where |ΔY| > threshold, else 0, in delta's dtype; the gradient is that of soft_events, or zero without τ."""
     fired = (delta.abs() > threshold).to(delta.dtype)
     if not delta.requires_grad:
         return fired
@@ -51,7 +54,7 @@ def event_synthesis(
     carry: Tensor | None = None,
     surrogate: float | None = None,
 ) -> Tensor:
-    """Event maps of video segments; arguments, result and formula as in `ief_kernels.event_synthesis`."""
+    """Return event maps of video segments; arguments, result and formula as in `ief_kernels.event_synthesis`."""
     settings = check(frames, threshold, clamp, normalize, polarity, carry, surrogate)
     y = luma(frames, settings.rgb)
     if carry is not None:

@@ -50,7 +50,7 @@ def _split4(quad, LANES: tl.constexpr):
 
 @triton.jit
 def _luma16(words, lane, inside, RGB: tl.constexpr, LANES: tl.constexpr):
-    """Luma (lanes, 16) of 16 pixels a lane, from 16-byte loads; `words` and frames begin at multiples of 16 bytes."""
+    """Luma (lanes, 16) of 16 pixels per lane, from 16-byte loads; `words` and frames begin at multiples of 16 bytes."""
     if RGB:
         a, b, c, d = _split4(_quad(words, lane, 0, 12, inside), LANES)
         e, f, g, h = _split4(_quad(words, lane, 1, 12, inside), LANES)
@@ -79,7 +79,7 @@ def _word(words, at, last, shift, SHIFTED: tl.constexpr):
 
 @triton.jit
 def _luma4(words, lane, start, pixels, RGB: tl.constexpr, SHIFTED: tl.constexpr, LANES: tl.constexpr):
-    """Luma (lanes, 4) of 4 pixels a lane of the frame that begins at byte `start`."""
+    """Luma (lanes, 4) of 4 pixels per lane of the frame that begins at byte `start`."""
     size: tl.constexpr = 3 if RGB else 1
     last = (start % 4 + pixels * size - 1) // 4
     words += start // 4
@@ -144,7 +144,7 @@ def count_bytes(
     SHIFTED: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Event maps of uint8 frames, 4 pixels a lane, or 16 if WIDE.
+    """Count the events of uint8 frames, 4 pixels per lane, or 16 if WIDE.
 
     ``words``, ``carry``: the frames' memory as int32; the starts and strides of frames in it are in bytes, or in
     blocks of 16 bytes if WIDE. ``maps`` gets counts times ``inverse`` + ``inverse_rest``, or uint8 counts if these are
@@ -238,7 +238,7 @@ def count_floats(
     SPLIT: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Event maps of floating-point frames, a pixel a lane; as `count_bytes`, with strides in elements."""
+    """Count the events of floating-point frames, one pixel per lane; as `count_bytes`, with strides in elements."""
     blocks = tl.cdiv(pixels, LANES)
     segment = (tl.program_id(0) // blocks).to(tl.int64)
     pixel = tl.program_id(0) % blocks * LANES + tl.arange(0, LANES)
@@ -261,7 +261,7 @@ def count_floats(
 
 @triton.jit
 def divide(counts, peaks, maps, size, peak_stride, BLOCK: tl.constexpr):
-    """maps = counts / max(1, peak); ``size`` counts a segment."""
+    """Compute maps = counts / max(1, peak); ``size`` is the number of counts per segment."""
     blocks = tl.cdiv(size, BLOCK)
     segment = (tl.program_id(0) // blocks).to(tl.int64)
     at = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -303,7 +303,7 @@ def pull_back(
     SPLIT: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Gradients of frames and carry (each without gaps) from that of the maps; ``tau`` in 1e-4 grey levels.
+    """Compute the gradients of frames and carry (each without gaps) from that of the maps; ``tau`` in 1e-4 grey levels.
 
     With x = (|ΔY| - threshold)/τ and σ the sigmoid, d event / d ΔY = sign(ΔY)·σ(x)·(1 - σ(x))/τ, where the count was
     not clamped away. The first pass over the frames counts, the second follows the differences.

@@ -1,5 +1,7 @@
 """Elementwise Kalman filter over time (random-walk state), with ragged lengths, carried state and a robust variant.
 
+From ``docs/specification.md#kalman-scan``:
+
     a_t = p_{t−1} + q + eps            b_t = var_t + eps [+ r_t²/(ν+1)]          r_t = x_t − s_{t−1}
     gain_t = a_t/(a_t + b_t)           p_t = b_t·gain_t = 1/(1/a_t + 1/b_t)      s_t = s_{t−1} + gain_t·r_t
 
@@ -63,27 +65,31 @@ def kalman_scan(
     initial_state: tuple[Tensor, Tensor] | None = None,
     backend: str = "auto",
 ) -> Scan:
-    """Filters x over time, each (b, d) for itself.
+    """Filter x over time, each (b, d) on its own.
 
     Args:
-        x, var: (B, T, D), the inputs and their variances ≥ 0; float16, bfloat16, float32 or float64.
-        lengths: (B,) integers; steps t ≥ length are padding. None: all are valid.
-        process_noise: q ≥ 0, a float or a (D,) tensor with a gradient. 0 makes the state a running mean.
-        nu: degrees of freedom > 0 of the robust update (float, or a tensor of one element with a gradient); None
-            for the plain update.
+        x: (B, T, D), the inputs; float16, bfloat16, float32 or float64.
+        var: (B, T, D), their variances ≥ 0; of one of these dtypes.
+        lengths: (B,) integers; steps t ≥ length are padding. None: all steps are valid.
+        process_noise: q ≥ 0, a float, or a tensor of shape (D,) or with one element, with a gradient. 0 makes the
+            state a running mean.
+        nu: degrees of freedom ν > 0 of the robust update: a float, or a tensor of one element with a gradient. None:
+            the plain update.
         eps: added to both variances.
-        initial_state: (s, p), (B, D) each, such as the `state` of an earlier call.
-        backend: "auto", "triton", "native" or "reference". Triton runs a loop over time, or for long sequences of few
-            lanes chunks of time side by side; `explain("kalman_scan", x, shape=x.shape, nu=nu)` says which.
+        initial_state: (s, p), (B, D) each, such as the `state` of an earlier call. None: the first step is copied.
+        backend: "auto", "triton", "native" or "reference". Triton runs a loop over time, or, for long sequences of few
+            lanes, chunks of time side by side; `explain("kalman_scan", x, nu=nu)` says which.
 
     Returns:
-        `Scan(mean, var, gain, state)`: (B, T, D) each in the inputs' (promoted) dtype, zero at t ≥ length; `state` =
-        (s, p) after each sequence's last valid step, (B, D), float32 (float64 for float64 inputs) so that carrying it
-        on equals one call on the concatenation. A sequence of length 0 returns its initial state; if there is none,
-        s = 0 with the diffuse variance 1e30, which the next call's first input replaces.
+        `Scan(mean, var, gain, state)`. The first three are (B, T, D) in the inputs' promoted dtype, and zero at
+        t ≥ length. `state` is (s, p) after each sequence's last valid step, (B, D) each, float32 (float64 for float64
+        inputs), so that carrying it on equals one call on the concatenation. A sequence of length 0 returns its
+        initial state. Without one it returns s = 0 with the diffuse variance 1e30, which the next call's first input
+        replaces.
 
     Raises:
-        TypeError, ValueError: inputs of another kind or shape; q < 0; ν ≤ 0.
+        TypeError: an input has another dtype.
+        ValueError: an input has another shape, q < 0, or ν ≤ 0.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
     _check(x, var, lengths, process_noise, nu, initial_state)

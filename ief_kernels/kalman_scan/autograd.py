@@ -1,8 +1,8 @@
 """The scan as a pair of registered operators, and the autograd Function on top of them.
 
 Saved for the backward pass: the inputs and the states (mean, var), from which the gain is computed again. The C++
-kernels take float32 and float64, the Triton kernels float16, bfloat16 and float32; as rounded states would not do for
-the backward pass, they write states of half precision a second time in float32.
+kernels take float32 and float64, the Triton kernels float16, bfloat16 and float32. Rounded states are too inexact for
+the backward pass, so the Triton kernels write states of half precision a second time in float32.
 """
 
 from __future__ import annotations
@@ -12,30 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import compute_dtype, refuse_double_backward
-from .._triton import triton_check
-from ..dispatch import register_backend
-from . import native
-from .paths import describe
+from .._autograd import Gradient, only_wanted, register_operator
+from .._tensors import compute_dtype
+from . import native, triton_launch
 
-register_backend("kalman_scan", "triton", triton_check(), describe)
-
+_KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
 _INPUTS = "Tensor x, Tensor var, Tensor? lengths, Tensor q, Tensor? influence, float eps, Tensor? s0, Tensor? p0"
 
-torch.library.define(
-    "ief_kernels::kalman_scan_forward",
-    f"({_INPUTS}, str backend, bool keep_states=False)"
-    " -> (Tensor mean, Tensor variance, Tensor gain, Tensor s, Tensor p, Tensor states)",
-)
-torch.library.define(
-    "ief_kernels::kalman_scan_backward",
-    "(Tensor? g_mean, Tensor? g_var, Tensor? g_gain, Tensor? g_s, Tensor? g_p, Tensor mean, Tensor variance,"
-    f" {_INPUTS}, str backend)"
-    " -> (Tensor x, Tensor var, Tensor q, Tensor influence, Tensor s0, Tensor p0)",
-)
 
-
-@torch.library.impl("ief_kernels::kalman_scan_forward", "default")
 def _forward(
     x: Tensor,
     var: Tensor,
@@ -48,15 +32,12 @@ def _forward(
     backend: str,
     keep_states: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    arguments = (x, var, lengths, q, influence, eps, s0, p0)
-    if backend == "triton":
-        from . import triton  # not before it is needed: it imports triton
-
-        return triton.forward(*arguments, keep_states)
-    return (*native.forward(*arguments), x.new_empty(0))
+    found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = _KERNELS[backend].forward(
+        x, var, lengths, q, influence, eps, s0, p0, keep_states
+    )
+    return found
 
 
-@torch.library.register_fake("ief_kernels::kalman_scan_forward")
 def _forward_fake(
     x: Tensor,
     var: Tensor,
@@ -76,13 +57,12 @@ def _forward_fake(
     return mean, variance, gain, s, p, states
 
 
-@torch.library.impl("ief_kernels::kalman_scan_backward", "default")
 def _backward(
-    g_mean: Tensor | None,
-    g_var: Tensor | None,
-    g_gain: Tensor | None,
-    g_s: Tensor | None,
-    g_p: Tensor | None,
+    grad_mean: Tensor | None,
+    grad_variance: Tensor | None,
+    grad_gain: Tensor | None,
+    grad_s: Tensor | None,
+    grad_p: Tensor | None,
     mean: Tensor,
     variance: Tensor,
     x: Tensor,
@@ -95,22 +75,19 @@ def _backward(
     p0: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grads = (g_mean, g_var, g_gain, g_s, g_p)
-    arguments = (grads, mean, variance, x, var, lengths, q, influence, eps, s0, p0)
-    if backend == "triton":
-        from . import triton
-
-        return triton.backward(*arguments)
-    return native.backward(*arguments)
+    grads = (grad_mean, grad_variance, grad_gain, grad_s, grad_p)
+    found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = _KERNELS[backend].backward(
+        grads, mean, variance, x, var, lengths, q, influence, eps, s0, p0
+    )
+    return found
 
 
-@torch.library.register_fake("ief_kernels::kalman_scan_backward")
 def _backward_fake(
-    g_mean: Tensor | None,
-    g_var: Tensor | None,
-    g_gain: Tensor | None,
-    g_s: Tensor | None,
-    g_p: Tensor | None,
+    grad_mean: Tensor | None,
+    grad_variance: Tensor | None,
+    grad_gain: Tensor | None,
+    grad_s: Tensor | None,
+    grad_p: Tensor | None,
     mean: Tensor,
     variance: Tensor,
     x: Tensor,
@@ -134,16 +111,21 @@ def _backward_fake(
     )
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward operator, as a Function of its own so that a second derivative is refused instead of wrong."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        return torch.ops.ief_kernels.kalman_scan_backward(*arguments)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        refuse_double_backward("kalman_scan")
+register_operator(
+    "kalman_scan_forward",
+    f"({_INPUTS}, str backend, bool keep_states=False)"
+    " -> (Tensor mean, Tensor variance, Tensor gain, Tensor s, Tensor p, Tensor states)",
+    _forward,
+    _forward_fake,
+)
+register_operator(
+    "kalman_scan_backward",
+    "(Tensor? grad_mean, Tensor? grad_variance, Tensor? grad_gain, Tensor? grad_s, Tensor? grad_p, Tensor mean,"
+    f" Tensor variance, {_INPUTS}, str backend)"
+    " -> (Tensor grad_x, Tensor grad_var, Tensor grad_q, Tensor grad_influence, Tensor grad_s0, Tensor grad_p0)",
+    _backward,
+    _backward_fake,
+)
 
 
 class KalmanScanFunction(torch.autograd.Function):
@@ -163,6 +145,7 @@ class KalmanScanFunction(torch.autograd.Function):
         backend: str,
         keep_states: bool,
     ) -> Any:
+        """Run the forward operator and keep what the backward pass needs."""
         *outputs, states = torch.ops.ief_kernels.kalman_scan_forward(
             x, var, lengths, q, influence, eps, s0, p0, backend, keep_states
         )
@@ -176,12 +159,11 @@ class KalmanScanFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        """Run the backward operator."""
         if all(grad is None for grad in grads):
             return (None,) * 10
         *saved, s0, p0 = ctx.saved_tensors
-        gradients = _Gradient.apply(*grads, *saved, ctx.eps, s0, p0, ctx.backend)
-        to_x, to_var, to_q, to_influence, to_s, to_p = gradients
-        by_position = (to_x, to_var, None, to_q, to_influence, None, to_s, to_p, None, None)
-        return tuple(
-            gradient if want else None for gradient, want in zip(by_position, ctx.needs_input_grad, strict=True)
+        grad_x, grad_var, grad_q, grad_influence, grad_s0, grad_p0 = Gradient.apply(
+            "kalman_scan", *grads, *saved, ctx.eps, s0, p0, ctx.backend
         )
+        return only_wanted((grad_x, grad_var, None, grad_q, grad_influence, None, grad_s0, grad_p0, None, None), ctx)

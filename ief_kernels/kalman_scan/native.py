@@ -6,15 +6,11 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._tensors import FLOATS, useful_threads
+from .._tensors import FLOATS, address, useful_threads
 from ..dispatch import native_check, register_backend
 from .reference import DIFFUSE
 
 register_backend("kalman_scan", "native", native_check(FLOATS))
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 class _Call:
@@ -38,11 +34,11 @@ class _Call:
         ]
         self.keywords = {
             "wide": x.dtype == torch.float64,
-            "inputs": [_address(tensor) for tensor in self.inputs],
+            "inputs": [address(tensor) for tensor in self.inputs],
             "shape": tuple(x.shape),
             "eps": eps,
             "diffuse": DIFFUSE,
-            "threads": useful_threads(_native.threads(), x.numel()),
+            "threads": useful_threads(torch.get_num_threads(), x.numel()),
         }
 
 
@@ -55,8 +51,14 @@ def forward(
     eps: float,
     s0: Tensor | None,
     p0: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mean, variance, gain, (B, T, D), and the state s, p, (B, D); float32 or float64 throughout."""
+    keep_states: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Run the filter.
+
+    Returns:
+        Mean, variance and gain (B, T, D), the state s and p (B, D), all in x's dtype (float32 or float64), and an
+        empty tensor: `keep_states` needs no copy here, since nothing is rounded.
+    """
     batch, _, dim = x.shape
     outputs = [torch.empty(x.shape, dtype=x.dtype) for _ in range(3)]
     outputs += [torch.empty((batch, dim), dtype=x.dtype) for _ in range(2)]
@@ -64,7 +66,7 @@ def forward(
     if batch and dim:
         _native.extension().scan_forward(outputs=[tensor.data_ptr() for tensor in outputs], **call.keywords)
     mean, variance, gain, s, p = outputs
-    return mean, variance, gain, s, p
+    return mean, variance, gain, s, p, x.new_empty(0)
 
 
 def backward(
@@ -80,23 +82,39 @@ def backward(
     s0: Tensor | None,
     p0: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, var, q, influence, s0, p0 (empty where absent); `grads`: mean, var, gain, s, p."""
+    """Return the gradients of x, var, q, influence, s0 and p0 (empty where absent).
+
+    Args:
+        grads: incoming gradients of mean, variance, gain, s and p; None where absent.
+        mean: what `forward` returned.
+        variance: as mean.
+        x: what `forward` took, and so are the rest.
+        var: (B, T, D).
+        lengths: (B,), or None.
+        q: process noise, (1,) or (D,).
+        influence: 1/(ν+1), (1,), or None.
+        eps: added to both variances.
+        s0: initial mean (B, D), or None.
+        p0: initial variance (B, D), or None.
+    """
     batch, _, dim = x.shape
     call = _Call(x, var, lengths, q, influence, eps, s0, p0)
     incoming = [mean.contiguous(), variance.contiguous()]
     optional = [None if grad is None else grad.contiguous() for grad in grads]
-    to_x, to_var = (torch.empty(x.shape, dtype=x.dtype) for _ in range(2))
-    to_s, to_p = (torch.empty((0,) if s0 is None else (batch, dim), dtype=x.dtype) for _ in range(2))
-    to_q = torch.zeros(dim, dtype=x.dtype)
-    to_influence = torch.zeros(1, dtype=x.dtype)
+    grad_x, grad_var = (torch.empty(x.shape, dtype=x.dtype) for _ in range(2))
+    grad_s0, grad_p0 = (torch.empty((0,) if s0 is None else (batch, dim), dtype=x.dtype) for _ in range(2))
+    grad_q = torch.zeros(dim, dtype=x.dtype)
+    grad_influence = torch.zeros(1, dtype=x.dtype)
     partial = torch.empty((2, batch, dim), dtype=torch.float64)
     if batch and dim:
-        outgoing = [to_x, to_var, None if s0 is None else to_s, None if s0 is None else to_p, partial, to_q]
+        outgoing = [grad_x, grad_var, None if s0 is None else grad_s0, None if s0 is None else grad_p0, partial, grad_q]
         _native.extension().scan_backward(
-            incoming=[_address(tensor) for tensor in (*incoming, *optional)],
-            outgoing=[_address(tensor) for tensor in (*outgoing, to_influence)],
+            incoming=[address(tensor) for tensor in (*incoming, *optional)],
+            outgoing=[address(tensor) for tensor in (*outgoing, grad_influence)],
             **call.keywords,
         )
     if q.numel() == 1 and dim != 1:
-        to_q = to_q.sum(0, keepdim=True)
-    return to_x, to_var, to_q, to_influence if influence is not None else to_influence[:0].clone(), to_s, to_p
+        grad_q = grad_q.sum(0, keepdim=True)
+    if influence is None:
+        grad_influence = grad_influence.new_empty(0)
+    return grad_x, grad_var, grad_q, grad_influence, grad_s0, grad_p0

@@ -1,7 +1,7 @@
 """Which of the two Triton paths a scan takes: one loop over time for each lane (b, d), or chunks of time side by side.
 
-The loop is bound by the latency of a step when lanes are few; chunks read the inputs twice instead, in three launches.
-Nothing here imports triton.
+With few lanes the latency of a step bounds the loop. Chunks read the inputs twice instead, in three launches. Nothing
+here imports triton.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-# Estimated for an H100 from 80 ns a step of the loop, 3 TB/s, and about 12 µs for two launches more: the loop moves
-# 20 bytes a lane and step, chunks 28, so that chunks win below (80 ns − 12 µs/T)·3 TB/s/28 lanes.
+# Estimated for an H100 from 80 ns per step of the loop, 3 TB/s, and about 12 µs for two launches more. The loop moves
+# 20 bytes per lane and step, chunks 28, so that chunks win below (80 ns − 12 µs/T)·3 TB/s/28 lanes.
 FEW_LANES = 8192
 LONG = 512
 SHORTEST_CHUNK, LONGEST_CHUNK = 32, 256
@@ -19,7 +19,13 @@ SMALLEST_EPS = 1e-30  # what a chunk knows of the past, up to 1/(2·eps), is a f
 
 
 class Path(NamedTuple):
-    """`name` is "sequential" or "chunks"; `chunk` is the steps of one chunk (all T when sequential)."""
+    """The path of one scan.
+
+    Attributes:
+        name: "sequential" or "chunks".
+        chunk: number of steps in one chunk (all T when sequential).
+        reason: why this path, for `explain`.
+    """
 
     name: str
     chunk: int
@@ -31,7 +37,15 @@ _forced: tuple[str, int | None] | None = None
 
 @contextmanager
 def forced_path(name: str, chunk: int | None = None) -> Iterator[None]:
-    """Every scan in this process takes this path, where it can, and chunks of so many steps (for tests and timing)."""
+    """Make every scan in this process take this path where it can (for tests and timing).
+
+    Args:
+        name: "sequential" or "chunks".
+        chunk: number of steps in one chunk; None: `chunk_length`.
+
+    Raises:
+        ValueError: there is no path of that name.
+    """
     global _forced
     if name not in ("sequential", "chunks"):
         raise ValueError(f"unknown path {name!r}; paths are 'sequential' and 'chunks'")
@@ -43,7 +57,7 @@ def forced_path(name: str, chunk: int | None = None) -> Iterator[None]:
 
 
 def chunk_length(steps: int) -> int:
-    """The largest power of two up to √T, within bounds: as many steps in a chunk as chunks, roughly."""
+    """Return the largest power of two up to √T, within bounds: about as many steps in a chunk as chunks."""
     chunk = SHORTEST_CHUNK
     while chunk < LONGEST_CHUNK and 4 * chunk * chunk <= steps:
         chunk *= 2
@@ -51,7 +65,7 @@ def chunk_length(steps: int) -> int:
 
 
 def choose_path(batch: int, steps: int, dim: int, *, robust: bool, eps: float) -> Path:
-    """The path of a scan over (B, T, D); it depends on these facts alone."""
+    """Choose the path of a scan over (B, T, D) by these facts alone."""
     lanes = batch * dim
     name, chunk = _forced or (None, None)
     if robust:
@@ -70,7 +84,7 @@ def choose_path(batch: int, steps: int, dim: int, *, robust: bool, eps: float) -
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """The path of a call with these facts (`shape`, `nu`, `eps`), for `explain`."""
+    """Describe the path of a call with these facts (`shape`, `nu`, `eps`), for `explain`."""
     shape = facts.get("shape")
     if shape is None or len(shape) != 3:
         return f"kernel; sequential, or in chunks for T ≥ {LONG} and at most {FEW_LANES} lanes"

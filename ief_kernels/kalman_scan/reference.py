@@ -1,6 +1,6 @@
-"""Elementwise Kalman filter over time: the specification in code.
+"""Elementwise Kalman filter over time: the specification in code (``docs/specification.md#kalman-scan``).
 
-Plain eager PyTorch, differentiable by autograd, linear in T; every other backend is compared with it.
+Plain eager PyTorch, differentiable by autograd, linear in T. Every other backend is compared with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ DIFFUSE = 1e30
 
 
 class Scan(NamedTuple):
-    """Filtered mean, its variance and the gain, (B, T, D) each, and the state (s, p), (B, D) each."""
+    """Result of the filter.
+
+    Attributes:
+        mean: (B, T, D), the filtered mean.
+        var: (B, T, D), its variance.
+        gain: (B, T, D), the Kalman gain.
+        state: (s, p) after the last valid step, (B, D) each.
+    """
 
     mean: Tensor
     var: Tensor
@@ -26,9 +33,14 @@ class Scan(NamedTuple):
 
 
 def influence(nu: float | Tensor | None, like: Tensor) -> Tensor | None:
-    """1/(ν+1), the weight of the squared residual in the robust update; None for the plain one.
+    """Return 1/(ν+1), the weight of the squared residual in the robust update, or None for the plain one.
 
-    Raises ValueError for a float ν that is not positive.
+    Args:
+        nu: degrees of freedom, or None.
+        like: decides device and dtype.
+
+    Raises:
+        ValueError: `nu` is a float that is not positive.
     """
     if nu is None:
         return None
@@ -50,8 +62,9 @@ def kalman_scan(
     eps: float = 1e-8,
     initial_state: tuple[Tensor, Tensor] | None = None,
 ) -> Scan:
-    """Kalman filter with a random-walk state, elementwise over (B, D), sequential over T.
+    """Run a Kalman filter with a random-walk state, elementwise over (B, D), sequential over T.
 
+    Arguments, result and errors are those of `ief_kernels.kalman_scan`.
     a = p_{t−1} + q + eps and b = var_t + eps [+ (x_t − s_{t−1})²/(ν+1)]: gain = a/(a+b), p_t = a·b/(a+b),
     s_t = s_{t−1} + gain·(x_t − s_{t−1}). Without an initial state s_0 = x_0, p_0 = var_0, gain 1.
     """

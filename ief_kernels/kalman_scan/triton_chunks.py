@@ -17,7 +17,7 @@ subtracted but residuals, so float32 loses a few units in the last place a chunk
 
 Backward. With S, P the adjoints of the state that leaves the chunk, the step of `triton_kernels` is linear:
 
-    S ← e·(S + g_mean_t)       P ← e²·(P + g_var_t) + e·h·(Γ_t + (S + g_mean_t)·r_t)
+    S ← e·(S + grad_mean_t)       P ← e²·(P + grad_variance_t) + e·h·(Γ_t + (S + grad_mean_t)·r_t)
 
 so a chunk maps (S, P) to (E·S + F, E²·P + H·S + J), E = Πe.
 """
@@ -146,9 +146,9 @@ def forward_carry(
 
 @triton.jit
 def backward_summary(
-    g_mean,
-    g_var,
-    g_gain,
+    grad_mean,
+    grad_variance,
+    grad_gain,
     mean,
     variance,
     x,
@@ -179,36 +179,36 @@ def backward_summary(
     row_b = tl.cast(steps, tl.int64) * dim
     noise = tl.load(q + d * q_d, mask=lanes, other=0.0) + eps
     zero = tl.zeros([BLOCK], tl.float32)
-    through, from_s, to_s, to_p = zero + 1.0, zero, zero, zero  # E, H, F, J
+    through, from_s, adjoint_s, adjoint_p = zero + 1.0, zero, zero, zero  # E, H, F, J
     for i in tl.range(0, last - first, num_stages=STAGES):
         t = last - 1 - i
         b_t = row(var, b, t, var_b, var_t, d, lanes) + eps
         r = row(x, b, t, x_b, x_t, d, lanes) - row(mean, b, t - 1, row_b, dim, d, lanes)
         h = 1.0 / (row(variance, b, t - 1, row_b, dim, d, lanes) + noise + b_t)
         e = b_t * h
-        to_s += row_or_zero(g_mean, b, t, row_b, dim, d, lanes, zero)
-        to_p += row_or_zero(g_var, b, t, row_b, dim, d, lanes, zero)
-        gain = row_or_zero(g_gain, b, t, row_b, dim, d, lanes, zero)
-        to_p = e * (e * to_p + h * (gain + to_s * r))
+        adjoint_s += row_or_zero(grad_mean, b, t, row_b, dim, d, lanes, zero)
+        adjoint_p += row_or_zero(grad_variance, b, t, row_b, dim, d, lanes, zero)
+        gain = row_or_zero(grad_gain, b, t, row_b, dim, d, lanes, zero)
+        adjoint_p = e * (e * adjoint_p + h * (gain + adjoint_s * r))
         from_s = e * (e * from_s + h * (r * through))
-        to_s, through = e * to_s, e * through
+        adjoint_s, through = e * adjoint_s, e * through
 
     plane = tl.cast(batch, tl.int64) * (chunks - 1) * dim
     at = summary + (b * (chunks - 1) + c) * dim + d
     tl.store(at, through, mask=lanes)
-    tl.store(at + plane, to_s, mask=lanes)
+    tl.store(at + plane, adjoint_s, mask=lanes)
     tl.store(at + 2 * plane, from_s, mask=lanes)
-    tl.store(at + 3 * plane, to_p, mask=lanes)
+    tl.store(at + 3 * plane, adjoint_p, mask=lanes)
 
 
 @triton.jit
 def backward_carry(
     summary,
     lengths,
-    g_s,
-    g_p,
-    to_s_in,
-    to_p_in,
+    grad_s,
+    grad_p,
+    grad_s_leaving,
+    grad_p_leaving,
     batch,
     chunks,
     chunk,
@@ -223,22 +223,22 @@ def backward_carry(
     count = tl.maximum(tl.cdiv(length_of(lengths, b, steps), chunk), 1)
     plane = tl.cast(batch, tl.int64) * (chunks - 1) * dim
     zero = tl.zeros([BLOCK], tl.float32)
-    to_s, to_p = zero, zero
-    if g_s is not None:
-        to_s = tl.load(g_s + b * dim + d, mask=lanes, other=0.0)
-    if g_p is not None:
-        to_p = tl.load(g_p + b * dim + d, mask=lanes, other=0.0)
+    adjoint_s, adjoint_p = zero, zero
+    if grad_s is not None:
+        adjoint_s = tl.load(grad_s + b * dim + d, mask=lanes, other=0.0)
+    if grad_p is not None:
+        adjoint_p = tl.load(grad_p + b * dim + d, mask=lanes, other=0.0)
     for i in tl.range(0, count - 1, num_stages=STAGES):
         c = count - 1 - i
         to = (b * chunks + c) * dim + d
-        tl.store(to_s_in + to, to_s, mask=lanes)
-        tl.store(to_p_in + to, to_p, mask=lanes)
+        tl.store(grad_s_leaving + to, adjoint_s, mask=lanes)
+        tl.store(grad_p_leaving + to, adjoint_p, mask=lanes)
         at = summary + (b * (chunks - 1) + c - 1) * dim + d
         through = tl.load(at, mask=lanes, other=0.0)
         own_s = tl.load(at + plane, mask=lanes, other=0.0)
         from_s = tl.load(at + 2 * plane, mask=lanes, other=0.0)
         own_p = tl.load(at + 3 * plane, mask=lanes, other=0.0)
-        to_p = through * through * to_p + from_s * to_s + own_p
-        to_s = through * to_s + own_s
-    tl.store(to_s_in + b * chunks * dim + d, to_s, mask=lanes)
-    tl.store(to_p_in + b * chunks * dim + d, to_p, mask=lanes)
+        adjoint_p = through * through * adjoint_p + from_s * adjoint_s + own_p
+        adjoint_s = through * adjoint_s + own_s
+    tl.store(grad_s_leaving + b * chunks * dim + d, adjoint_s, mask=lanes)
+    tl.store(grad_p_leaving + b * chunks * dim + d, adjoint_p, mask=lanes)

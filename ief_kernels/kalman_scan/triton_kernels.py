@@ -73,6 +73,7 @@ def divide(n, d):
 
 @triton.jit
 def save(tensor, at, value, mask):
+    """Store a value in the tensor's dtype."""
     tl.store(tensor + at, value.to(tensor.dtype.element_ty), mask=mask)
 
 
@@ -176,7 +177,7 @@ def forward_sweep(
 
 
 @triton.jit
-def adjoint_step(x_t, var_t, s, p, to_s, to_p, g_gain, noise, eps, k, ROBUST: tl.constexpr):
+def adjoint_step(x_t, var_t, s, p, adjoint_s, adjoint_p, grad_gain, noise, eps, k, ROBUST: tl.constexpr):
     """One step back: the gradients of s, p, var_t and x_t, and the residual."""
     r = x_t - s
     a_t = p + noise
@@ -185,14 +186,14 @@ def adjoint_step(x_t, var_t, s, p, to_s, to_p, g_gain, noise, eps, k, ROBUST: tl
         b_t += k * r * r
     h = 1.0 / (a_t + b_t)
     g, e = a_t * h, b_t * h
-    slope = (g_gain + to_s * r) * h
-    to_a = (to_p * e + slope) * e
-    to_b = (to_p * g - slope) * g
-    to_x, to_s = to_s * g, to_s * e
+    slope = (grad_gain + adjoint_s * r) * h
+    adjoint_a = (adjoint_p * e + slope) * e
+    adjoint_b = (adjoint_p * g - slope) * g
+    grad_x, adjoint_s = adjoint_s * g, adjoint_s * e
     if ROBUST:
-        pull = 2.0 * k * r * to_b
-        to_x, to_s = to_x + pull, to_s - pull
-    return to_s, to_a, to_b, to_x, r
+        pull = 2.0 * k * r * adjoint_b
+        grad_x, adjoint_s = grad_x + pull, adjoint_s - pull
+    return adjoint_s, adjoint_a, adjoint_b, grad_x, r
 
 
 @triton.jit
@@ -205,11 +206,11 @@ def add(total, lost, value):
 
 @triton.jit
 def backward_sweep(
-    g_mean,
-    g_var,
-    g_gain,
-    to_s_in,
-    to_p_in,
+    grad_mean,
+    grad_variance,
+    grad_gain,
+    grad_s_leaving,
+    grad_p_leaving,
     mean,
     variance,
     x,
@@ -219,12 +220,12 @@ def backward_sweep(
     influence,
     s0,
     p0,
-    to_x,
-    to_var,
-    to_s0,
-    to_p0,
-    to_q,
-    to_k,
+    grad_x,
+    grad_var,
+    grad_s0,
+    grad_p0,
+    grad_q,
+    grad_influence,
     chunks,
     chunk,
     steps,
@@ -240,7 +241,8 @@ def backward_sweep(
 ):
     """Gradients of x and var of one chunk, from the adjoint (B, chunks, D) of the state that leaves it.
 
-    Chunk 0 writes the initial state's gradient; `to_q`, `to_k` (B, chunks, D) get this chunk's share of the sums.
+    Chunk 0 writes the initial state's gradient. `grad_q` and `grad_influence` (B, chunks, D) get this chunk's part of
+    the sums.
     """
     b, c, d = place(chunks, dim, BLOCK)
     lanes = d < dim
@@ -256,71 +258,71 @@ def backward_sweep(
 
     zero = tl.zeros([BLOCK], tl.float32)
     share = (b * chunks + c) * dim + d
-    to_s, to_p = zero, zero
-    if to_s_in is not None:
-        to_s = tl.load(to_s_in + share, mask=lanes, other=0.0)
-    if to_p_in is not None:
-        to_p = tl.load(to_p_in + share, mask=lanes, other=0.0)
+    adjoint_s, adjoint_p = zero, zero
+    if grad_s_leaving is not None:
+        adjoint_s = tl.load(grad_s_leaving + share, mask=lanes, other=0.0)
+    if grad_p_leaving is not None:
+        adjoint_p = tl.load(grad_p_leaving + share, mask=lanes, other=0.0)
     q_sum, q_lost, k_sum, k_lost = zero, zero, zero, zero
 
     low = tl.maximum(first, 1)
     for i in tl.range(0, last - low, num_stages=STAGES):
         t = last - 1 - i
-        to_s += row_or_zero(g_mean, b, t, row_b, dim, d, lanes, zero)
-        to_p += row_or_zero(g_var, b, t, row_b, dim, d, lanes, zero)
-        to_s, to_p, to_b, to_r, r = adjoint_step(
+        adjoint_s += row_or_zero(grad_mean, b, t, row_b, dim, d, lanes, zero)
+        adjoint_p += row_or_zero(grad_variance, b, t, row_b, dim, d, lanes, zero)
+        adjoint_s, adjoint_p, adjoint_b, adjoint_r, r = adjoint_step(
             row(x, b, t, x_b, x_t, d, lanes),
             row(var, b, t, var_b, var_t, d, lanes),
             row(mean, b, t - 1, row_b, dim, d, lanes),
             row(variance, b, t - 1, row_b, dim, d, lanes),
-            to_s,
-            to_p,
-            row_or_zero(g_gain, b, t, row_b, dim, d, lanes, zero),
+            adjoint_s,
+            adjoint_p,
+            row_or_zero(grad_gain, b, t, row_b, dim, d, lanes, zero),
             noise,
             eps,
             k,
             influence is not None,
         )
         at = origin + tl.cast(t, tl.int64) * dim + d
-        save(to_x, at, to_r, lanes)
-        save(to_var, at, to_b, lanes)
-        q_sum, q_lost = add(q_sum, q_lost, to_p)
+        save(grad_x, at, adjoint_r, lanes)
+        save(grad_var, at, adjoint_b, lanes)
+        q_sum, q_lost = add(q_sum, q_lost, adjoint_p)
         if influence is not None:
-            k_sum, k_lost = add(k_sum, k_lost, to_b * r * r)
+            k_sum, k_lost = add(k_sum, k_lost, adjoint_b * r * r)
 
     there = lanes_if((c == 0) & (length > 0), d, dim)
-    state_s = to_s + row_or_zero(g_mean, b, 0, row_b, dim, d, there, zero)
-    state_p = to_p + row_or_zero(g_var, b, 0, row_b, dim, d, there, zero)
+    state_s = adjoint_s + row_or_zero(grad_mean, b, 0, row_b, dim, d, there, zero)
+    state_p = adjoint_p + row_or_zero(grad_variance, b, 0, row_b, dim, d, there, zero)
     if s0 is not None:
         initial = b * dim + d
-        state_s, state_p, to_b, to_r, r = adjoint_step(
+        state_s, state_p, adjoint_b, adjoint_r, r = adjoint_step(
             row(x, b, 0, x_b, x_t, d, there),
             row(var, b, 0, var_b, var_t, d, there),
             tl.load(s0 + initial, mask=there, other=0.0),
             tl.load(p0 + initial, mask=there, other=0.0),
             state_s,
             state_p,
-            row_or_zero(g_gain, b, 0, row_b, dim, d, there, zero),
+            row_or_zero(grad_gain, b, 0, row_b, dim, d, there, zero),
             noise,
             eps,
             k,
             influence is not None,
         )
-        save(to_x, origin + d, to_r, there)
-        save(to_var, origin + d, to_b, there)
+        save(grad_x, origin + d, adjoint_r, there)
+        save(grad_var, origin + d, adjoint_b, there)
         q_sum, q_lost = add(q_sum, q_lost, tl.where(there, state_p, 0.0))
         if influence is not None:
-            k_sum, k_lost = add(k_sum, k_lost, tl.where(there, to_b * r * r, 0.0))
-        tl.store(to_s0 + initial, tl.where(there, state_s, to_s), mask=lanes_if(c == 0, d, dim))
-        tl.store(to_p0 + initial, tl.where(there, state_p, to_p), mask=lanes_if(c == 0, d, dim))
+            k_sum, k_lost = add(k_sum, k_lost, tl.where(there, adjoint_b * r * r, 0.0))
+        tl.store(grad_s0 + initial, tl.where(there, state_s, adjoint_s), mask=lanes_if(c == 0, d, dim))
+        tl.store(grad_p0 + initial, tl.where(there, state_p, adjoint_p), mask=lanes_if(c == 0, d, dim))
     else:  # the first step is a copy
-        save(to_x, origin + d, state_s, there)
-        save(to_var, origin + d, state_p, there)
+        save(grad_x, origin + d, state_s, there)
+        save(grad_var, origin + d, state_p, there)
 
     for t in tl.range(tl.maximum(first, last), end):
         at = origin + tl.cast(t, tl.int64) * dim + d
-        save(to_x, at, zero, lanes)
-        save(to_var, at, zero, lanes)
-    tl.store(to_q + share, q_sum, mask=lanes)
+        save(grad_x, at, zero, lanes)
+        save(grad_var, at, zero, lanes)
+    tl.store(grad_q + share, q_sum, mask=lanes)
     if influence is not None:
-        tl.store(to_k + share, k_sum, mask=lanes)
+        tl.store(grad_influence + share, k_sum, mask=lanes)

@@ -5,8 +5,11 @@ With σ̃² = ν/(ν+1)·exp(logvar) (Student-t scale by Laplace's approximation
     w_m  = 1/(σ̃_m² + eps)                      mean = (w_i·mu_i + w_e·mu_e)/(w_i + w_e)      var = 1/(w_i + w_e)
     KL_m = −½·mean(1 + log σ̃_m² − mu_m² − σ̃_m²)   cosine = mean(1 − cos(mu_i, mu_e))   norm = mean |‖mu_i‖ − ‖mu_e‖|
 
-Saturation, the same on every backend: var, KL and their gradients see logvar above 80 as 80 (700 in float64), which
-keeps them finite; the normalised weights, and through them the mean, follow the true difference of the logvars.
+The formulas are those of ``docs/specification.md#precision-fusion`` and ``docs/specification.md#loss-terms`` (paper,
+sections 3.2, 3.3 and 3.6).
+
+Saturation is the same on every backend: var, KL and their gradients take a logvar above 80 as 80 (700 in float64),
+which keeps them finite. The normalised weights, and through them the mean, follow the true difference of the logvars.
 An eps below 1e-30 counts as 1e-30. float16 variances end at 65504.
 """
 
@@ -84,20 +87,24 @@ def precision_fusion(
     eps: float = 1e-8,
     backend: str = "auto",
 ) -> Fusion:
-    """Fuses two beliefs by their precisions.
+    """Fuse two beliefs by their precisions.
 
     Args:
-        mu_img, logvar_img, mu_evt, logvar_evt: (..., D), of one shape; float16, bfloat16, float32 or float64.
-        nu: degrees of freedom > 0, one value for both modalities or a pair (image, event); each None (Gaussian),
+        mu_img: (..., D), mean of the image belief; float16, bfloat16, float32 or float64.
+        logvar_img: (..., D), natural logarithm of its variance.
+        mu_evt: (..., D), mean of the event belief.
+        logvar_evt: (..., D), natural logarithm of its variance.
+        nu: degrees of freedom ν > 0, one value for both modalities or a pair (image, event). Each is None (Gaussian),
             a float, or a tensor with a gradient that broadcasts with the inputs.
         eps: added to each effective variance.
         backend: "auto", "triton", "native" or "reference".
 
     Returns:
-        `Fusion(mean, var, w_img, w_evt)`, each of the inputs' shape and (promoted) dtype; w_img + w_evt = 1.
+        `Fusion(mean, var, w_img, w_evt)`, each of the inputs' shape and promoted dtype; w_img + w_evt = 1.
 
     Raises:
-        TypeError, ValueError: inputs of another kind, shape or device; ν ≤ 0.
+        TypeError: an input has another dtype.
+        ValueError: shapes or devices differ, or ν ≤ 0.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
     _check(mu_img, logvar_img, mu_evt, logvar_evt)
@@ -118,10 +125,13 @@ def fusion_terms(
     lengths: Tensor | None = None,
     backend: str = "auto",
 ) -> Terms:
-    """Loss terms on the two beliefs, each a mean over valid positions (zero if there is none).
+    """Compute loss terms on the two beliefs, each a mean over valid positions (zero without a valid position).
 
     Args:
-        mu_img, logvar_img, mu_evt, logvar_evt: (..., D), of one shape; (B, T, D) with `lengths`.
+        mu_img: (..., D), mean of the image belief; (B, T, D) with `lengths`.
+        logvar_img: as mu_img: natural logarithm of its variance.
+        mu_evt: as mu_img: mean of the event belief.
+        logvar_evt: as mu_img: natural logarithm of its variance.
         nu: as in `precision_fusion`.
         lengths: (B,) integers; positions t ≥ length influence neither the terms nor a gradient. None: all are valid.
         backend: "auto", "triton", "native" or "reference".
@@ -131,7 +141,9 @@ def fusion_terms(
         cosine 0 and a zero gradient through cosine and norm.
 
     Raises:
-        TypeError, ValueError, BackendUnavailable: as in `precision_fusion`.
+        TypeError: an input has another dtype.
+        ValueError: shapes or devices differ, or ν ≤ 0.
+        BackendUnavailable: the backend asked for cannot serve the call.
     """
     _check_terms(mu_img, logvar_img, mu_evt, logvar_evt, lengths)
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
@@ -152,10 +164,10 @@ def fusion_and_terms(
     eps: float = 1e-8,
     backend: str = "auto",
 ) -> tuple[Fusion, Terms]:
-    """`precision_fusion` and `fusion_terms` from one pass over the four tensors; what a trainer calls.
+    """Compute `precision_fusion` and `fusion_terms` in one pass over the four tensors, as training needs both.
 
-    Arguments, results and errors are those of the two functions. With `lengths`, the fusion is zero at t ≥ length
-    and the gradient there is exactly zero, whatever lies there (NaN included).
+    Arguments, results and errors are those of the two functions. With `lengths`, the fusion is zero at t ≥ length and
+    the gradient there is exactly zero, whatever the inputs hold there (NaN included).
     """
     _check_terms(mu_img, logvar_img, mu_evt, logvar_evt, lengths)
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)

@@ -1,6 +1,6 @@
 """Fusion and loss terms as one pair of registered operators, and the autograd Function on top of them.
 
-Saved for the backward pass: the inputs, nothing else.
+Saved for the backward pass: the inputs and nothing else.
 """
 
 from __future__ import annotations
@@ -10,27 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import compute_dtype, refuse_double_backward
-from . import native, triton
+from .._autograd import Gradient, only_wanted, register_operator
+from .._tensors import compute_dtype
+from . import native, triton_launch
 
-_KERNELS: dict[str, Any] = {"triton": triton, "native": native}
-
-torch.library.define(
-    "ief_kernels::precision_fusion_forward",
-    "(Tensor mu_img, Tensor logvar_img, Tensor mu_evt, Tensor logvar_evt, Tensor c_img, Tensor c_evt, Tensor? lengths,"
-    " float eps, bool fuse, bool with_terms, str backend)"
-    " -> (Tensor mean, Tensor var, Tensor w_img, Tensor w_evt, Tensor terms)",
-)
-torch.library.define(
-    "ief_kernels::precision_fusion_backward",
-    "(Tensor? g_mean, Tensor? g_var, Tensor? g_w_img, Tensor? g_w_evt, Tensor? g_terms, Tensor mu_img,"
-    " Tensor logvar_img, Tensor mu_evt, Tensor logvar_evt, Tensor c_img, Tensor c_evt, Tensor? lengths, float eps,"
-    " bool with_c, str backend)"
-    " -> (Tensor mu_img, Tensor logvar_img, Tensor mu_evt, Tensor logvar_evt, Tensor c_img, Tensor c_evt)",
+_KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
+_INPUTS = (
+    "Tensor mu_img, Tensor logvar_img, Tensor mu_evt, Tensor logvar_evt, Tensor c_img, Tensor c_evt, Tensor? lengths"
 )
 
 
-@torch.library.impl("ief_kernels::precision_fusion_forward", "default")
 def _forward(
     mu_img: Tensor,
     logvar_img: Tensor,
@@ -45,10 +34,12 @@ def _forward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
-    return _KERNELS[backend].forward(tensors, (c_img, c_evt), lengths, eps, fuse, with_terms)
+    found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = _KERNELS[backend].forward(
+        tensors, (c_img, c_evt), lengths, eps, fuse, with_terms
+    )
+    return found
 
 
-@torch.library.register_fake("ief_kernels::precision_fusion_forward")
 def _forward_fake(
     mu_img: Tensor,
     logvar_img: Tensor,
@@ -68,13 +59,12 @@ def _forward_fake(
     return mean, var, w_img, w_evt, terms
 
 
-@torch.library.impl("ief_kernels::precision_fusion_backward", "default")
 def _backward(
-    g_mean: Tensor | None,
-    g_var: Tensor | None,
-    g_w_img: Tensor | None,
-    g_w_evt: Tensor | None,
-    g_terms: Tensor | None,
+    grad_mean: Tensor | None,
+    grad_var: Tensor | None,
+    grad_w_img: Tensor | None,
+    grad_w_evt: Tensor | None,
+    grad_terms: Tensor | None,
     mu_img: Tensor,
     logvar_img: Tensor,
     mu_evt: Tensor,
@@ -86,18 +76,20 @@ def _backward(
     with_c: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grads = (g_mean, g_var, g_w_img, g_w_evt, g_terms)
+    grads = (grad_mean, grad_var, grad_w_img, grad_w_evt, grad_terms)
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
-    return _KERNELS[backend].backward(grads, tensors, (c_img, c_evt), lengths, eps, with_c)
+    found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = _KERNELS[backend].backward(
+        grads, tensors, (c_img, c_evt), lengths, eps, with_c
+    )
+    return found
 
 
-@torch.library.register_fake("ief_kernels::precision_fusion_backward")
 def _backward_fake(
-    g_mean: Tensor | None,
-    g_var: Tensor | None,
-    g_w_img: Tensor | None,
-    g_w_evt: Tensor | None,
-    g_terms: Tensor | None,
+    grad_mean: Tensor | None,
+    grad_var: Tensor | None,
+    grad_w_img: Tensor | None,
+    grad_w_evt: Tensor | None,
+    grad_terms: Tensor | None,
     mu_img: Tensor,
     logvar_img: Tensor,
     mu_evt: Tensor,
@@ -109,22 +101,30 @@ def _backward_fake(
     with_c: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    a, b, c, d = (mu_img.new_empty(mu_img.shape) for _ in range(4))
+    grad_mu_img, grad_logvar_img, grad_mu_evt, grad_logvar_evt = (mu_img.new_empty(mu_img.shape) for _ in range(4))
     dtype = compute_dtype(mu_img.dtype)
-    e, f = (mu_img.new_empty(scale.shape if with_c else (0,), dtype=dtype) for scale in (c_img, c_evt))
-    return a, b, c, d, e, f
+    grad_c_img, grad_c_evt = (
+        mu_img.new_empty(scale.shape if with_c else (0,), dtype=dtype) for scale in (c_img, c_evt)
+    )
+    return grad_mu_img, grad_logvar_img, grad_mu_evt, grad_logvar_evt, grad_c_img, grad_c_evt
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward operator, as a Function of its own so that a second derivative is refused instead of wrong."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        return torch.ops.ief_kernels.precision_fusion_backward(*arguments)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        refuse_double_backward("precision_fusion")
+register_operator(
+    "precision_fusion_forward",
+    f"({_INPUTS}, float eps, bool fuse, bool with_terms, str backend)"
+    " -> (Tensor mean, Tensor var, Tensor w_img, Tensor w_evt, Tensor terms)",
+    _forward,
+    _forward_fake,
+)
+register_operator(
+    "precision_fusion_backward",
+    "(Tensor? grad_mean, Tensor? grad_var, Tensor? grad_w_img, Tensor? grad_w_evt, Tensor? grad_terms,"
+    f" {_INPUTS}, float eps, bool with_c, str backend)"
+    " -> (Tensor grad_mu_img, Tensor grad_logvar_img, Tensor grad_mu_evt, Tensor grad_logvar_evt,"
+    " Tensor grad_c_img, Tensor grad_c_evt)",
+    _backward,
+    _backward_fake,
+)
 
 
 class PrecisionFusionFunction(torch.autograd.Function):
@@ -145,6 +145,7 @@ class PrecisionFusionFunction(torch.autograd.Function):
         with_terms: bool,
         backend: str,
     ) -> Any:
+        """Run the forward operator and keep what the backward pass needs."""
         tensors = (mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
@@ -153,11 +154,11 @@ class PrecisionFusionFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        """Run the backward operator."""
         fields = grads[:4] if ctx.fuse else (None,) * 4
         terms = grads[4] if ctx.with_terms else None
-        wanted = ctx.needs_input_grad[:6]
         if terms is None and all(field is None for field in fields):
             return (None,) * 11
-        with_c = wanted[4] or wanted[5]
-        gradients = _Gradient.apply(*fields, terms, *ctx.saved_tensors, ctx.eps, with_c, ctx.backend)
-        return (*(g if want else None for g, want in zip(gradients, wanted, strict=True)), *(None,) * 5)
+        with_c = any(ctx.needs_input_grad[4:6])
+        gradients = Gradient.apply("precision_fusion", *fields, terms, *ctx.saved_tensors, ctx.eps, with_c, ctx.backend)
+        return only_wanted((*gradients, *(None,) * 5), ctx)

@@ -6,16 +6,12 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._tensors import FLOATS, compute_dtype, useful_threads
+from .._tensors import FLOATS, address, compute_dtype, useful_threads
 from ..dispatch import native_check, register_backend
 from .reference import LOGVAR_LIMIT, SMALLEST_EPS
 
 for _op in ("precision_fusion", "fusion_terms", "fusion_and_terms"):
     register_backend(_op, "native", native_check(FLOATS))
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 class _Call:
@@ -32,11 +28,11 @@ class _Call:
         steps = first.shape[1] if lengths is not None else self.rows
         self.keywords = {
             "wide": self.dtype == torch.float64,
-            "inputs": [*(tensor.data_ptr() for tensor in self.inputs), _address(self.lengths)],
+            "inputs": [*(tensor.data_ptr() for tensor in self.inputs), address(self.lengths)],
             "shape": (self.rows, steps, self.dim),
             "eps": max(eps, SMALLEST_EPS),
             "limit": LOGVAR_LIMIT[self.dtype],
-            "threads": useful_threads(_native.threads(), first.numel()),
+            "threads": useful_threads(torch.get_num_threads(), first.numel()),
         }
 
     def new(self, *shape: int) -> Tensor:
@@ -51,7 +47,7 @@ def forward(
     fuse: bool,
     with_terms: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mean, variance and both weights (empty without `fuse`), and the four terms (empty without `with_terms`)."""
+    """Return mean, var, w_img and w_evt (empty without `fuse`), and the four terms (empty without `with_terms`)."""
     shape, dtype = tensors[0].shape, tensors[0].dtype
     call = _Call(tensors, c, lengths, eps)
     fields = [call.new(*shape) if fuse else call.new(0) for _ in range(4)]
@@ -76,7 +72,16 @@ def backward(
     eps: float,
     with_c: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the four tensors and of c (empty without `with_c`); `grads`: mean, var, w_img, w_evt, terms."""
+    """Return the gradients of the four tensors and of both c (empty without `with_c`).
+
+    Args:
+        grads: incoming gradients of mean, var, w_img, w_evt and terms; None where absent.
+        tensors: mu_img, logvar_img, mu_evt and logvar_evt.
+        c: ν/(ν+1) of image and event, (1,) or (D,) each.
+        lengths: (B,), or None.
+        eps: added to each variance.
+        with_c: whether the gradients of c are wanted.
+    """
     shape, dtype = tensors[0].shape, tensors[0].dtype
     call = _Call(tensors, c, lengths, eps)
     incoming = [None if grad is None else grad.to(call.dtype).contiguous() for grad in grads]
@@ -90,8 +95,8 @@ def backward(
     sums = [call.new(call.dim if with_c else 0) for _ in range(2)]
     if call.rows and call.dim:
         _native.extension().fusion_backward(
-            incoming=[*(_address(grad) for grad in incoming), zeros.data_ptr()],
-            outgoing=[_address(tensor) for tensor in (*outgoing, partial, *sums)],
+            incoming=[*(address(grad) for grad in incoming), zeros.data_ptr()],
+            outgoing=[address(tensor) for tensor in (*outgoing, partial, *sums)],
             **call.keywords,
         )
     else:

@@ -1,6 +1,7 @@
 """Precision-weighted fusion of two Gaussian (or Student-t) beliefs and its loss terms: the specification in code.
 
-Plain eager PyTorch, differentiable by autograd; every other backend is compared with it.
+Plain eager PyTorch, differentiable by autograd. Every other backend is compared with it. The formulas are those of
+``docs/specification.md#precision-fusion`` and ``docs/specification.md#loss-terms``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ SMALLEST_EPS = 1e-30
 
 
 class Fusion(NamedTuple):
-    """Fused mean and variance and the normalised weights of both modalities, each of the inputs' shape."""
+    """Result of the fusion, each of the inputs' shape.
+
+    Attributes:
+        mean: fused mean.
+        var: fused variance.
+        w_img: normalised weight of the image belief.
+        w_evt: normalised weight of the event belief, 1 − w_img.
+    """
 
     mean: Tensor
     var: Tensor
@@ -31,7 +39,14 @@ class Fusion(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """Loss terms, scalars, each a mean over valid positions (and dimensions, for KL)."""
+    """Loss terms: scalars, each a mean over valid positions (of KL: and dimensions).
+
+    Attributes:
+        kl_img: divergence of the image belief from the standard normal.
+        kl_evt: divergence of the event belief from the standard normal.
+        cosine: 1 − cosine of the two means.
+        norm: absolute difference of the norms of the two means.
+    """
 
     kl_img: Tensor
     kl_evt: Tensor
@@ -40,12 +55,20 @@ class Terms(NamedTuple):
 
 
 def split_nu(nu: NuPair) -> tuple[Nu, Nu]:
-    """(image, event) degrees of freedom from one value or a pair."""
+    """Return the degrees of freedom (image, event) from one value or a pair."""
     return (nu[0], nu[1]) if isinstance(nu, tuple) else (nu, nu)
 
 
 def student_scale(nu: Nu, like: Tensor) -> Tensor:
-    """ν/(ν+1) as a tensor in the arithmetic's dtype; 1 for None or ν = ∞. Raises ValueError for a float ν ≤ 0."""
+    """Return ν/(ν+1) as a tensor in the arithmetic's dtype; 1 for None or ν = ∞.
+
+    Args:
+        nu: degrees of freedom, or None.
+        like: decides device and dtype.
+
+    Raises:
+        ValueError: `nu` is a float that is not positive.
+    """
     dtype = compute_dtype(like.dtype)
     if isinstance(nu, Tensor):
         return 1 / (1 + 1 / nu.to(like.device, dtype))
@@ -139,8 +162,9 @@ def precision_fusion(
     nu: NuPair = 8.0,
     eps: float = 1e-8,
 ) -> Fusion:
-    """Fused mean, variance and normalised weights (paper, sections 3.2 and 3.3; Laplace-approximated Student-t scale).
+    """Return fused mean, variance and normalised weights; arguments and result as in `ief_kernels.precision_fusion`.
 
+    Paper, sections 3.2 and 3.3, with the Student-t scale by Laplace's approximation:
     σ̃² = ν/(ν+1)·exp(logvar); w = 1/(σ̃² + eps); mean = Σ w·mu / Σ w; var = 1/Σ w.
     """
     (mu_i, lv_i, mu_e, lv_e), _, dtype = _prepare((mu_img, logvar_img, mu_evt, logvar_evt), None)
@@ -157,7 +181,7 @@ def fusion_terms(
     nu: NuPair = 8.0,
     lengths: Tensor | None = None,
 ) -> Terms:
-    """Loss terms over valid positions.
+    """Return loss terms over valid positions; arguments and result as in `ief_kernels.fusion_terms`.
 
     KL = −½·mean(1 + log σ̃² − mu² − σ̃²); cosine = mean(1 − cos); norm = mean |‖mu_img‖ − ‖mu_evt‖|.
     """
@@ -176,7 +200,7 @@ def fusion_and_terms(
     lengths: Tensor | None = None,
     eps: float = 1e-8,
 ) -> tuple[Fusion, Terms]:
-    """`precision_fusion` with zeros at padding, and `fusion_terms`, of the same four tensors."""
+    """Return `precision_fusion` with zeros at padding, and `fusion_terms`, of the same four tensors."""
     (mu_i, lv_i, mu_e, lv_e), valid, dtype = _prepare((mu_img, logvar_img, mu_evt, logvar_evt), lengths)
     nu_img, nu_evt = split_nu(nu)
     c_img, c_evt = student_scale(nu_img, mu_i), student_scale(nu_evt, mu_i)

@@ -4,14 +4,14 @@ With u = c·exp(logvar), a = u + eps, s = a_i + a_e:  w_i = a_e/s, w_e = a_i/s, 
 var = a_i·a_e/s. Weights come from both variances divided by exp(shift), var and KL from logvar cut at 80, so that
 nothing overflows.
 
-Gradient: with G = g_mean·(mu_i − mu_e) + g_wi − g_we and h = 1/s
+Gradient: with G = grad_mean·(mu_i − mu_e) + grad_wi − grad_we and h = 1/s
   d mean/d mu_m = w_m
-  logvar_i: −G·w_i·u_i·h + g_var·w_i²·u_i        logvar_e: +G·w_e·u_e·h + g_var·w_e²·u_e
+  logvar_i: −G·w_i·u_i·h + grad_var·w_i²·u_i        logvar_e: +G·w_e·u_e·h + grad_var·w_e²·u_e
 KL over n valid rows: d/d mu = mu/(n·dim), d/d logvar = −(1 − u)/(2·n·dim); c like logvar, divided by c.
 cosine, with unit vectors e_m = mu_m/N_m: d cos/d mu_i = (e_e − cos·e_i)/N_i;  norm: d |N_i − N_e|/d mu_i = ±e_i.
 
-A tile is ROWS rows of COLUMNS columns. Padding is never read. Sums over rows go through one partial a program and
-a last sum of fixed order. FLAT takes the tensors as one row cut into lines of COLUMNS: element-wise work, any D.
+A tile is ROWS rows of COLUMNS columns. Padding is never read. Sums over rows go through one partial sum per program and
+a last sum in a fixed order. FLAT takes the tensors as one row cut into lines of COLUMNS: element-wise work, any D.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def fusion_forward(
     One pass: every element of the four tensors is read once. partial: Σ(logvar − mu² − u)/dim for both modalities,
     Σ(1 − cos), Σ|N_i − N_e|, all divided by `rows` so that they cannot overflow.
     """
-    PRECISE: tl.constexpr = mu_img.dtype.element_ty == tl.float32
+    precise: tl.constexpr = mu_img.dtype.element_ty == tl.float32
     pid = tl.program_id(0)
     tile = pid.to(tl.int64) if WIDE else pid
     row = tile * ROWS + tl.arange(0, ROWS)
@@ -146,7 +146,7 @@ def fusion_forward(
         else:
             c_i = tl.load(c_img)
             c_e = tl.load(c_evt)
-        w_i, w_e, fused, _s_i, _s_e, _v_i, _v_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, PRECISE)
+        w_i, w_e, fused, _s_i, _s_e, _v_i, _v_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, precise)
         if mean is not None:
             at = (wide_row * dim)[:, None] + column[None, :]
             if var.dtype.element_ty == tl.float16:
@@ -213,12 +213,12 @@ def fusion_terms_finish(
 
 
 @triton.jit
-def fusion_term_slopes(g_terms, lengths, slopes, batch, rows, steps, dim, BLOCK: tl.constexpr):
+def fusion_term_slopes(grad_terms, lengths, slopes, batch, rows, steps, dim, BLOCK: tl.constexpr):
     """What a unit of each term's sum weighs in the gradient: (4,), g/(n·dim) for KL, g/n for cosine and norm."""
     count = _count_valid(lengths, batch, rows, steps, BLOCK)
     term = tl.arange(0, 4)
     share = tl.where(count > 0, 1.0 / tl.where(count > 0, count, 1.0), 0.0)
-    tl.store(slopes + term, tl.load(g_terms + term) * share / tl.where(term < 2, dim, 1).to(tl.float32))
+    tl.store(slopes + term, tl.load(grad_terms + term) * share / tl.where(term < 2, dim, 1).to(tl.float32))
 
 
 @triton.jit
@@ -259,9 +259,9 @@ def _upstream(gradient, at, mask):
 
 @triton.jit
 def fusion_backward(
-    g_mean, g_var, g_w_img, g_w_evt, slopes, sums,
+    grad_mean, grad_var, grad_w_img, grad_w_evt, slopes, sums,
     mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths,
-    to_mu_img, to_logvar_img, to_mu_evt, to_logvar_evt, partial,
+    grad_mu_img, grad_logvar_img, grad_mu_evt, grad_logvar_evt, partial,
     rows, dim, size, steps, tiles, stride_mi, stride_li, stride_me, stride_le, eps,
     PER_DIM: tl.constexpr, FLAT: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -273,7 +273,7 @@ def fusion_backward(
     `sums`, or where that is None from the tile, which then holds whole rows. partial, of c·(gradient of c):
     (2, programs, dim) if PER_DIM, else (2, programs·chunks).
     """
-    PRECISE: tl.constexpr = mu_img.dtype.element_ty == tl.float32
+    precise: tl.constexpr = mu_img.dtype.element_ty == tl.float32
     pid = tl.program_id(0)
     programs = tl.num_programs(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -301,9 +301,9 @@ def fusion_backward(
         m_e = tl.load(mu_evt + (wide_row * stride_me)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
         l_e = tl.load(logvar_evt + (wide_row * stride_le)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
         at = (wide_row * dim)[:, None] + column[None, :]
-        gm = _upstream(g_mean, at, read)
-        gv = _upstream(g_var, at, read)
-        gw = _upstream(g_w_img, at, read) - _upstream(g_w_evt, at, read)
+        grad_m = _upstream(grad_mean, at, read)
+        grad_v = _upstream(grad_var, at, read)
+        grad_w = _upstream(grad_w_img, at, read) - _upstream(grad_w_evt, at, read)
         if slopes is not None:  # the sums first: they make the warps wait, and little is in registers yet
             if sums is None:
                 square_i = tl.sum(m_i * m_i, axis=1)
@@ -319,16 +319,16 @@ def fusion_backward(
             inv_e = tl.where(norm_e == 0, 0.0, 1.0 / tl.where(norm_e == 0, 1.0, norm_e))
             cosine = dot * inv_i * inv_e
             side = tl.where(norm_i > norm_e, slope_norm, tl.where(norm_i < norm_e, -slope_norm, 0.0))
-        change = gm * (m_i - m_e) + gw
-        w_i, w_e, fused, slope_i, slope_e, var_i, var_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, PRECISE)
-        if to_mu_img.dtype.element_ty == tl.float16:
-            gv = tl.where(fused > HALF_MAX, 0.0, gv)  # the forward pass cut it there
-        d_i = w_i * gm
-        d_e = w_e * gm
-        to_i = -change * slope_i
-        to_e = change * slope_e
-        rest_i = gv * var_i
-        rest_e = gv * var_e
+        change = grad_m * (m_i - m_e) + grad_w
+        w_i, w_e, fused, slope_i, slope_e, var_i, var_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, precise)
+        if grad_mu_img.dtype.element_ty == tl.float16:
+            grad_v = tl.where(fused > HALF_MAX, 0.0, grad_v)  # the forward pass cut it there
+        grad_mu_i = w_i * grad_m
+        grad_mu_e = w_e * grad_m
+        grad_lv_i = -change * slope_i
+        grad_lv_e = change * slope_e
+        rest_i = grad_v * var_i
+        rest_e = grad_v * var_e
         if slopes is not None:
             # padding was read as zeros, mu and incoming gradients: what is left to silence there is the KL of logvar
             kl_i = tl.where(valid, slope_kl_i, 0.0)[:, None]
@@ -338,25 +338,25 @@ def fusion_backward(
             unit_e = m_e * inv_e[:, None]
             pull_i = slope_cosine * inv_i
             pull_e = slope_cosine * inv_e
-            d_i += kl_i * m_i + (side + pull_i * cosine)[:, None] * unit_i - pull_i[:, None] * unit_e
-            d_e += kl_e * m_e + (pull_e * cosine - side)[:, None] * unit_e - pull_e[:, None] * unit_i
-            to_i -= 0.5 * kl_i
-            to_e -= 0.5 * kl_e
+            grad_mu_i += kl_i * m_i + (side + pull_i * cosine)[:, None] * unit_i - pull_i[:, None] * unit_e
+            grad_mu_e += kl_e * m_e + (pull_e * cosine - side)[:, None] * unit_e - pull_e[:, None] * unit_i
+            grad_lv_i -= 0.5 * kl_i
+            grad_lv_e -= 0.5 * kl_e
             rest_i += (0.5 * kl_i) * u_i
             rest_e += (0.5 * kl_e) * u_e
         if partial is not None:
-            share_i = to_i + rest_i
-            share_e = to_e + rest_e
+            share_i = grad_lv_i + rest_i
+            share_e = grad_lv_e + rest_e
             if slopes is not None and not EVEN:
                 share_i = tl.where(read, share_i, 0)
                 share_e = tl.where(read, share_e, 0)
             sum_i += tl.sum(share_i, axis=0 if PER_DIM else 1)
             sum_e += tl.sum(share_e, axis=0 if PER_DIM else 1)
         # a saturated variance no longer follows its logvar, but still its factor c
-        tl.store(to_mu_img + at, d_i, mask=inside)
-        tl.store(to_logvar_img + at, to_i + tl.where(l_i > LIMIT, 0.0, rest_i), mask=inside)
-        tl.store(to_mu_evt + at, d_e, mask=inside)
-        tl.store(to_logvar_evt + at, to_e + tl.where(l_e > LIMIT, 0.0, rest_e), mask=inside)
+        tl.store(grad_mu_img + at, grad_mu_i, mask=inside)
+        tl.store(grad_logvar_img + at, grad_lv_i + tl.where(l_i > LIMIT, 0.0, rest_i), mask=inside)
+        tl.store(grad_mu_evt + at, grad_mu_e, mask=inside)
+        tl.store(grad_logvar_evt + at, grad_lv_e + tl.where(l_e > LIMIT, 0.0, rest_e), mask=inside)
     if partial is not None:
         if PER_DIM:
             at = partial + pid.to(tl.int64) * dim + column

@@ -1,4 +1,7 @@
-"""Iterative residual refinement: z_{k+1} = z_k − attenuation·(W2_k·relu(W1_k·z_k + b1_k) + b2_k)."""
+"""Iterative residual refinement: z_{k+1} = z_k − attenuation·(W2_k·relu(W1_k·z_k + b1_k) + b2_k).
+
+The source is ``docs/specification.md#refinement`` (paper, section 3.5).
+"""
 
 from __future__ import annotations
 
@@ -54,23 +57,29 @@ def refine(
     checkpoint_every: int = 1,
     backend: str = "auto",
 ) -> Tensor:
-    """Refines z by N residual blocks.
+    """Refine z by N residual blocks.
+
+    With a leading dimension of 1 and `steps=N` one block serves all steps.
 
     Args:
-        z: (..., D).
-        w1, b1, w2, b2: (N, H, D), (N, H), (N, D, H), (N, D), one block a step; with a leading dimension of 1 and
-            `steps=N` one block serves all steps.
-        attenuation: how much of each block's output is subtracted.
+        z: (..., D); float16, bfloat16, float32 or float64.
+        w1: (N, H, D), weights of each block's first layer, of z's dtype outside `torch.autocast`.
+        b1: (N, H), biases of the first layer.
+        w2: (N, D, H), weights of the second layer.
+        b2: (N, D), biases of the second layer.
+        attenuation: fraction of each block's output that is subtracted.
         steps: N; None takes the leading dimension.
-        checkpoint_every: training keeps z of every k-th step and recomputes the rest (`reference` ignores it).
+        checkpoint_every: k ≥ 1; training keeps z of every k-th step and computes the rest again (`reference` ignores
+            it).
         backend: "auto", "triton", "native" or "reference".
 
     Returns:
-        z_N, of z's shape. N = 0 gives z. Under `torch.autocast` the matrix products run in its dtype, and z keeps
+        z_N, of z's shape; z itself for N = 0. Under `torch.autocast` the matrix products run in its dtype, and z keeps
         its own.
 
     Raises:
-        TypeError, ValueError: inputs of another kind or shape; `steps` that disagrees with the weights.
+        TypeError: an input has another dtype.
+        ValueError: an input has another shape, or `steps` disagrees with the weights.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
     _check(z, w1, b1, w2, b2, checkpoint_every)
@@ -83,4 +92,5 @@ def refine(
         return reference.refine(z, w1, b1, w2, b2, attenuation=attenuation, steps=steps)
     trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, w1, b1, w2, b2))
     every = min(checkpoint_every, count) if trains else count
-    return RefineFunction.apply(z, w1, b1, w2, b2, attenuation, count, every, dtype, choice.backend)
+    refined: Tensor = RefineFunction.apply(z, w1, b1, w2, b2, attenuation, count, every, dtype, choice.backend)
+    return refined

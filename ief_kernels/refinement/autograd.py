@@ -10,28 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._tensors import compute_dtype, refuse_double_backward
-from ..dispatch import register_backend
-from . import native, triton
+from .._autograd import Gradient, only_wanted, register_operator
+from .._tensors import compute_dtype
+from . import native, triton_launch
 from .native import kept_steps
 
-_KERNELS: dict[str, Any] = {"triton": triton, "native": native}
+_KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
 _INPUTS = "Tensor w1, Tensor b1, Tensor w2, Tensor b2, float attenuation, int steps, int every, ScalarType dtype"
 
-# torch's own matrix products serve every device, so there is nothing to be missing.
-register_backend("refine", "native", lambda device, dtype, facts: None)
 
-torch.library.define(
-    "ief_kernels::refine_forward", f"(Tensor z, {_INPUTS}, str backend) -> (Tensor refined, Tensor saved)"
-)
-torch.library.define(
-    "ief_kernels::refine_backward",
-    f"(Tensor grad, Tensor z, Tensor saved, {_INPUTS}, bool with_weights, str backend)"
-    " -> (Tensor z, Tensor w1, Tensor b1, Tensor w2, Tensor b2)",
-)
-
-
-@torch.library.impl("ief_kernels::refine_forward", "default")
 def _forward(
     z: Tensor,
     w1: Tensor,
@@ -44,10 +31,11 @@ def _forward(
     dtype: torch.dtype,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    return _KERNELS[backend].forward(z, (w1, b1, w2, b2), attenuation, steps, every, dtype)
+    weights = (w1, b1, w2, b2)
+    found: tuple[Tensor, Tensor] = _KERNELS[backend].forward(z, weights, attenuation, steps, every, dtype)
+    return found
 
 
-@torch.library.register_fake("ief_kernels::refine_forward")
 def _forward_fake(
     z: Tensor,
     w1: Tensor,
@@ -69,7 +57,6 @@ def _forward_fake(
     return z.new_empty(z.shape), saved
 
 
-@torch.library.impl("ief_kernels::refine_backward", "default")
 def _backward(
     grad: Tensor,
     z: Tensor,
@@ -86,10 +73,12 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     weights = (w1, b1, w2, b2)
-    return _KERNELS[backend].backward(grad, z, saved, weights, attenuation, steps, every, dtype, with_weights)
+    found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = _KERNELS[backend].backward(
+        grad, z, saved, weights, attenuation, steps, every, dtype, with_weights
+    )
+    return found
 
 
-@torch.library.register_fake("ief_kernels::refine_backward")
 def _backward_fake(
     grad: Tensor,
     z: Tensor,
@@ -105,20 +94,25 @@ def _backward_fake(
     with_weights: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    a, b, c, d = (weight.new_empty(weight.shape if with_weights else (0,)) for weight in (w1, b1, w2, b2))
-    return z.new_empty(z.shape), a, b, c, d
+    grad_w1, grad_b1, grad_w2, grad_b2 = (
+        weight.new_empty(weight.shape if with_weights else (0,)) for weight in (w1, b1, w2, b2)
+    )
+    return z.new_empty(z.shape), grad_w1, grad_b1, grad_w2, grad_b2
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward operator, as a Function of its own so that a second derivative is refused instead of wrong."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        return torch.ops.ief_kernels.refine_backward(*arguments)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        refuse_double_backward("refine")
+register_operator(
+    "refine_forward",
+    f"(Tensor z, {_INPUTS}, str backend) -> (Tensor refined, Tensor saved)",
+    _forward,
+    _forward_fake,
+)
+register_operator(
+    "refine_backward",
+    f"(Tensor grad, Tensor z, Tensor saved, {_INPUTS}, bool with_weights, str backend)"
+    " -> (Tensor grad_z, Tensor grad_w1, Tensor grad_b1, Tensor grad_w2, Tensor grad_b2)",
+    _backward,
+    _backward_fake,
+)
 
 
 class RefineFunction(torch.autograd.Function):
@@ -138,14 +132,17 @@ class RefineFunction(torch.autograd.Function):
         dtype: torch.dtype,
         backend: str,
     ) -> Tensor:
+        """Run the forward operator and keep what the backward pass needs."""
         settings = (attenuation, steps, every, dtype)
         refined, saved = torch.ops.ief_kernels.refine_forward(z, w1, b1, w2, b2, *settings, backend)
         ctx.save_for_backward(z, saved, w1, b1, w2, b2)
         ctx.settings, ctx.backend = settings, backend
-        return refined
+        found: Tensor = refined
+        return found
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        wanted = ctx.needs_input_grad[:5]
-        gradients = _Gradient.apply(grad, *ctx.saved_tensors, *ctx.settings, any(wanted[1:]), ctx.backend)
-        return (*(g if want else None for g, want in zip(gradients, wanted, strict=True)), *(None,) * 5)
+        """Run the backward operator."""
+        with_weights = any(ctx.needs_input_grad[1:5])
+        gradients = Gradient.apply("refine", grad, *ctx.saved_tensors, *ctx.settings, with_weights, ctx.backend)
+        return only_wanted((*gradients, *(None,) * 5), ctx)

@@ -14,12 +14,16 @@ from torch import Tensor
 
 from .._products import product
 from .._tensors import compute_dtype
+from ..dispatch import register_backend
+
+# torch's own matrix products run on every device, so nothing can be missing.
+register_backend("refine", "native", lambda device, dtype, facts: None, lambda facts: "torch's matrix products")
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def kept_steps(steps: int, every: int) -> list[int]:
-    """The steps k whose input z_k is kept beside z_0: every, 2·every, ... below `steps`."""
+    """Return the steps k whose input z_k is kept beside z_0: every, 2·every, ... below `steps`."""
     return list(range(every, steps, every))
 
 
@@ -34,7 +38,7 @@ def _hidden(z: Tensor, w1: Tensor, b1: Tensor) -> Tensor:
 
 
 def _step(z: Tensor, block: Weights, attenuation: float, out: Tensor) -> Tensor:
-    """z - attenuation·(W2·relu(W1·z + b1) + b2), written to `out` (which may not be z)."""
+    """Compute z - attenuation·(W2·relu(W1·z + b1) + b2), written to `out` (which may not be z)."""
     w1, b1, w2, b2 = block
     return torch.sub(z, product(_hidden(z, w1, b1), w2, b2), alpha=attenuation, out=out)
 
@@ -42,7 +46,7 @@ def _step(z: Tensor, block: Weights, attenuation: float, out: Tensor) -> Tensor:
 def forward(
     z: Tensor, weights: Weights, attenuation: float, steps: int, every: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """z_N of z's shape and dtype, and the kept states (n, rows, D)."""
+    """Return z_N, of z's shape and dtype, and the kept states (n, rows, D)."""
     with torch.autocast(z.device.type, enabled=False):
         rows = z.reshape(-1, z.shape[-1]) if z.numel() else z.new_empty((z.shape[:-1].numel(), z.shape[-1]))
         rows = rows.to(compute_dtype(z.dtype))
@@ -71,7 +75,7 @@ def backward(
     dtype: torch.dtype,
     with_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of z, w1, b1, w2, b2 (those of the weights empty without `with_weights`)."""
+    """Return the gradients of z, w1, b1, w2 and b2 (those of the weights empty without `with_weights`)."""
     with torch.autocast(z.device.type, enabled=False):
         arithmetic = compute_dtype(z.dtype)
         shape = (z.shape[:-1].numel(), z.shape[-1])
@@ -111,5 +115,5 @@ def _backward_step(g: Tensor, out: Tensor, z: Tensor, block: Weights, attenuatio
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, attenuation: float) -> None:
-    """total -= attenuation·aᵀ·b."""
+    """Compute total -= attenuation·aᵀ·b."""
     total.sub_(product(a.t(), b.t()), alpha=attenuation)

@@ -1,4 +1,7 @@
-"""Iterative residual refinement: the specification in code (plain eager PyTorch)."""
+"""Iterative residual refinement in plain eager PyTorch: the specification in code.
+
+The formula is that of ``docs/specification.md#refinement``.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from torch.nn.functional import linear
 
 
 def step_count(w1: Tensor, steps: int | None) -> int:
-    """Number of steps: w1's leading dimension, or `steps` when that dimension is 1 (shared weights).
+    """Return the number of steps: w1's leading dimension, or `steps` if that dimension is 1 (shared weights).
 
-    Raises ValueError when `steps` disagrees with the leading dimension or is negative.
+    Raises:
+        ValueError: `steps` is negative or disagrees with the leading dimension.
     """
     blocks = w1.shape[0]
     if steps is None:
@@ -31,7 +35,10 @@ def refine(
     attenuation: float = 0.5,
     steps: int | None = None,
 ) -> Tensor:
-    """z_{k+1} = z_k − attenuation·(W2_k·relu(W1_k·z_k + b1_k) + b2_k) for k = 0..N−1 (paper, section 3.5)."""
+    """Refine z; arguments and result as in `ief_kernels.refine`.
+
+    z_{k+1} = z_k − attenuation·(W2_k·relu(W1_k·z_k + b1_k) + b2_k) for k = 0..N−1 (paper, section 3.5).
+    """
     shared = w1.shape[0] == 1
     for step in range(step_count(w1, steps)):
         k = 0 if shared else step

@@ -72,7 +72,7 @@ def product(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """out (rows, width) from p = a·bᵀ (B_ROWS) or a·b; what is None does not take part.
+    """Compute out (rows, width) from p = a·bᵀ (B_ROWS) or a·b; what is None does not take part.
 
     With ``base``: out = base - scale·(p + bias), and ``narrow`` the same in its own dtype.
     With ``gate``: out = p where gate > 0, else 0.
@@ -148,7 +148,7 @@ def weight_gradient(
 
 @triton.jit
 def add_parts(parts, out, count, size, scale, ADD: tl.constexpr, BLOCK: tl.constexpr):
-    """out = scale·Σ_s parts[s] (plus out itself with ADD), in the order of s."""
+    """Compute out = scale·Σ_s parts[s] (plus out itself with ADD), in the order of s."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     total = tl.zeros((BLOCK,), tl.float32)

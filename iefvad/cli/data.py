@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iefvad.cli.command import command, dispatch
 from iefvad.data.annotations import Annotation, read_annotations
-from iefvad.data.check.check import check_data_set
+from iefvad.data.check.all_checks import check_data_set
 from iefvad.data.check.findings import Report
 from iefvad.data.check.recognise import DataSet, Kind, Split, find_data_sets, pair_segments, read_source
 from iefvad.data.check.render import as_text, write_reports

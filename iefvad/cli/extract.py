@@ -9,7 +9,7 @@ from pathlib import Path
 from iefvad.cli.command import command
 from iefvad.extraction.config import ExtractConfig, ExtractReport
 from iefvad.extraction.extract import extract
-from iefvad.extraction.record import FAILED
+from iefvad.extraction.jobs import FAILED
 from iefvad.utils.options import add_options, from_namespace, make_parser
 
 

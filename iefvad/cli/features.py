@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from iefvad.cli.command import command, dispatch
 from iefvad.data.importing import ImportConfig, import_features
-from iefvad.features.exporting import ExportConfig, export_features
+from iefvad.features.npy_folders import ExportConfig, export_features
 from iefvad.features.summary import describe, describe_packed
 from iefvad.utils.options import add_options, from_namespace, make_parser
 

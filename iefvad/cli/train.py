@@ -16,12 +16,12 @@ from iefvad.utils.options import add_options, from_namespace, make_parser
 
 
 def parse_train(argv: Sequence[str] | None = None) -> Settings:
-    """Parse the command line of `iefvad train` and resolve presets."""
+    """Parse the command line of `iefvad train` and fill in preset and method. Raises UserError for wrong values."""
     parser = make_parser(
         "train",
-        "Train IEF-VAD and evaluate it. Without data of your own it renders a small surveillance benchmark and runs the"
+        "Train IEF-VAD and evaluate it. Without your own data it renders a small surveillance benchmark and runs the"
         " whole system on it. Writes a run folder: checkpoint, metrics.json, scores.csv, report.html. With `torchrun"
-        " --nproc-per-node N -m iefvad.train` N processes share each batch; the results are those of one.",
+        " --nproc-per-node N -m iefvad.train`, N processes share each batch, with the same results as one process.",
     )
     groups = {
         "features": "data",

@@ -1,1 +1,1 @@
-"""What is trained and tested on: lists, annotations, data sets, and the embedded benchmark."""
+"""Data sets: lists, annotations, ground truth and batches, their check, and the embedded benchmark."""

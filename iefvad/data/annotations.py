@@ -1,8 +1,7 @@
-"""Frame annotations: one line a video, its name, perhaps its class, and pairs of frame numbers."""
+"""Frame annotations: one line per video with its name, optionally its class, and pairs of frame numbers."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from iefvad.data.lists import base_name, classes_of, without_video_suffix
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
 
 _INTEGER = re.compile(r"[+-]?\d+(?:\.0*)?")
 _MSAD_NORMAL = re.compile(r"MSAD_normal_", re.IGNORECASE)
@@ -21,9 +21,13 @@ _XD_LABEL = re.compile(r"_label_([A-Z0-9-]+)$")
 
 @dataclass(frozen=True)
 class Annotation:
-    """One video: its ``name`` without suffix, its ``classes`` (none if normal), half-open ``intervals`` in frames.
+    """The annotation of one video.
 
-    ``frames`` is its length where the file tells it.
+    Attributes:
+        name: Name of the video without suffix.
+        classes: Its anomaly classes, empty if it is normal.
+        intervals: Abnormal intervals [start, end) in frames.
+        frames: Length of the video in frames, if the file tells it.
     """
 
     name: str
@@ -33,19 +37,31 @@ class Annotation:
 
 
 def read_annotations(
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     scene_column: Literal["auto", "yes", "no"] = "auto",
     inverted: Literal["refuse", "keep"] = "refuse",
 ) -> dict[str, Annotation]:
-    """Read an annotation file of UCF-Crime, MSAD, ShanghaiTech or XD-Violence, or one of one's own, by video name.
+    """Read an annotation file of UCF-Crime, MSAD, ShanghaiTech, XD-Violence or your own data set.
 
-    A line is ``NAME [CLASS] s e [s e ...]`` or ``NAME CLASS s e [CLASS s e ...]``; intervals are half-open [s, e) in
-    frames, pairs of -1 mean none. Where no class is written, XD's names (``..._label_B2-G-0``) tell it, else an
-    annotated video has the class "Anomaly". In MSAD the second column is the scene and the name tells the class:
-    ``scene_column="auto"`` takes a file for MSAD's if a video is called ``MSAD_normal_...``. Raises UserError with the
-    line for an odd number of frame numbers, an interval that ends before it starts (``inverted="keep"`` keeps it, to
-    report it; it has no frame), words that are neither a class nor a number, or two lines that disagree.
+    A line is ``NAME [CLASS] s e [s e ...]`` or ``NAME CLASS s e [CLASS s e ...]``. Intervals are half-open, [s, e) in
+    frames; a pair of -1 means no interval. Without a written class, names as in XD-Violence (``..._label_B2-G-0``) tell
+    the classes; any other video with intervals has the class "Anomaly". In MSAD the second column is the scene, and
+    the name tells the class. See `docs/specification.md#data-conventions`.
+
+    Args:
+        path: The file.
+        scene_column: Whether the second column is a scene. "auto" means yes if a video is called ``MSAD_normal_...``.
+        inverted: What to do with an interval that ends before it starts: "refuse" raises, "keep" keeps it (it has no
+            frame), so that it can be reported.
+
+    Returns:
+        {name: annotation}.
+
+    Raises:
+        UserError: The file cannot be read or annotates nothing. Or, with the number of the line: an odd number of frame
+            numbers, an inverted interval, a word that is neither a class nor a number, or two different lines for one
+            video.
     """
     lines = text_lines(path, "annotations")
     scenes = scene_column == "yes" or (scene_column == "auto" and any(_MSAD_NORMAL.match(line) for _, line in lines))
@@ -56,14 +72,25 @@ def read_annotations(
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}; expected NAME CLASS start end start end ...") from error
         if annotations.setdefault(annotation.name, annotation) != annotation:
-            raise UserError(f"{path}, line {number}: {annotation.name} is annotated twice, differently; keep one line")
+            raise UserError(f"{path}, line {number}: {annotation.name} has two different annotations; keep one line")
     if not annotations:
         raise UserError(f"{path} annotates no video; expected lines NAME CLASS start end ...")
     return annotations
 
 
-def text_lines(path: str | os.PathLike[str], what: str) -> list[tuple[int, str]]:
-    """The lines of a text file that hold something, stripped, with their numbers. Raises UserError if unreadable."""
+def text_lines(path: PathLike, what: str) -> list[tuple[int, str]]:
+    """Read the lines of a text file that are not empty.
+
+    Args:
+        path: The file.
+        what: What messages call the content of the file.
+
+    Returns:
+        (number from 1, stripped text) of each line.
+
+    Raises:
+        UserError: The file is missing or cannot be read.
+    """
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = [(number, line.strip()) for number, line in enumerate(file, 1)]
@@ -75,7 +102,7 @@ def text_lines(path: str | os.PathLike[str], what: str) -> list[tuple[int, str]]
 
 
 def parts_of(annotations: Mapping[str, Annotation], name: str) -> list[str]:
-    """Names under which a video is annotated in parts: ShanghaiTech's ``04_0012_0``, ``04_0012_1`` for ``04_0012``."""
+    """Return the names of a video's annotated parts: ShanghaiTech has ``04_0012_0``, ``04_0012_1`` for ``04_0012``."""
     found: list[str] = []
     while (part := f"{name}_{len(found)}") in annotations:
         found.append(part)
@@ -83,7 +110,10 @@ def parts_of(annotations: Mapping[str, Annotation], name: str) -> list[str]:
 
 
 def annotation_of(annotations: Mapping[str, Annotation], name: str) -> Annotation | None:
-    """The annotation of a video, also if its name here has a folder, or if it is annotated in parts; else None."""
+    """Return the annotation of a video, or None.
+
+    A name with a folder also matches the name without it. Annotations of parts are joined.
+    """
     for key in (name, name.rsplit("/", 1)[-1]):
         if key in annotations:
             return annotations[key]
@@ -94,7 +124,7 @@ def annotation_of(annotations: Mapping[str, Annotation], name: str) -> Annotatio
 
 
 def frame_truth(annotation: Annotation | Iterable[tuple[int, int]], frames: int) -> np.ndarray:
-    """Frame labels (frames,) uint8: 1 inside the half-open intervals, which are clipped to the video."""
+    """Return frame labels, uint8 (frames,): 1 inside the half-open intervals, which are clipped to the video."""
     truth = np.zeros(frames, np.uint8)
     intervals = annotation.intervals if isinstance(annotation, Annotation) else annotation
     for start, end in intervals:
@@ -111,11 +141,11 @@ def _parse(line: str, scenes: bool, inverted: str) -> Annotation:
         if _INTEGER.fullmatch(word):
             numbers.append(int(float(word)))
         elif len(numbers) % 2:
-            raise ValueError(f"{word!r} stands between a start and its end")
+            raise ValueError(f"{word!r} is between a start and its end")
         elif not any(letter.isalpha() for letter in word):
             raise ValueError(f"{word!r} is neither a class nor a whole frame number")
         elif before and not _INTEGER.fullmatch(before):
-            raise ValueError(f"{before!r} and {word!r} stand side by side, where one class is expected")
+            raise ValueError(f"{before!r} and {word!r} follow each other, where one class is expected")
         else:
             classes += classes_of(word)
     if len(numbers) % 2:
@@ -137,8 +167,8 @@ def _parse(line: str, scenes: bool, inverted: str) -> Annotation:
 
 
 def split_name(line: str) -> tuple[str, list[str]]:
-    """A line's video name, which may hold spaces, and the words after it."""
-    # A name with spaces can be told from what follows only by its suffix, or by the tab after it.
+    """Split a line into the name of the video, which may contain spaces, and the words after it."""
+    # The end of a name with spaces is known only from its suffix, or from a tab after it.
     if "\t" in line:
         name, _, rest = line.partition("\t")
         return name.strip(), rest.split()
@@ -151,6 +181,6 @@ def split_name(line: str) -> tuple[str, list[str]]:
 
 
 def inclusive(annotation: Annotation) -> Annotation:
-    """The same with ends that are the last abnormal frame made half-open."""
+    """Return the annotation with half-open intervals, if the ends in the file are the last abnormal frames."""
     intervals = tuple((start, end + 1) for start, end in annotation.intervals)
     return Annotation(annotation.name, annotation.classes, intervals, annotation.frames)

@@ -16,15 +16,19 @@ from iefvad.model.config import MODALITIES
 from iefvad.utils.errors import UserError
 from iefvad.utils.tensors import to_half
 
-_SHARE = 0.6
-"""Share of a device's free memory that the clips may take; the rest is for training."""
+_MEMORY_FRACTION = 0.6
+"""Fraction of a device's free memory that the clips may use. The rest is for training."""
 
 
 @dataclass
 class Batch:
-    """`image`, `event` (B, T, D) float32, zero behind each length; `lengths` (B,) int64; `labels` (B,) float32.
+    """A batch of B clips.
 
-    A label is 1 for an abnormal video. Lengths stay on the CPU: what is not to be computed must be known there.
+    Attributes:
+        image: Image features, float32 (B, T, D), zero after each clip's length.
+        event: Event features, float32 (B, T, D), zero after each clip's length.
+        lengths: Numbers of segments, int64 (B,). They stay on the CPU, where it is decided what is computed.
+        labels: float32 (B,), 1 for abnormal videos.
     """
 
     image: Tensor
@@ -33,20 +37,34 @@ class Batch:
     labels: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on another device."""
+        """Return the batch on another device."""
         image, event, labels = (value.to(device, non_blocking=True) for value in (self.image, self.event, self.labels))
         return Batch(image, event, self.lengths, labels)
 
 
 class Clips:
-    """Every crop of every training video as a clip of at most `max_segments` segments (SPEC §4).
+    """Every crop of every training video as a clip (`docs/specification.md#data-conventions`).
 
-    `labels` (N,) float32, `lengths` (N,) int64, `dim` D. Clips are rows of one float16 table (2, R, D), 0 = image and
-    1 = event, and a batch is one gather from it. The table is a packed store's file itself where all videos come from
-    one, else it is filled as clips are asked for, or, where it would exceed `memory` bytes, every clip is read each
-    time. Values are rounded to float16 in any case, so that a batch has the same bits however it is served. Raises
-    UserError where there is no video or one without segments, for values beyond float16, and for a packed store whose
-    clips were averaged to another number of bins.
+    Clips are rows of one float16 table (2, R, D), 0 = image and 1 = event, and a batch is one gather from it. If all
+    videos come from one packed store, the table is the memory-mapped file of that store. Otherwise the table is filled
+    when clips are used. If it would need more than `memory` bytes, there is no table, and each clip is read every
+    time. Values are always rounded to float16, so that a batch has the same bits in all three cases.
+
+    Args:
+        videos: Training videos.
+        max_segments: Longer clips are averaged to this number of bins.
+        memory: Maximum size of the table in bytes.
+
+    Attributes:
+        items: (position of the video, crop) of each of the N clips.
+        labels: float32 (N,), 1 for abnormal videos.
+        lengths: Number of segments of each clip, int64 (N,).
+        dim: Width D of the features.
+        device: Device that batches are made on.
+
+    Raises:
+        UserError: There are no videos, a video has no segments, or a packed store was averaged to another number of
+            bins. When clips are read: features are beyond float16.
     """
 
     def __init__(self, videos: Sequence[Video], *, max_segments: int, memory: int = 8 << 30) -> None:
@@ -81,7 +99,7 @@ class Clips:
         return len(self.items)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Image and event features of a clip, (T, D) float32 each, where the table is."""
+        """Return image and event features of a clip, float32 (T, D) each, on the device of the table."""
         position = range(len(self))[position]
         if self._table is None:
             image, event = self._read(position)
@@ -92,20 +110,21 @@ class Clips:
         return image, event
 
     def to(self, device: torch.device | str) -> Clips:
-        """Serve batches on a device: from a table there if it fits in 60% of the device's free memory.
+        """Make batches on a device, and return this object.
 
-        Otherwise :meth:`batches` stages them through pinned memory. Reads what is not read yet. Returns itself.
+        The table moves to a GPU if it fits into 60% of its free memory; then clips that are missing are read now.
+        Otherwise `batches` copies each batch through pinned memory.
         """
         self.device = torch.device(device)
         if self.device.type == "cuda" and self._table is not None and not self._table.is_cuda:
             free, _ = torch.cuda.mem_get_info(self.device)
-            if self._table.nbytes <= _SHARE * free:
+            if self._table.nbytes <= _MEMORY_FRACTION * free:
                 self._fill(range(len(self)))
                 self._table = self._table.to(self.device)
         return self
 
     def features(self, modality: str) -> Tensor:
-        """All segments of all clips of one modality, (sum T, D) float32, where the table is."""
+        """Return all segments of all clips of one modality, float32 (sum of T, D), on the device of the table."""
         stream = MODALITIES.index(modality)
         if self._table is None:
             return torch.cat([self[position][stream] for position in range(len(self))])
@@ -115,15 +134,24 @@ class Clips:
         return self._table[stream].index_select(0, rows.to(self._table.device)).float()
 
     def batch(self, positions: Sequence[int], *, pad_to: int | None = None) -> Batch:
-        """Collate clips on the clips' device; `pad_to` segments instead of the longest clip's."""
+        """Make one batch.
+
+        Args:
+            positions: Numbers of the clips.
+            pad_to: Minimum T of the batch. Otherwise T is the length of the longest clip.
+        """
         chosen = torch.as_tensor(positions, dtype=torch.int64)
         return self._finish(self._half(chosen, pad_to, self._scratch), chosen)
 
     def batches(self, order: Iterable[Sequence[int]], *, pad_to: int | None = None) -> Iterator[Batch]:
-        """The batches of an epoch, as of :meth:`batch`, on the clips' device; where they are read or
-        copied to a GPU, each is made while the last one is used.
+        """Yield the batches of an epoch, made as by `batch`.
 
-        They take turns in the same memory: a batch must not be used any more once the next one is asked for.
+        If clips are read from disk or copied to a GPU, the next batch is made while the current one is used. Batches
+        share memory: do not use a batch after the next one was asked for.
+
+        Args:
+            order: Numbers of the clips of each batch.
+            pad_to: Minimum T of each batch.
         """
         if self._table is not None and self._table.is_cuda:
             for positions in order:
@@ -145,7 +173,7 @@ class Clips:
             return slot.single.like(half).copy_(half), chosen
 
         if not staged and self._table is not None:
-            # On the CPU a second thread, with a team of OpenMP's of its own, would only take cores from the training.
+            # On the CPU, a second thread with its own team of OpenMP threads would only take cores from training.
             while (ready := prepare(slots[0])) is not None:
                 yield self._finish(*ready)
             return
@@ -160,7 +188,7 @@ class Clips:
                 yield batch
 
     def _packed(self) -> tuple[Tensor, Tensor] | None:
-        """The table of the packed store that all videos come from and each clip's first row, where clips are rows."""
+        """The table of the one packed store of all videos and each clip's first row, or None if there is none."""
         readers = [video.reader for video in self.videos]
         if not all(isinstance(reader, PackedReader) for reader in readers):
             return None
@@ -170,7 +198,7 @@ class Clips:
             if reader.averaged and reader.store.max_segments != self.max_segments:
                 stored = reader.store.max_segments
                 raise UserError(
-                    f"{reader.store.root} holds training videos averaged to {stored} bins, not {self.max_segments}:"
+                    f"{reader.store.root} contains training videos averaged to {stored} bins, not {self.max_segments}:"
                     f" pass --max-segments {stored}, or import again with --max-segments {self.max_segments}."
                 )
         one = all(reader.store is first.store and reader.split == first.split for reader in packed)
@@ -229,26 +257,26 @@ class Clips:
 
 
 class _Buffer:
-    """Memory that is kept from batch to batch: asking the system for fresh pages costs more than the gather itself."""
+    """Memory that is reused for each batch, because new pages from the system cost more than the gather itself."""
 
     def __init__(self, dtype: torch.dtype, *, pinned: bool = False) -> None:
         self.dtype, self.pinned = dtype, pinned
         self._values: Tensor | None = None
 
     def view(self, shape: tuple[int, ...]) -> Tensor:
-        """A tensor of this shape in the memory, which grows where it must; its values are undefined."""
+        """Return a tensor of this shape in the memory, which grows if necessary. Its values are undefined."""
         size = math.prod(shape)
         if self._values is None or self._values.numel() < size:
             self._values = torch.empty(size, dtype=self.dtype, pin_memory=self.pinned)
         return self._values[:size].view(shape)
 
     def like(self, values: Tensor) -> Tensor:
-        """A tensor of the shape of `values`."""
+        """Return a tensor of the shape of `values`."""
         return self.view(tuple(values.shape))
 
 
 class _Slot:
-    """One of the two places that prefetched batches take turns in."""
+    """One of the two buffers that prefetched batches use alternately."""
 
     def __init__(self, staged: bool) -> None:
         self.half = _Buffer(torch.float16, pinned=staged)
@@ -256,22 +284,30 @@ class _Slot:
         self._sent: torch.cuda.Event | None = None
 
     def sent(self, device: torch.device) -> None:
-        """Remember that the copy to the device is under way."""
+        """Note that the copy to the device has started."""
         if device.type == "cuda":
             self._sent = torch.cuda.Event()
             self._sent.record(torch.cuda.current_stream(device))
 
     def wait(self) -> None:
-        """Wait until the copy to the device has left the memory."""
+        """Wait until the copy to the device is finished."""
         if self._sent is not None:
             self._sent.synchronize()
 
 
 def epoch_batches(labels: Tensor, batch: int, *, mixed: bool, generator: torch.Generator) -> Iterator[list[int]]:
-    """Clip positions of each batch of one epoch.
+    """Yield the clip numbers of each batch of one epoch (`docs/specification.md#training`).
 
-    Half normal, half abnormal (`batch` of each) until the smaller kind is used up, or `batch` of all where `mixed`.
-    A kind with fewer clips than `batch` gives what it has. Raises UserError where a kind is missing.
+    Args:
+        labels: (N,), 0 for normal and 1 for abnormal clips.
+        batch: Number of clips of each kind per batch, or of all clips if `mixed`. A kind with fewer clips gives all it
+            has.
+        mixed: Draw from all clips. Otherwise each batch has `batch` normal and `batch` abnormal clips, and the epoch
+            ends when the smaller kind has no more.
+        generator: Source of randomness.
+
+    Raises:
+        UserError: A kind is missing and `mixed` is False.
     """
     if mixed:
         order = torch.randperm(len(labels), generator=generator).tolist()
@@ -290,17 +326,24 @@ def epoch_batches(labels: Tensor, batch: int, *, mixed: bool, generator: torch.G
         yield [position for order in orders for position in order[step * batch : (step + 1) * batch]]
 
 
-def split_validation(videos: Sequence[Video], share: float, seed: int) -> tuple[list[Video], list[Video]]:
-    """Hold out a share of the videos, of each kind alike: (for training, held out).
+def split_validation(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Video], list[Video]]:
+    """Hold out videos for validation, the same fraction of normal and of abnormal ones.
 
-    Every kind keeps at least one video for training.
+    Args:
+        videos: All training videos.
+        fraction: Fraction to hold out. Above 0, at least one video of each kind is held out, and each kind keeps at
+            least one for training.
+        seed: Seed of the random choice.
+
+    Returns:
+        Videos for training, and videos held out.
     """
     generator = torch.Generator().manual_seed(seed)
     held: set[int] = set()
     for abnormal in (False, True):
         positions = [index for index, video in enumerate(videos) if bool(video.classes) == abnormal]
-        count = min(round(len(positions) * share), len(positions) - 1) if positions else 0
-        if share > 0 and len(positions) > 1:
+        count = min(round(len(positions) * fraction), len(positions) - 1) if positions else 0
+        if fraction > 0 and len(positions) > 1:
             count = max(count, 1)
         order = torch.randperm(len(positions), generator=generator).tolist()
         held |= {positions[index] for index in order[:count]}

@@ -1,4 +1,4 @@
-"""Cut one long annotated recording into clips: training clips with a label each, test clips with frame truth."""
+"""Cuts one long annotated recording into clips: training clips with one label each, test clips with frame truth."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from iefvad.video import SEGMENT
 
 
 def read_frame_labels(path: Path) -> np.ndarray:
-    """Read one 0/1 a frame, one a line; a header or further columns before it are allowed. Returns (frames,) uint8.
+    """Read frame labels from a text file, one 0 or 1 per line. A header and other columns before it are allowed.
 
-    Raises UserError for a missing file and for lines that do not end in 0 or 1.
+    Returns:
+        uint8 (frames,).
+
+    Raises:
+        UserError: The file is missing, or a line does not end with 0 or 1.
     """
     if not path.is_file():
-        raise UserError(f"there is no label file {path}: it holds one 0 or 1 a frame, one a line.")
+        raise UserError(f"there is no label file {path}: give a text file with one 0 or 1 per frame and line.")
     last = [row[-1].strip() for row in csv.reader(io.StringIO(path.read_text())) if row]
     if last and last[0] not in ("0", "1"):
         last = last[1:]
     wrong = next((index for index, value in enumerate(last) if value not in ("0", "1")), None)
     if wrong is not None or not last:
         found = repr(last[wrong]) if wrong is not None else "nothing"
-        raise UserError(f"{path} must hold one 0 or 1 a frame, one a line, but has {found}.")
+        raise UserError(f"{path} must contain one 0 or 1 per frame and line, but has {found}.")
     return np.array([value == "1" for value in last], dtype=np.uint8)
 
 
@@ -40,24 +44,38 @@ def cut_recording(
     out: Path,
     *,
     segments: int = 30,
-    train_share: float = 0.6,
+    train_fraction: float = 0.6,
     label: str = "Anomaly",
 ) -> FeatureStore:
-    """Cut the stored video `name` into clips of `segments` segments and store them in `out` with their lists.
+    """Cut a stored video into clips, and store them with lists and annotations.
 
-    `truth`: (frames,) 0/1. The first `train_share` of the clips, in time, are for training: train.csv gives them
-    `label` if any of their frames is abnormal, else Normal, and nothing else of the truth. The rest are in test.csv,
-    with intervals in annotations.txt. Raises UserError where truth and video differ in length by a segment or more.
+    The first clips are for training. train.csv gives them `label` if any of their frames is abnormal, else Normal, and
+    nothing else of the truth. The other clips are in test.csv, with their intervals in annotations.txt.
+
+    Args:
+        source: Store of the recording.
+        name: Name of the recording in it.
+        truth: Frame labels (frames,), 0 or 1.
+        out: Folder of the store of the clips.
+        segments: Number of segments per clip.
+        train_fraction: Fraction of the clips, from the beginning, that are for training.
+        label: Class of abnormal clips.
+
+    Returns:
+        The store of the clips.
+
+    Raises:
+        UserError: The lengths of truth and video differ.
     """
     image, event, sidecar = source.read(name)
     frames = SEGMENT * sidecar.segments
     if not 0 <= len(truth) - frames < SEGMENT and abs(len(truth) - sidecar.frames) > 0:
         raise UserError(
-            f"{name} has {sidecar.frames} frames, but the labels are {len(truth)}: they must be of one length."
+            f"{name} has {sidecar.frames} frames, but there are {len(truth)} labels: give one label per frame."
         )
     clips = FeatureStore(out, settings=source.settings, create=True)
     starts = range(0, sidecar.segments, segments)
-    train = round(len(starts) * train_share)
+    train = round(len(starts) * train_fraction)
     lists: dict[str, list[str]] = {"train": ["path,label"], "test": ["path,label"]}
     annotations = []
     for index, start in enumerate(starts):

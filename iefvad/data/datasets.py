@@ -1,16 +1,15 @@
-"""Load a benchmark: from a feature store, from a packed store, or from the field's lists of .npy files."""
+"""Loads a benchmark from a feature store, from a packed store, or from the field's lists of .npy files."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from iefvad.data.annotations import frame_truth, read_annotations
-from iefvad.data.lists import ListEntry, Relocator, classes_of, event_path, read_list, without_video_suffix
+from iefvad.data.lists import ListEntry, Relocator, StoredNames, classes_of, event_path, read_list
 from iefvad.features.npy import open_npy, split_crop
 from iefvad.features.packed import SPLITS, PackedReader, PackedStore
 from iefvad.features.readers import Nan, NpyReader, StoreReader
@@ -22,7 +21,7 @@ from iefvad.utils.text import few
 from iefvad.video import SEGMENT
 
 _EAGER_FILES, _EAGER_BYTES = 2000, 1 << 30
-"""Up to so many feature files and bytes are searched for NaN before training starts, larger sets as they load."""
+"""Sets of at most this size are searched for NaN before training starts, larger sets when features are read."""
 
 
 def load_store(
@@ -34,12 +33,21 @@ def load_store(
     gt: PathLike | None = None,
     nan: Nan = "error",
 ) -> Benchmark:
-    """Load a benchmark whose features are in a store.
+    """Load a benchmark whose features are in a feature store.
 
-    Lists default to ``train.csv`` and ``test.csv`` in the store (one of them may be missing), test truth to its
-    ``annotations.txt``; ``gt`` (a field's gt.npy, in list order) is taken instead where given. List rows match stored
-    videos by relative name or by base name. Raises UserError for lists that name absent videos, truth that does not
-    fit, and a store that is none; overlap and doubtful labels become notes.
+    Rows of the lists are matched with stored videos by relative name, else by base name. Test videos that are also
+    trained on, and labels that contradict the truth, become notes.
+
+    Args:
+        root: Folder of the store.
+        train_list: CSV list. Default: ``train.csv`` of the store, which may be missing.
+        test_list: CSV list. Default: ``test.csv`` of the store, which may be missing.
+        annotations: Frame annotations of the test videos. Default: ``annotations.txt`` of the store, if it exists.
+        gt: gt.npy in the order of the test list. It replaces the annotations.
+        nan: "error", or "zero" to replace NaN and infinity by 0.
+
+    Raises:
+        UserError: The folder is not a store, a list names videos that the store lacks, or the truth does not fit.
     """
     store = FeatureStore(root)
     notes: list[str] = []
@@ -47,16 +55,13 @@ def load_store(
     if not any(lists):
         raise UserError(f"{store.root} has neither train.csv nor test.csv; give --train-list and --test-list")
     sidecars = {sidecar.name: sidecar for sidecar in store.sidecars()}
-    by_base: dict[str, list[str]] = {}
-    for name in sidecars:
-        by_base.setdefault(name.rsplit("/", 1)[-1], []).append(name)
-
+    names = StoredNames(sidecars)
     splits: list[list[Video]] = []
     for path in lists:
         groups: dict[str, list[ListEntry]] = {}
         absent: list[str] = []
         for entry in read_list(path) if path else []:
-            stored = _stored_name(entry, sidecars, by_base)
+            stored = names.find(entry)
             if stored is None:
                 absent.append(entry.name)
             else:
@@ -84,10 +89,17 @@ def load_store(
 
 
 def load_packed(root: PathLike, *, annotations: PathLike | None = None, gt: PathLike | None = None) -> Benchmark:
-    """Load a benchmark from a packed store. ``gt`` or ``annotations`` take the place of the truth in the store.
+    """Load a benchmark from a packed store.
 
-    Training videos longer than ``max_segments`` are what they were averaged to, which the notes say. Raises UserError
-    as :class:`PackedStore`, and for truth that does not fit.
+    Training videos that were longer than ``max_segments`` have only their averaged bins. A note says so.
+
+    Args:
+        root: Folder of the store.
+        annotations: Frame annotations that replace the truth in the store.
+        gt: gt.npy, in the order of the test list, that replaces the truth in the store.
+
+    Raises:
+        UserError: The folder is not a complete packed store, or the truth does not fit.
     """
     store = PackedStore(root)
     train, test = (store.benchmark_videos(split) for split in SPLITS)
@@ -116,14 +128,23 @@ def load_lists(
     fps: float = 30.0,
     nan: Nan = "error",
 ) -> Benchmark:
-    """Load a benchmark from the field's own files: CSV lists of ``NAME__{crop}.npy`` and ``gt.npy``.
+    """Load a benchmark from the field's files: CSV lists of ``NAME__{crop}.npy``, and ``gt.npy``.
 
-    ``features`` is the folder below which the lists' files are, when their authors' paths do not hold here. An event
-    file is the image file's with the folder ``image_folder`` exchanged for ``event_folder``. ``gt`` may also be an
-    annotation ``.txt``, or None; without a training list only testing is possible. ``fps`` only serves to print times.
-    Raises UserError for missing files (the first few named), truth of another length, and image and event features
-    that disagree. NaN and infinity raise too, unless ``nan="zero"`` puts 0 in their place and notes it; large sets
-    (over 2,000 files or 1 GiB) are searched for them only as they are read.
+    Large sets (more than 2,000 files or 1 GiB) are searched for NaN only when features are read.
+
+    Args:
+        train_list: CSV list of the training files. None if only testing is wanted.
+        test_list: CSV list of the test files.
+        gt: gt.npy in the order of the test list, an annotation ``.txt``, or None.
+        features: Folder with the files of the lists, if the lists have paths of another machine.
+        event_folder: Folder name that replaces ``image_folder`` in a path to find the event features.
+        image_folder: Folder name of the image features.
+        fps: Frames per second of the videos. It is only used to print times.
+        nan: "error", or "zero" to replace NaN and infinity by 0 and add a note.
+
+    Raises:
+        UserError: Files are missing (the message names a few), the truth has a different length, image and event
+            features disagree, or features contain NaN or infinity.
     """
     notes: list[str] = []
     splits: list[list[Video]] = []
@@ -164,7 +185,7 @@ def _listed_videos(
         if not relocator.exists(event):
             absent_event.append(str(event))
             continue
-        key = split_crop(entry.path)[0]  # with its folder: two folders may hold videos of one name
+        key = split_crop(entry.path)[0]  # with its folder, because two folders may have videos of the same name
         crops = files.setdefault(key, {})
         repeated += (entry.crop or 0) in crops
         crops[entry.crop or 0] = (image, event)
@@ -172,7 +193,7 @@ def _listed_videos(
     refuse_absent(absent, f"feature files of {path} are missing", "give their folder with --features")
     refuse_absent(absent_event, f"event features of {path} are missing", "extract them or set --event-folder")
     if repeated:
-        notes.append(f"{path.name} lists {repeated} files twice; each was taken once")
+        notes.append(f"{path.name} lists {repeated} files twice; each is used once")
     uses = Counter(entries[0].name for entries in groups.values())
     videos = []
     for key, entries in groups.items():
@@ -206,9 +227,14 @@ def _check_finite(videos: Sequence[Video], nan: Nan) -> None:
 
 
 def attach_gt(videos: Sequence[Video], path: PathLike) -> None:
-    """Give test videos their truth from a field's gt.npy: 16·T frame labels a video, in the order of `videos`.
+    """Set the truth of test videos from gt.npy.
 
-    Raises UserError for another length, and for values other than 0 and 1.
+    Args:
+        videos: Test videos, in the order of the file.
+        path: The file, with 16·T frame labels per video.
+
+    Raises:
+        UserError: The length is different, or there are values other than 0 and 1.
     """
     truth = open_npy(path)
     expected = sum(SEGMENT * video.segments for video in videos)
@@ -220,7 +246,9 @@ def attach_gt(videos: Sequence[Video], path: PathLike) -> None:
         )
     truth = np.asarray(truth)
     if not np.isin(truth, (0, 1)).all():
-        raise UserError(f"{path} must hold only 0 and 1, it holds {truth[~np.isin(truth, (0, 1))][0]} too")
+        raise UserError(
+            f"{path} must contain only 0 and 1, but it also contains {truth[~np.isin(truth, (0, 1))][0]}; make it again"
+        )
     end = 0
     for video in videos:
         start, end = end, end + SEGMENT * video.segments
@@ -228,7 +256,15 @@ def attach_gt(videos: Sequence[Video], path: PathLike) -> None:
 
 
 def attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
-    """Give test videos their truth from frame annotations. Raises UserError for abnormal videos without a line."""
+    """Set the truth of test videos from frame annotations.
+
+    Args:
+        videos: Test videos.
+        path: The annotation file.
+
+    Raises:
+        UserError: The file cannot be read, or an abnormal video has no line in it.
+    """
     annotations = read_annotations(path)
     absent = []
     for video in videos:
@@ -261,17 +297,6 @@ def _doubtful(test: Sequence[Video]) -> list[str]:
     return notes
 
 
-def _stored_name(entry: ListEntry, stored: dict[str, Any], by_base: dict[str, list[str]]) -> str | None:
-    parts = without_video_suffix(split_crop(entry.path.replace("\\", "/"))[0]).split("/")
-    for start in range(len(parts)):
-        if (name := "/".join(parts[start:])) in stored:
-            return name
-    candidates = by_base.get(entry.name, [])
-    if len(candidates) > 1:
-        raise UserError(f"{entry.path} may mean {' or '.join(candidates[:3])}; write the folder in the list too")
-    return candidates[0] if candidates else None
-
-
 def _one_label(entries: Sequence[ListEntry]) -> tuple[str, ...]:
     labels = sorted({entry.label for entry in entries})
     if len(labels) > 1:
@@ -286,7 +311,7 @@ def _default(root: Path, given: PathLike | None, name: str) -> Path | None:
 
 
 def refuse_absent(names: Iterable[str], what: str, remedy: str) -> None:
-    """Raise UserError that counts and names a few of `names`, unless there are none."""
+    """Raise UserError if `names` is not empty. The message has their number, a few of them, `what` and `remedy`."""
     names = list(names)
     if names:
         raise UserError(f"{len(names)} {what}: {few(names)}; {remedy} or take them out of the list")

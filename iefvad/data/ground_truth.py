@@ -1,4 +1,4 @@
-"""gt.npy, the field's frame labels of a test list, made from annotations and the lengths of the videos."""
+"""Makes gt.npy, the field's frame labels of a test list, from annotations and the lengths of the videos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from iefvad.data.annotations import Annotation, annotation_of, frame_truth, inclusive, parts_of
-from iefvad.data.lists import ListEntry, Relocator, classes_of, without_video_suffix
+from iefvad.data.lists import ListEntry, Relocator, StoredNames, classes_of, without_video_suffix
 from iefvad.data.truth_files import read_lengths
 from iefvad.features.npy import npy_shape, split_crop
 from iefvad.features.store import FeatureStore
@@ -21,7 +21,12 @@ from iefvad.video import SEGMENT
 
 @dataclass(frozen=True)
 class Length:
-    """A video of `segments` T; `frames` decoded, where fewer than 16·T are known to be real (the last one repeats)."""
+    """Length of one video.
+
+    Attributes:
+        segments: Number of segments T.
+        frames: Number of decoded frames. Below 16·T, the last frame was repeated to fill the last segment.
+    """
 
     segments: int
     frames: int
@@ -29,7 +34,13 @@ class Length:
 
 @dataclass
 class GroundTruth:
-    """`labels` (16·ΣT,) uint8 in list order, of `videos` videos; `notes` say what a reader must know."""
+    """Frame labels of a test list.
+
+    Attributes:
+        labels: uint8 (16·ΣT,), in the order of the list.
+        videos: Number of videos.
+        notes: What a reader must know.
+    """
 
     labels: np.ndarray
     videos: int
@@ -37,7 +48,7 @@ class GroundTruth:
 
 
 def listed_videos(entries: Sequence[ListEntry]) -> dict[str, list[ListEntry]]:
-    """Rows of a list by video (its path without crop and suffix), in the order of first mention."""
+    """Group the rows of a list by video (its path without crop and suffix), in the order of the list."""
     videos: dict[str, list[ListEntry]] = {}
     for entry in entries:
         videos.setdefault(without_video_suffix(split_crop(entry.path)[0]), []).append(entry)
@@ -51,11 +62,19 @@ def make_ground_truth(
     *,
     inclusive_ends: bool = False,
 ) -> GroundTruth:
-    """Frame labels of every listed video, one after the other.
+    """Make the frame labels of all listed videos, one video after the other.
 
-    A normal video need not be annotated. `inclusive_ends`: an interval's end is its last abnormal frame. Raises
-    UserError for abnormal videos without annotation. Videos that are annotated but not listed, and labels that
-    disagree with the truth, are noted.
+    Normal videos need no annotation. Videos that are annotated but not listed, and labels that contradict the truth,
+    become notes.
+
+    Args:
+        videos: Rows of the list by video, from `listed_videos`.
+        annotations: {name: annotation}.
+        lengths: Length of each video, with the keys of `videos`.
+        inclusive_ends: The end of an interval is its last abnormal frame.
+
+    Raises:
+        UserError: An abnormal video has no annotation.
     """
     pieces, absent, joined, used, doubtful = [], [], [], set(), []
     for key, entries in videos.items():
@@ -92,9 +111,10 @@ def make_ground_truth(
 
 
 def lengths_of_features(videos: Mapping[str, Sequence[ListEntry]], root: PathLike) -> dict[str, Length]:
-    """T of each listed video from the headers of its feature files below `root`.
+    """Return the length of each listed video, from the headers of its feature files below `root`.
 
-    Raises UserError for files that are missing, or crops of one video that differ.
+    Raises:
+        UserError: Files are missing, or the crops of one video have different lengths.
     """
     relocator = Relocator(root, Path())
     lengths: dict[str, Length] = {}
@@ -118,24 +138,21 @@ def lengths_of_features(videos: Mapping[str, Sequence[ListEntry]], root: PathLik
 
 
 def lengths_of_store(videos: Mapping[str, Sequence[ListEntry]], root: PathLike) -> dict[str, Length]:
-    """T and frames of each listed video from a feature store. Raises UserError for videos that are not in it."""
+    """Return the length of each listed video, from a feature store.
+
+    Raises:
+        UserError: The folder is not a store, or it lacks videos of the list.
+    """
     sidecars = {sidecar.name: sidecar for sidecar in FeatureStore(root).sidecars()}
-    by_base: dict[str, list[str]] = {}
-    for name in sidecars:
-        by_base.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+    names = StoredNames(sidecars)
     lengths: dict[str, Length] = {}
     absent = []
     for key, entries in videos.items():
-        parts = key.replace("\\", "/").split("/")
-        tails = ["/".join(parts[start:]) for start in range(len(parts))]
-        candidates = [tail for tail in tails if tail in sidecars][:1] or by_base.get(entries[0].name, [])
-        if len(candidates) > 1:
-            raise UserError(f"{key} may mean {' or '.join(candidates[:3])}; write the folder in the list too")
-        if not candidates:
+        name = names.find(entries[0])
+        if name is None:
             absent.append(entries[0].name)
-            continue
-        side = sidecars[candidates[0]]
-        lengths[key] = Length(side.segments, side.frames)
+        else:
+            lengths[key] = Length(sidecars[name].segments, sidecars[name].frames)
     if absent:
         raise UserError(f"{len(absent)} videos of the list are not in {root}: {few(absent)}; extract them")
     return lengths
@@ -144,9 +161,15 @@ def lengths_of_store(videos: Mapping[str, Sequence[ListEntry]], root: PathLike) 
 def lengths_of_file(
     videos: Mapping[str, Sequence[ListEntry]], path: PathLike, *, round_up: bool = False
 ) -> dict[str, Length]:
-    """T of each listed video from its frames in a file (:func:`iefvad.data.truth_files.read_lengths`).
+    """Return the length of each listed video, from a file of frame numbers.
 
-    T = ⌊frames/16⌋, or ⌈frames/16⌉ with `round_up`. Raises UserError for videos that the file lacks.
+    Args:
+        videos: Rows of the list by video, from `listed_videos`.
+        path: A file as for `iefvad.data.truth_files.read_lengths`.
+        round_up: T is ⌈frames/16⌉ instead of ⌊frames/16⌋.
+
+    Raises:
+        UserError: The file cannot be read, or it lacks videos of the list.
     """
     frames = read_lengths(path)
     absent = [entries[0].name for entries in videos.values() if entries[0].name not in frames]
@@ -159,12 +182,16 @@ def lengths_of_file(
 
 
 def write_ground_truth(path: Path, truth: GroundTruth) -> None:
-    """Write gt.npy, whole or not at all. Raises UserError for another ending."""
+    """Write gt.npy, completely or not at all.
+
+    Raises:
+        UserError: The path does not end with .npy, or it cannot be written.
+    """
     if path.suffix.lower() != ".npy":
-        raise UserError(f"--out {path}: frame labels are written as .npy; choose a name that ends so")
+        raise UserError(f"--out {path}: frame labels are written as .npy; choose a name with this ending")
 
     def save(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # numpy.save would put .npy after a name
+        with open(temporary, "wb") as file:  # numpy.save would add .npy to a name
             np.save(file, truth.labels, allow_pickle=False)
 
     write_with(path, save)

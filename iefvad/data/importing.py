@@ -1,4 +1,4 @@
-"""Import features into a packed store: from a feature store, the field's lists, or a pair of folders."""
+"""Imports features into a packed store, from a feature store, the field's lists, or a pair of folders."""
 
 from __future__ import annotations
 
@@ -20,22 +20,28 @@ class ImportConfig:
     out: str | None = option(None, "folder of the packed store [required]")
     train_list: str | None = option(None, "CSV `path,label` of the training videos [default: train.csv of STORE]")
     test_list: str | None = option(None, "CSV `path,label` of the test videos [default: test.csv of STORE]")
-    gt: str | None = option(None, "gt.npy: 16 frame labels a segment, concatenated in the order of the test list")
+    gt: str | None = option(None, "gt.npy: 16 frame labels per segment, concatenated in the order of the test list")
     annotations: str | None = option(None, "frame annotations of the test videos [default: annotations.txt of STORE]")
-    features: str | None = option(None, "folder that the lists' .npy paths are below; else they are taken as written")
+    features: str | None = option(None, "folder with the .npy files of the lists [default: their paths as written]")
     image_folder: str = option("rgb", "folder of the image features in a listed path")
     event_folder: str = option("event", "folder that replaces it to find the event features")
-    image_dir: str | None = option(None, "bare image features, NAME.npy or NAME__c.npy, that come without lists")
-    event_dir: str | None = option(None, "their event features, under the same names")
-    max_segments: int = option(256, "longer training clips are averaged into this many bins")
-    fps: float = option(30.0, "frames a second of the videos behind .npy files, which only serves to print times")
-    nan: Literal["error", "zero"] = option("error", "what to do with NaN or Inf in features: stop, or put zeros there")
+    image_dir: str | None = option(None, "folder of image features without lists, NAME.npy or NAME__c.npy")
+    event_dir: str | None = option(None, "folder of their event features, with the same names")
+    max_segments: int = option(256, "longer training clips are averaged to this number of bins")
+    fps: float = option(30.0, "frames per second of the videos of .npy files, only used to print times")
+    nan: Literal["error", "zero"] = option("error", "NaN or infinity in features: stop, or replace by zero")
 
 
 def import_features(store: str | None, config: ImportConfig, *, progress: bool = True) -> PackedStore:
-    """Make the packed store that the settings describe, from a feature store, lists, or a pair of folders.
+    """Make a packed store from a feature store, the field's lists, or a pair of folders.
 
-    Raises UserError where the settings name no source or several, and as :func:`iefvad.features.packing.pack`.
+    Args:
+        store: Folder of a feature store, or None for the sources in the settings.
+        config: The settings.
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: The settings name no source or several, or as in `iefvad.features.packing.pack`.
     """
     if config.out is None:
         raise UserError("--out is missing: name the folder of the packed store.")
@@ -51,9 +57,11 @@ def _source(store: str | None, config: ImportConfig) -> Benchmark:
     pair = config.image_dir is not None or config.event_dir is not None
     if pair:
         if store is not None or lists or config.gt is not None or config.annotations is not None:
-            raise UserError("--image-dir and --event-dir are for bare features: leave the store, lists and truth out.")
+            raise UserError(
+                "--image-dir and --event-dir are for features without lists: leave the store, lists and truth out."
+            )
         if config.image_dir is None or config.event_dir is None:
-            raise UserError("--image-dir and --event-dir go together: give both.")
+            raise UserError("--image-dir and --event-dir belong together: give both.")
         return folder_pair(config.image_dir, config.event_dir, fps=config.fps, nan=config.nan)
     if store is not None:
         return load_store(

@@ -1,16 +1,17 @@
-"""The field's lists: CSV files with ``path,label``, one row a feature file (so one row a crop)."""
+"""The field's lists: CSV files with ``path,label``, one row per feature file (so one row per crop)."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from iefvad.features.npy import split_crop
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
 from iefvad.video import VIDEO_SUFFIXES
 
 _PATH_HEADINGS = ("path", "video")
@@ -20,9 +21,14 @@ _XD_CODES = re.compile(r"(?:A|G|B\d|0)(?:-(?:A|G|B\d|0))+")
 
 @dataclass(frozen=True)
 class ListEntry:
-    """One row: ``path`` as written, the video's ``name`` (no folder, suffix or crop), its ``crop`` and ``label``.
+    """One row of a list.
 
-    ``crops`` is the number of crops where a column of that name tells it (lists of one row a video).
+    Attributes:
+        path: Path as written.
+        name: Name of the video, without folder, suffix and crop.
+        crop: Crop number, or None if the path has none.
+        label: Label as written.
+        crops: Number of crops, if the list has a column for it (lists with one row per video).
     """
 
     path: str
@@ -32,11 +38,13 @@ class ListEntry:
     crops: int | None = None
 
 
-def read_list(path: str | os.PathLike[str]) -> list[ListEntry]:
-    """Read a CSV list with the columns ``path`` (or ``video``), ``label`` and perhaps ``crops``; others are ignored.
+def read_list(path: PathLike) -> list[ListEntry]:
+    """Read a CSV list with the columns ``path`` (or ``video``), ``label`` and optionally ``crops``.
 
-    Paths may be another machine's, with either kind of slash. Raises UserError if the file is missing, has another
-    header, no rows, or a row without a path.
+    Other columns are ignored. Paths may come from another machine, with slashes or backslashes.
+
+    Raises:
+        UserError: The file is missing, has a different header or no rows, or a row has no path.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -57,7 +65,7 @@ def read_list(path: str | os.PathLike[str]) -> list[ListEntry]:
                 name, crop = split_crop(base_name(written))
                 counted = row[crops_column].strip() if crops_column is not None and crops_column < len(row) else ""
                 if counted and not counted.isdecimal():
-                    raise UserError(f"{path}, line {reader.line_num}: {counted!r} is no number of crops")
+                    raise UserError(f"{path}, line {reader.line_num}: {counted!r} is not a number of crops")
                 entries.append(
                     ListEntry(written, name, crop, row[label_column].strip(), int(counted) if counted else None)
                 )
@@ -71,64 +79,103 @@ def read_list(path: str | os.PathLike[str]) -> list[ListEntry]:
 
 
 def classes_of(label: str) -> tuple[str, ...]:
-    """Classes of a label: () for ``Normal``, ``normal`` and XD's ``A``; ("B2", "G") for XD's ``B2-G-0``."""
+    """Return the classes of a label: () for ``Normal``, ``normal`` and XD's ``A``; ("B2", "G") for ``B2-G-0``."""
     label = label.strip()
     parts = label.split("-") if _XD_CODES.fullmatch(label) else [label]
     return tuple(dict.fromkeys(part for part in parts if part.lower() not in _NORMAL))
 
 
 def event_path(image_path: str, event_folder: str = "event", *, image_folder: str = "rgb") -> str:
-    """Path of the event features that belong to image features: the last folder ``rgb`` becomes ``event_folder``.
+    """Return the path of the event features that belong to image features.
 
-    Raises UserError if no folder of that name is in the path.
+    Args:
+        image_path: Path of the image features.
+        event_folder: Replaces the last folder named ``image_folder`` in the path.
+        image_folder: Name of the folder to replace.
+
+    Raises:
+        UserError: The path has no folder of this name.
     """
-    parts = re.split(r"([\\/])", image_path)  # keep the separators as they are
+    parts = re.split(r"([\\/])", image_path)  # the separators stay as they are
     for index in reversed(range(len(parts) - 1)):
         if parts[index] == image_folder:
             return "".join([*parts[:index], event_folder, *parts[index + 1 :]])
     raise UserError(
-        f"{image_path} has no folder {image_folder!r} to exchange for {event_folder!r}, by which event features are "
-        "found; lay the files out so"
+        f"{image_path} has no folder {image_folder!r} that {event_folder!r} could replace to find the event features;"
+        " use such folders, or name the folder of the image features by --image-folder"
     )
 
 
 def base_name(path: str) -> str:
-    """Last part of a path of either kind of slash, without a video's suffix (``.npy`` stays)."""
+    """Return the last part of a path (slashes or backslashes) without the suffix of a video (``.npy`` stays)."""
     return without_video_suffix(re.split(r"[\\/]", path)[-1])
 
 
 def leads_out(path: str) -> bool:
-    """True if a path of either kind of slash has a ``..`` part."""
+    """Return whether a path (slashes or backslashes) has a ``..`` part."""
     return ".." in re.split(r"[\\/]", path)
 
 
 def is_windows_path(path: str) -> bool:
-    """True if a path has backslashes or begins with a drive letter."""
+    """Return whether a path has backslashes or begins with a drive letter."""
     return "\\" in path or re.match(r"[A-Za-z]:[\\/]", path) is not None
 
 
 def without_video_suffix(name: str) -> str:
-    """Drop ``.mp4`` and its like; other dots belong to the name (``Bad.Boys.1995__#...``)."""
+    """Remove the suffix of a video file. Other dots belong to the name (``Bad.Boys.1995__#...``)."""
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in VIDEO_SUFFIXES else name
 
 
-class Relocator:
-    """Find the files of a list below one's own ``root``, however their author's folders were called.
+class StoredNames:
+    """Finds the stored video that a row of a list means: by its relative name, else by its base name.
 
-    A path is cut from the left until ``ROOT/rest`` exists; the cut that served last is tried first, and folders are
-    listed once instead of asking for each file. Without a root, paths are taken as written, relative ones from the
-    list's folder or else from the working folder. A path with a ``..`` part may lead out of the root and is refused.
+    Args:
+        names: Names of the stored videos.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None, list_folder: Path) -> None:
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._by_base: dict[str, list[str]] = {}
+        for name in sorted(self._names):
+            self._by_base.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+
+    def find(self, entry: ListEntry) -> str | None:
+        """Return the stored name that a row means, or None.
+
+        Raises:
+            UserError: Several stored videos have this base name.
+        """
+        parts = without_video_suffix(split_crop(entry.path.replace("\\", "/"))[0]).split("/")
+        for start in range(len(parts)):
+            if (name := "/".join(parts[start:])) in self._names:
+                return name
+        candidates = self._by_base.get(entry.name, [])
+        if len(candidates) > 1:
+            raise UserError(f"{entry.path} may mean {' or '.join(candidates[:3])}; write the folder in the list too")
+        return candidates[0] if candidates else None
+
+
+class Relocator:
+    """Finds the files of a list in your own folder, if the list has paths of another machine.
+
+    Folders are removed from the left of a path until ``ROOT/rest`` exists. The number of folders that was right for the
+    last file is tried first. Each folder is listed only once. Without a root, paths are used as written; relative ones
+    start at the folder of the list, else at the working folder.
+
+    Args:
+        root: Your folder, or None.
+        list_folder: Folder of the list.
+    """
+
+    def __init__(self, root: PathLike | None, list_folder: Path) -> None:
         self.roots = [Path(root)] if root is not None else [list_folder, Path()]
         self.cut = root is not None
         self._kept = 0
         self._folders: dict[Path, frozenset[str]] = {}
 
     def exists(self, path: Path) -> bool:
-        """True if the file is there."""
+        """Return whether the file exists."""
         folder = path.parent
         if folder not in self._folders:
             try:
@@ -138,10 +185,14 @@ class Relocator:
         return path.name in self._folders[folder]
 
     def find(self, written: str) -> Path | None:
-        """The file meant by a list's path, or None. Raises UserError for a path with a ``..`` part."""
+        """Return the file that a path of the list means, or None.
+
+        Raises:
+            UserError: The path has a ``..`` part, which may lead out of the root.
+        """
         if leads_out(written):
             raise UserError(
-                f"the list's path {written} has a '..' part, which may lead out of the data; write it without"
+                f"the path {written} in the list has a '..' part, which may lead out of the data; write it without '..'"
             )
         if not self.cut:
             spellings = dict.fromkeys((written, written.replace("\\", "/")))

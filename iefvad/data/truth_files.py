@@ -1,4 +1,4 @@
-"""Frame truth kept a video at a time, and the other small files beside annotations, read into one form."""
+"""Readers of frame truth per video, and of the other small files that data sets have beside annotations."""
 
 from __future__ import annotations
 
@@ -23,17 +23,23 @@ _TRUTH_SUFFIX = re.compile(r"(__\d)?(_gt)?(\.npy)?$")
 
 
 def read_truth(path: PathLike) -> dict[str, np.ndarray]:
-    """Frame labels of each video, (frames,) uint8, by name.
+    """Read the frame labels of each video.
 
-    `path` is an .npz whose arrays are named by video, or one with ``names``, ``lengths`` and ``gt`` (all labels, one
-    video after the other), or a folder of one .npy a video. Raises UserError for pickled or damaged files, labels
-    other than 0 and 1, and lengths that do not add up.
+    Args:
+        path: An .npz with one array per video; an .npz with ``names``, ``lengths`` and ``gt`` (all labels, one video
+            after the other); or a folder with one .npy per video.
+
+    Returns:
+        {name: uint8 (frames,)}.
+
+    Raises:
+        UserError: A file is missing, pickled or damaged, labels are not 0 and 1, or the lengths do not fit.
     """
     path = Path(path)
     if path.is_dir():
         files = sorted(path.glob("*.npy"))
         if not files:
-            raise UserError(f"{path} holds no .npy file; frame truth is one file of 0/1 a video, or an .npz")
+            raise UserError(f"{path} contains no .npy file; frame truth is one file of 0/1 per video, or an .npz")
         arrays = {file.name: open_npy(file) for file in files}
     else:
         arrays = _read_npz(path)
@@ -43,17 +49,17 @@ def read_truth(path: PathLike) -> dict[str, np.ndarray]:
     for written, values in arrays.items():
         name = _TRUTH_SUFFIX.sub("", written)
         if values.ndim != 1 or values.dtype.kind not in "fiub" or not np.isin(values, (0, 1)).all():
-            raise UserError(f"{path}: {written} is not one 0 or 1 a frame (it is {values.dtype} {values.shape})")
+            raise UserError(f"{path}: {written} is not one 0 or 1 per frame (it is {values.dtype} {values.shape})")
         if name in truth:
-            raise UserError(f"{path} holds {name} twice; keep one")
+            raise UserError(f"{path} contains {name} twice; keep one")
         truth[name] = np.asarray(values).astype(np.uint8)
     if not truth:
-        raise UserError(f"{path} holds no video; expected one array of 0/1 a video")
+        raise UserError(f"{path} contains no video; expected one array of 0/1 per video")
     return truth
 
 
 def truth_annotations(truth: dict[str, np.ndarray]) -> dict[str, Annotation]:
-    """Frame truth as annotations: intervals, frames, and the class "Anomaly" where there is one."""
+    """Convert frame truth to annotations: intervals, frames, and the class "Anomaly" for abnormal videos."""
     found = {}
     for name, labels in truth.items():
         intervals = tuple(runs(labels))
@@ -62,8 +68,12 @@ def truth_annotations(truth: dict[str, np.ndarray]) -> dict[str, Annotation]:
 
 
 def read_names(path: PathLike) -> list[ListEntry]:
-    """A text list of videos, one a line: ``NAME``, ``NAME CLASS``, or ``CLASS/NAME.mp4`` (folders of normal videos hold
-    "Normal" in their name). Raises UserError with the line for anything more.
+    """Read a text list of videos.
+
+    A line is ``NAME``, ``NAME CLASS`` or ``CLASS/NAME.mp4``. Folders of normal videos have "Normal" in their name.
+
+    Raises:
+        UserError: The file cannot be read or names no video, or a line has more words (with the number of the line).
     """
     entries = []
     for number, line in text_lines(path, "list of videos"):
@@ -76,12 +86,12 @@ def read_names(path: PathLike) -> list[ListEntry]:
             label = "Normal"
         entries.append(ListEntry(written, base_name(written), None, label))
     if not entries:
-        raise UserError(f"{path} names no video; expected one name a line")
+        raise UserError(f"{path} names no video; expected one name per line")
     return entries
 
 
 def read_label_map(path: PathLike) -> dict[str, str]:
-    """A JSON object of label → name of the class. Raises UserError for JSON of another shape."""
+    """Read a JSON object {label: name of the class}. Raises UserError if the JSON has another form."""
     found = read_json(path)
     if not is_label_map(found):
         raise UserError(f"{path} is not a label map: expected an object of text to text, as {{'B1': 'fighting'}}")
@@ -89,15 +99,25 @@ def read_label_map(path: PathLike) -> dict[str, str]:
 
 
 def is_label_map(value: Any) -> bool:
-    """True for a JSON object of text to text."""
+    """Return whether a JSON value is an object of text to text."""
     return isinstance(value, dict) and bool(value) and all(isinstance(item, str) for item in value.values())
 
 
 def read_segments(segments: PathLike, labels: PathLike, entries: Sequence[ListEntry]) -> dict[str, Annotation]:
-    """VadCLIP's pair of JSON files, which hold intervals and their classes in the order of a test list.
+    """Read VadCLIP's pair of JSON files: intervals and their classes, in the order of a test list.
 
-    ``[[[s, e], ...], ...]`` and ``[["B1", ...], ...]``; a normal video has the class "A" and the interval of the whole
-    video, which tells its `frames`. Raises UserError where files and list are not of one length and shape.
+    A normal video has the class "A" and one interval over the whole video, which tells its number of frames.
+
+    Args:
+        segments: File ``[[[s, e], ...], ...]`` with intervals per video.
+        labels: File ``[["B1", ...], ...]`` with classes per video.
+        entries: Rows of the test list.
+
+    Returns:
+        {name: annotation}.
+
+    Raises:
+        UserError: A file has another form, or files and list have different lengths.
     """
     intervals, classes = read_json(segments), read_json(labels)
     if not is_segments(intervals):
@@ -121,21 +141,20 @@ def read_segments(segments: PathLike, labels: PathLike, entries: Sequence[ListEn
 
 
 def labels_beside(segments: PathLike) -> Path:
-    """The JSON file of classes beside one of intervals: ``gt_label.json`` for ``gt_segment.json``.
+    """Return the JSON file of classes that belongs to one of intervals: ``gt_label.json`` for ``gt_segment.json``.
 
-    Raises UserError if it is not there.
+    Raises:
+        UserError: The file is missing.
     """
     path = Path(segments)
     labels = path.with_name(path.name.replace("segment", "label"))
     if labels == path or not labels.is_file():
-        raise UserError(
-            f"{path} has intervals alone; their classes belong beside it (gt_label.json for gt_segment.json)"
-        )
+        raise UserError(f"{path} has only intervals; put their classes beside it (gt_label.json for gt_segment.json)")
     return labels
 
 
 def is_segments(value: Any) -> bool:
-    """True for JSON of the shape videos × intervals × [start, end]."""
+    """Return whether a JSON value has the form videos × intervals × [start, end]."""
     return isinstance(value, list) and all(
         isinstance(pairs, list)
         and all(isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair) for pair in pairs)
@@ -144,14 +163,14 @@ def is_segments(value: Any) -> bool:
 
 
 def is_segment_labels(value: Any) -> bool:
-    """True for JSON of the shape videos × class names."""
+    """Return whether a JSON value has the form videos × class names."""
     return isinstance(value, list) and all(
         isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds) for kinds in value
     )
 
 
 def read_json(path: PathLike) -> Any:
-    """Any JSON file. Raises UserError where it is damaged, with the line."""
+    """Read any JSON file. Raises UserError if it is missing or damaged (with the number of the line)."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
@@ -163,9 +182,16 @@ def read_json(path: PathLike) -> Any:
 
 
 def read_lengths(path: PathLike) -> dict[str, int]:
-    """Frames of each video by name: a CSV with the columns ``name,frames``, or frame truth as `read_truth` takes it.
+    """Read the number of frames of each video.
 
-    Raises UserError with the line for a frame number that is none.
+    Args:
+        path: A CSV with the columns ``name,frames``, or frame truth as for `read_truth`.
+
+    Returns:
+        {name: number of frames}.
+
+    Raises:
+        UserError: The file cannot be read, or a number of frames is invalid (with the number of the row).
     """
     path = Path(path)
     if path.is_dir() or path.suffix.lower() == ".npz":
@@ -186,7 +212,10 @@ def read_lengths(path: PathLike) -> dict[str, int]:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.is_file() and not zipfile.is_zipfile(path):
-            raise UserError(f"{path} cannot be read as .npz; it may be cut short, or was not saved by numpy.savez")
+            raise UserError(
+                f"{path} cannot be read as .npz; it is truncated, or was not saved by numpy.savez: fetch or make it"
+                " again"
+            )
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
@@ -194,7 +223,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error) or "pickled" in str(error):
             raise UserError(
-                f"{path} holds pickled objects, which can run code when read; save it again as plain numeric arrays"
+                f"{path} contains pickled objects, which can run code when read; save it again as plain numeric arrays"
             ) from error
         raise UserError(f"{path} cannot be read as .npz ({error}); fetch or make it again") from error
 

@@ -13,14 +13,13 @@ from typing import cast
 import numpy as np
 import torch
 
-from ief_kernels import event_synthesis
 from iefvad.detection.alarm import Alarm, AlarmTracker
 from iefvad.detection.connections import file_stem
 from iefvad.detection.detector import Detector, TimedEncoder, score_segments
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.sources import LiveSegment, LiveSource
 from iefvad.encoders.encoder import Encoder
-from iefvad.extraction.stream import SegmentFeatures, encode_segments
+from iefvad.extraction.stream import SegmentFeatures, encode_segments, event_maps
 from iefvad.scoring.scorer import Scorer
 from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
@@ -119,13 +118,7 @@ class Watch:
 
     def _features(self, segment: LiveSegment, number: int) -> SegmentFeatures:
         settings = self.detector.settings
-        events = event_synthesis(
-            torch.from_numpy(segment.frames),
-            threshold=settings["threshold"],
-            clamp=settings["clamp"],
-            normalize=settings["normalize"],
-        )
-        maps = events.numpy()[None]
+        maps = event_maps(torch.from_numpy(segment.frames), settings).numpy()[None]
         image, event = encode_segments(cast(Encoder, self._encoder), [segment.frames], maps, list(settings["crops"]))
         return SegmentFeatures(
             index=number,

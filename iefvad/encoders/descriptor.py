@@ -1,14 +1,14 @@
 """Fixed descriptors of frames and event maps: the encoder that needs no weights.
 
-Each stream has a list of feature groups, computed by the `_image_groups` and `_event_groups` functions below from a few
-pooled planes. A group is standardised by a constant centre and scale (`IMAGE_SCALES`, `EVENT_SCALES`: rounded mean and
-deviation over real footage), so that no group outweighs another, and the groups are laid side by side and padded with
-zeros to `DIM`. There is nothing random and nothing learned; a row depends on its own frame or map alone.
+Each stream has several groups of features, which `_image_groups` and `_event_groups` compute from a few pooled planes.
+Each group is standardised by a constant centre and scale (`IMAGE_SCALES`, `EVENT_SCALES`: rounded mean and standard
+deviation over real videos), so that all groups have similar weight. The groups are concatenated and padded with zeros
+to `DIM`. Nothing is random and nothing is learned. A row depends only on its own frame or map.
 
-Two kinds of features: *placed* ones (value of a cell of a coarse grid) and *order statistics* over cells, which tell
-that somewhere in the picture there is a strong value, wherever that is.
+There are two kinds of features. *Placed* features are the values of the cells of a coarse grid. *Order statistics* over
+cells tell that a strong value exists somewhere in the picture, at any place.
 
-`VERSION` is part of a store's encoder hash: raise it with every change of the output.
+`VERSION` is part of a store's encoder hash. Raise it with every change of the output.
 """
 
 from __future__ import annotations
@@ -52,14 +52,20 @@ _FEW_RANKS = (1.0, 0.98, 0.94, 0.85, 0.7)
 def describe_images(frames: Tensor) -> Tensor:
     """Describe the appearance of frames.
 
-    frames: uint8 (n, H, W, 3) RGB, H and W at least 112 → float32 (n, DIM) on the same device. Raises ValueError for
-    another shape or dtype.
+    Args:
+        frames: uint8 (n, H, W, 3) RGB, H and W at least 112.
+
+    Returns:
+        float32 (n, DIM) on the same device.
+
+    Raises:
+        ValueError: The shape or dtype is different.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
         raise ValueError(f"frames must be uint8 (n, H, W, 3), not {frames.dtype} {tuple(frames.shape)}")
     if min(frames.shape[1:3]) < 112:
         raise ValueError(f"frames must be at least 112 pixels high and wide, not {tuple(frames.shape[1:3])}")
-    # Every other pixel: cells average over enough of them, and the work falls to a quarter.
+    # Every second pixel in each direction is enough for the averages over cells, at a quarter of the work.
     red, green, blue = (frames[:, ::2, ::2, channel].to(torch.float32) / 255 for channel in range(3))
     return _pack(_image_groups(red, green, blue), IMAGE_SCALES)
 
@@ -67,8 +73,14 @@ def describe_images(frames: Tensor) -> Tensor:
 def describe_events(maps: Tensor) -> Tensor:
     """Describe the motion in event maps.
 
-    maps: float (n, H, W) in [0, 1], H and W at least 112 → float32 (n, DIM) on the same device. Raises ValueError for
-    another shape or dtype.
+    Args:
+        maps: Floating point (n, H, W) in [0, 1], H and W at least 112.
+
+    Returns:
+        float32 (n, DIM) on the same device.
+
+    Raises:
+        ValueError: The shape or dtype is different.
     """
     if maps.ndim != 3 or not maps.is_floating_point():
         raise ValueError(f"maps must be floating point (n, H, W), not {maps.dtype} {tuple(maps.shape)}")
@@ -78,7 +90,7 @@ def describe_events(maps: Tensor) -> Tensor:
 
 
 def _image_groups(red: Tensor, green: Tensor, blue: Tensor) -> dict[str, Tensor]:
-    """Feature groups of frames given as three planes (n, h, w) in [0, 1]."""
+    """Feature groups of frames, given as three planes (n, h, w) in [0, 1]."""
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     dx = luma[:, :-1, 1:] - luma[:, :-1, :-1]
     dy = luma[:, 1:, :-1] - luma[:, :-1, :-1]
@@ -109,13 +121,13 @@ def _image_groups(red: Tensor, green: Tensor, blue: Tensor) -> dict[str, Tensor]
 
 
 def _event_groups(maps: Tensor) -> dict[str, Tensor]:
-    """Feature groups of event maps (n, H, W) in [0, 1]; square roots spread the many small densities."""
+    """Feature groups of event maps (n, H, W) in [0, 1]. Square roots spread the many small densities."""
     finest = _pool(maps, 56)
     fine, middle, coarse = _pool(finest, 28), _pool(finest, 14), _pool(finest, 7)
     scales = (finest, fine, middle, coarse)
-    sparse = maps[:, ::2, ::2].contiguous()  # what follows counts pixels: a quarter of them tells as much
+    sparse = maps[:, ::2, ::2].contiguous()  # a quarter of the pixels is enough for counts of pixels
     at_least = torch.stack([(sparse >= k / 10 - 0.05).to(torch.float32) for k in range(1, 11)], dim=1)
-    area = _pool(at_least, 7)  # (n, 10, 7, 7): share of a cell's pixels with k events or more
+    area = _pool(at_least, 7)  # (n, 10, 7, 7): fraction of a cell's pixels with k events or more
     total = area.mean((2, 3))
     cells = area.flatten(2)
     across = _pool(F.pad((sparse[:, :, 1:] - sparse[:, :, :-1]).abs(), (0, 1)), 14).flatten(1)
@@ -141,8 +153,8 @@ def _event_groups(maps: Tensor) -> dict[str, Tensor]:
 def _pool(planes: Tensor, cells: int) -> Tensor:
     """Mean over each cell of a grid: (..., h, w) → (..., cells, cells).
 
-    Rows and columns at the lower and right border that do not fill the grid are left out. Sums rows first, along
-    contiguous memory: several times faster on the CPU than avg_pool2d.
+    Rows and columns at the lower and right border that do not fill a cell are left out. Rows are summed first, along
+    contiguous memory, which is several times as fast as avg_pool2d on a CPU.
     """
     *lead, height, width = planes.shape
     down, across = height // cells, width // cells
@@ -152,14 +164,14 @@ def _pool(planes: Tensor, cells: int) -> Tensor:
 
 
 def _ranks(values: Tensor, ranks: tuple[float, ...]) -> Tensor:
-    """Order statistics along the last dimension, without interpolation: 0 is the smallest value, 1 the largest."""
+    """Order statistics along the last dimension, without interpolation. Rank 0 is the smallest value, 1 the largest."""
     last = values.shape[-1] - 1
     index = torch.tensor([round(rank * last) for rank in ranks], device=values.device)
     return values.sort(dim=-1).values.index_select(-1, index)
 
 
 def _moments(density: Tensor) -> Tensor:
-    """Where the mass of (n, h, w) densities lies, how far it spreads, and over how many cells: (n, 7)."""
+    """Centre, spread, entropy, peak and total of (n, h, w) densities: (n, 7)."""
     _, height, width = density.shape
     mass = density.sum((1, 2)) + 1e-2
     y = torch.linspace(-1, 1, height, device=density.device)
@@ -168,14 +180,14 @@ def _moments(density: Tensor) -> Tensor:
     mean_y, mean_x = (along_y * y).sum(1) / mass, (along_x * x).sum(1) / mass
     var_y = ((along_y * (y * y)).sum(1) / mass - mean_y**2).clamp_min(0).sqrt()
     var_x = ((along_x * (x * x)).sum(1) / mass - mean_x**2).clamp_min(0).sqrt()
-    share = density.flatten(1) / mass[:, None]
-    entropy = -(share * (share + 1e-8).log()).sum(1) / 7
-    peak = share.amax(1)
+    fraction = density.flatten(1) / mass[:, None]
+    entropy = -(fraction * (fraction + 1e-8).log()).sum(1) / 7
+    peak = fraction.amax(1)
     return torch.stack((mean_y, mean_x, var_y, var_x, entropy, peak, mass.log() / 7), dim=1)
 
 
 def _around_peak(density: Tensor, reach: int) -> Tensor:
-    """Window of `reach` cells to each side of the largest cell of (n, h, w), zero beyond the border."""
+    """Window around the largest cell of (n, h, w), `reach` cells to each side, zero outside the border."""
     _, _, width = density.shape
     peak = density.flatten(1).argmax(1)
     padded = F.pad(density, (reach,) * 4)
@@ -186,12 +198,12 @@ def _around_peak(density: Tensor, reach: int) -> Tensor:
 
 
 def _pack(groups: dict[str, Tensor], scales: dict[str, tuple[float, float]]) -> Tensor:
-    """Standardise the groups, lay them side by side and pad with zeros to (n, DIM)."""
+    """Standardise the groups, concatenate them and pad with zeros to (n, DIM)."""
     parts = []
     for name, values in groups.items():
         centre, scale = scales[name]
         parts.append((values - centre) / scale)
     row = torch.cat(parts, dim=1)
     if row.shape[1] > DIM:
-        raise AssertionError(f"the groups hold {row.shape[1]} features, more than DIM = {DIM}")
+        raise AssertionError(f"the groups have {row.shape[1]} features, more than DIM = {DIM}")
     return F.pad(row, (0, DIM - row.shape[1]))

@@ -1,6 +1,6 @@
-"""Encoders of frames and event maps: open_clip visual towers with local weights, and what runs without any.
+"""Encoders of frames and event maps: open_clip visual towers with local weights, or encoders that need no weights.
 
-Nothing is ever downloaded. `build_encoder` is the way in; `Encoder` is what extraction and detection use.
+Nothing is ever downloaded. `build_encoder` makes an `Encoder`, which extraction and detection use.
 """
 
 from __future__ import annotations
@@ -23,8 +23,22 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 class Encoder:
     """Encodes frames and event maps into features of one width.
 
-    `dim`: the width D. `description`: a sentence for people. `settings`: what a feature store keeps to tell whether
-    it was made by the same encoder. `device`: where it computes and where results lie.
+    Args:
+        image: Tower of the frames.
+        event: Tower of the event maps. It may be the same object.
+        device: Device of the towers.
+        batch: Maximum number of rows per pass.
+
+    Attributes:
+        dim: Width D of the features.
+        description: One sentence for people.
+        settings: Names and hashes of the encoders. A feature store records them to recognise the same encoder.
+        weights: Paths of the weights, where files were given.
+        device: Device of the computation and of the results.
+        batch: Maximum number of rows per pass.
+
+    Raises:
+        UserError: The towers have different widths, or `batch` is below 1.
     """
 
     def __init__(self, image: Tower, event: Tower, device: torch.device, batch: int) -> None:
@@ -55,9 +69,18 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_image(self, frames: Tensor) -> Tensor:
-        """uint8 RGB (n, 224, 224, 3) → float32 (n, D); scaling and CLIP's normalisation happen here.
+        """Encode frames. Scaling and CLIP's normalisation are included.
 
-        Frames are worked on in even portions of at most `batch`, so that a row depends on n alone, not on the caller.
+        Frames are encoded in portions of nearly equal size, at most `batch`. The sizes depend only on n.
+
+        Args:
+            frames: uint8 (n, 224, 224, 3) RGB.
+
+        Returns:
+            float32 (n, D), on `device`.
+
+        Raises:
+            ValueError: The shape or dtype is different.
         """
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
             raise ValueError(f"frames must be uint8 (n, H, W, 3), not {frames.dtype} {tuple(frames.shape)}")
@@ -68,9 +91,18 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_event(self, maps: Tensor) -> Tensor:
-        """float32 maps (n, 224, 224) in [0, 1] → float32 (n, D).
+        """Encode event maps (`docs/specification.md#data-flow`).
 
-        A map is repeated to three channels and not normalised by mean and deviation (SPEC §2.1).
+        A CLIP tower gets a map repeated to three channels, not normalised by mean and standard deviation.
+
+        Args:
+            maps: float32 (n, 224, 224) in [0, 1].
+
+        Returns:
+            float32 (n, D), on `device`.
+
+        Raises:
+            ValueError: The shape or dtype is different.
         """
         if maps.ndim != 3 or not maps.is_floating_point():
             raise ValueError(f"maps must be floating point (n, H, W), not {maps.dtype} {tuple(maps.shape)}")
@@ -88,13 +120,20 @@ def build_encoder(
     precision: Precision = "auto",
     batch: int = 64,
 ) -> Encoder:
-    """Build the encoder that the names and files describe.
+    """Build an encoder from the names of models and files of weights. Downloads nothing.
 
-    image_model: `descriptor` (fixed descriptor), `random-vit` (small open_clip ViT of a fixed seed), the name of an
-    open_clip model, or `local-dir:FOLDER` (open_clip_config.json and safetensors weights). image_weights: a safetensors
-    file, or `random:SEED`. event_model, event_weights: the same for the event stream; without them it uses the image
-    stream's model and weights, held once. device: auto, cpu, cuda, cuda:N. precision: `auto` is bfloat16 on a GPU and
-    float32 on a CPU. Raises UserError for anything that does not name a usable encoder; downloads nothing.
+    Args:
+        image_model: `descriptor` (fixed descriptor), `random-vit` (small open_clip ViT of a fixed seed), the name of an
+            open_clip model, or `local-dir:FOLDER` (open_clip_config.json and safetensors weights).
+        image_weights: A safetensors file, or `random:SEED`.
+        event_model: Model of the event stream. None is the image model.
+        event_weights: Weights of the event stream. None, with the image model, is the image weights, loaded once.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: Number type of the computation. `auto` is bfloat16 on a GPU and float32 on a CPU.
+        batch: Maximum number of rows per pass.
+
+    Raises:
+        UserError: The arguments do not describe a usable encoder.
     """
     image_model = image_model.strip()
     event_model = (event_model or image_model).strip()
@@ -105,7 +144,7 @@ def build_encoder(
         event = image
     elif event_weights is None and event_model not in ("descriptor", "random-vit") and ":" not in event_model:
         raise UserError(
-            f"--event-model {event_model} differs from the image model and so needs weights of its own: give"
+            f"--event-model {event_model} differs from the image model, so it needs its own weights: give"
             " --event-weights FILE.safetensors."
         )
     else:
@@ -123,7 +162,7 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def _portions(count: int, limit: int) -> Iterator[slice]:
-    """Slices of nearly equal length, none above `limit`: a small rest would waste a pass of the model."""
+    """Slices of nearly equal length, at most `limit`. A small rest would waste a pass of the model."""
     parts = math.ceil(count / limit)
     for part in range(parts):
         yield slice(part * count // parts, (part + 1) * count // parts)

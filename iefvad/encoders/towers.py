@@ -1,4 +1,4 @@
-"""The two kinds of towers an encoder is made of: open_clip's visual towers and the fixed descriptor."""
+"""The two kinds of towers that an encoder consists of: open_clip's visual towers and the fixed descriptor."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from iefvad.encoders.weights import check_names, read_visual
 from iefvad.utils.errors import UserError
 from iefvad.utils.tensors import hash_tensors
 
-# OpenAI's statistics, with which every CLIP without a preprocess_cfg of its own was trained.
+# OpenAI's statistics. Every CLIP model without its own preprocess_cfg was trained with them.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
-# A ViT that is small enough for a CPU, in the form of open_clip's model configurations.
+# A ViT that is small enough for a CPU, as a model configuration of open_clip.
 _RANDOM_VIT: dict[str, Any] = {
     "embed_dim": 256,
     "vision_cfg": {"image_size": 112, "layers": 2, "width": 256, "head_width": 64, "patch_size": 14},
@@ -33,7 +33,15 @@ _SAFE_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetenso
 
 
 class Tower(Protocol):
-    """One of an encoder's two halves; `name` and `weights_hash` identify what it computes."""
+    """The network (or descriptor) of one stream.
+
+    Attributes:
+        dim: Width D of the features.
+        name: Name of the model. With `weights_hash` it identifies what the tower computes.
+        weights_hash: Hash of the weights.
+        description: One sentence for people.
+        weights: Path of the weights, or None if there is no file.
+    """
 
     dim: int
     name: str
@@ -41,19 +49,23 @@ class Tower(Protocol):
     description: str
     weights: str | None
 
-    def images(self, frames: Tensor) -> Tensor: ...
+    def images(self, frames: Tensor) -> Tensor:
+        """Encode frames, uint8 (n, H, W, 3) RGB, to (n, D)."""
+        ...
 
-    def events(self, maps: Tensor) -> Tensor: ...
+    def events(self, maps: Tensor) -> Tensor:
+        """Encode event maps, floating point (n, H, W) in [0, 1], to (n, D)."""
+        ...
 
 
 class _DescriptorTower:
-    """The fixed descriptor of `iefvad.descriptor`; images and events have features of their own."""
+    """The fixed descriptor of `iefvad.encoders.descriptor`. Images and events have different features."""
 
     dim = descriptor.DIM
     name = "descriptor"
     weights: str | None = None
     description = "fixed descriptor of colour, edges and event density (no pretrained weights)"
-    _portion = 16  # frames whose planes stay in a core's cache
+    _portion = 16  # number of frames whose planes fit into a core's cache
 
     def __init__(self) -> None:
         self.weights_hash = hashlib.sha256(f"descriptor {descriptor.VERSION}".encode()).hexdigest()
@@ -67,7 +79,7 @@ class _DescriptorTower:
 
 @dataclass
 class _ClipTower:
-    """An open_clip visual tower with its normalisation; `size` is the input's (height, width)."""
+    """An open_clip visual tower with its normalisation. `size` is the (height, width) of its input."""
 
     module: nn.Module
     dim: int
@@ -98,9 +110,17 @@ class _ClipTower:
 
 
 def build_tower(model: str, weights: str | Path | None, stream: str, device: torch.device, dtype: torch.dtype) -> Tower:
-    """Build the tower of one stream (`image` or `event`: the option that messages name) from its model and weights.
+    """Build the tower of one stream.
 
-    `model` and `weights` as in `iefvad.encoders.build_encoder`. Raises UserError where they name no usable tower.
+    Args:
+        model: As `image_model` of `iefvad.encoders.encoder.build_encoder`.
+        weights: As `image_weights` there.
+        stream: `image` or `event`. Messages name the options of this stream.
+        device: Device of the tower.
+        dtype: Number type of the computation.
+
+    Raises:
+        UserError: The model and the weights do not describe a usable tower.
     """
     if model in ("descriptor", "random-vit") and weights is not None:
         raise UserError(
@@ -147,13 +167,13 @@ def _clip_tower(
             if name.startswith("local-dir:"):
                 remedy = 'put "quick_gelu": true into model_cfg of its open_clip_config.json'
             raise UserError(
-                f"{path} was trained with QuickGELU and {name} has none, so it would load and be silently wrong:"
-                f" {remedy}."
+                f"{path} was trained with QuickGELU and {name} has none, so the features would be wrong without any"
+                f" error: {remedy}."
             )
         module = _load_tower(config, dtype, found.tensors, path, name)
         source = f"weights of {path.name}"
     weights_hash = hash_tensors(module.state_dict())
-    if name.startswith("local-dir:"):  # the folder may move; what it says of the model may not change
+    if name.startswith("local-dir:"):  # the folder may move, but its description of the model may not change
         text = json.dumps([config, preprocess], sort_keys=True)
         weights_hash = hashlib.sha256(f"{weights_hash} {text}".encode()).hexdigest()
     size = config["vision_cfg"].get("image_size", 224)
@@ -175,20 +195,23 @@ def _clip_tower(
 
 
 def _open_clip_tower(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
-    """The visual tower alone: the text tower, often a third of the memory, is never built."""
+    """Build only the visual tower. The text tower, often a third of the memory, is not needed."""
     from open_clip.model import _build_vision_tower
 
     vision = {**config["vision_cfg"], "timm_model_pretrained": False}
     try:
         return _build_vision_tower(config["embed_dim"], vision, bool(config.get("quick_gelu", False)), dtype)
     except TypeError as error:
-        raise UserError(f"the model's vision_cfg is not one that the installed open_clip knows: {error}.") from error
+        raise UserError(
+            f"the installed open_clip does not know the model's vision_cfg ({error}): check it, or install a newer"
+            " open_clip."
+        ) from error
 
 
 def _load_tower(
     config: dict[str, Any], dtype: torch.dtype, tensors: dict[str, Tensor], path: Path, name: str
 ) -> nn.Module:
-    # timm towers keep buffers outside their state dict, which a module on the meta device would lose.
+    # timm towers have buffers outside their state dict, which a module on the meta device would lose.
     lazy = "timm_model_name" not in config["vision_cfg"]
     with torch.device("meta" if lazy else "cpu"):
         module = _open_clip_tower(config, dtype)
@@ -199,7 +222,7 @@ def _load_tower(
 
 
 def _lower_precision(module: nn.Module, dtype: torch.dtype) -> None:
-    """Convert in place; LayerNorm weights and embeddings stay float32, as open_clip's own layers expect."""
+    """Convert in place. LayerNorm weights and embeddings stay float32, as open_clip's layers expect."""
     from open_clip.model import convert_weights_to_lp
 
     if hasattr(module, "trunk"):  # timm
@@ -260,9 +283,9 @@ def _local_weights(folder: Path) -> Path:
     if len(files) == 1:
         return files[0]
     if files:
-        raise UserError(f"{folder} holds several safetensors files: name one by --image-weights.")
+        raise UserError(f"{folder} contains several safetensors files: name one by --image-weights.")
     raise UserError(
-        f"{folder} holds no safetensors weights: fetch open_clip_model.safetensors into it, or convert a .bin or"
+        f"{folder} contains no safetensors weights: fetch open_clip_model.safetensors into it, or convert a .bin or"
         " .pt file by `iefvad convert`."
     )
 

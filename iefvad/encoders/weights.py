@@ -1,4 +1,4 @@
-"""Weights of a visual tower: reading them from a safetensors file, whatever its naming."""
+"""Reads the weights of a visual tower from a safetensors file, with any of the usual names of tensors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.tensors import differences, open_tensors, refuse_pickled
 
 _PREFIXES = ("module.", "encoder_k.")
-# Scalars that OpenAI's own state dicts carry beside the tensors.
+# Scalars that only OpenAI's state dicts have beside the tensors.
 _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 
 
 @dataclass(frozen=True)
 class VisualWeights:
-    """Tensors of one visual tower, named as in open_clip's tower itself (without `visual.`).
+    """Weights of one visual tower.
 
-    `quickgelu` is True where the file shows that its weights were trained with QuickGELU (OpenAI's, and every event
-    encoder trained from them); False means that the file does not say.
+    Attributes:
+        tensors: Tensors with the names of open_clip's visual tower (without `visual.`).
+        quickgelu: True if the file shows that the weights were trained with QuickGELU (weights by OpenAI, and event
+            encoders trained from them). False if the file does not tell.
     """
 
     tensors: dict[str, Tensor]
@@ -31,11 +33,11 @@ class VisualWeights:
 def read_visual(path: Path) -> VisualWeights:
     """Read the visual tower from a safetensors file.
 
-    Accepts the naming of OpenAI and of open_clip (`visual.*`; text tensors beside it are not read), a tower alone, and
-    the prefixes `module.` and `encoder_k.`.
+    Accepts the names of OpenAI and open_clip (`visual.*`; text tensors are not read), a visual tower alone, and the
+    prefixes `module.` and `encoder_k.`.
 
     Raises:
-        UserError: the file is missing, pickled, damaged or contains no tensors.
+        UserError: The file is missing, pickled, damaged or contains no tensors.
     """
     if not path.is_file():
         refuse_pickled(path)
@@ -50,7 +52,17 @@ def read_visual(path: Path) -> VisualWeights:
 
 
 def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path, model: str) -> None:
-    """Compare names and shapes of tensors; raises UserError that names a few of those that differ."""
+    """Compare names and shapes of tensors.
+
+    Args:
+        expected: Tensors of the model.
+        found: Tensors of the file.
+        path: The file, for the message.
+        model: Name of the model, for the message.
+
+    Raises:
+        UserError: Names or shapes differ. The message names a few of them.
+    """
     if differing := differences(expected, found):
         raise UserError(
             f"{path} does not fit the visual tower of {model}: {differing}. Choose the model that the weights"
@@ -60,7 +72,7 @@ def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pat
 
 
 def visual_names(names: list[str]) -> tuple[dict[str, str], bool]:
-    """Which names make the visual tower: {name in the file: name in the tower}, and whether it is a QuickGELU one."""
+    """Return {name in the file: name in the visual tower}, and whether the names show QuickGELU."""
     momentum = [name for name in names if strip(name, "module.").startswith("encoder_k.")]
     stripped = {name: strip(name) for name in momentum or names}
     quickgelu = bool(momentum) or any(mark in stripped.values() for mark in _OPENAI_MARKS)
@@ -72,7 +84,7 @@ def visual_names(names: list[str]) -> tuple[dict[str, str], bool]:
 
 
 def strip(name: str, *prefixes: str) -> str:
-    """The name without `module.` and `encoder_k.` (or the given prefixes) before it."""
+    """Return the name without its prefixes `module.` and `encoder_k.`, or without the given prefixes."""
     for prefix in prefixes or _PREFIXES:
         name = name.removeprefix(prefix)
     return name

@@ -29,7 +29,7 @@ from iefvad.utils.options import option
 
 @dataclass
 class EvaluateConfig:
-    """Settings of `python -m iefvad.evaluate`; `None` means: as the run was trained."""
+    """Options of `python -m iefvad.evaluate`. None: as the run was trained."""
 
     features: str | None = option(
         None, "evaluate on this feature store, or on .npy files below this folder, instead of the run's"
@@ -39,8 +39,10 @@ class EvaluateConfig:
     gt: str | None = option(None, "gt.npy of the test videos, in the order of the test list")
     event_folder: str | None = option(None, "folder that replaces `rgb` in a listed path to find the event features")
     image_folder: str | None = option(None, "folder of the image features in a listed path [default: rgb]")
-    test_crops: str | None = option(None, "crop that is tested: 5 mirrored centre, 0 centre, all mean of all")
-    robustness: bool = option(True, "mask a share of one stream's feature dimensions and measure again (Appendix H)")
+    test_crops: str | None = option(None, "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all")
+    robustness: bool = option(
+        True, "also measure with a fraction of one stream's feature dimensions masked (Appendix H of the paper)"
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     out: str | None = option(
         None, "folder for metrics.json, scores.csv and report.html [default: the run's or model's folder]"
@@ -56,9 +58,17 @@ RELEASED = ("noise", "nu", "attenuation", "heads")
 
 
 def evaluate(source: str, config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate a run folder, a saved model's folder or a .safetensors file; returns what metrics.json holds.
+    """Evaluate a run folder, a saved model's folder or a .safetensors file, and write the results as `training` does.
 
-    Writes metrics.json, scores.csv and report.html. Raises UserError for what cannot be loaded or does not fit.
+    Args:
+        source: The run folder, the folder or the file.
+        config: Options.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        UserError: something cannot be loaded, or model and features do not fit.
     """
     path = Path(source)
     if path.exists() and not (path / "config.yaml").is_file():
@@ -67,12 +77,12 @@ def evaluate(source: str, config: EvaluateConfig) -> dict[str, Any]:
 
 
 def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate the models of a run folder and return what metrics.json holds."""
+    """Evaluate all models of a run folder. Args, results and errors as `evaluate`."""
     run = Run.open(path)
     _refuse_released(config, run.path)
     overrides = {name: value for name in (*DATA, "test_crops") if (value := getattr(config, name)) is not None}
     if config.features is not None and _is_any_store(config.features):
-        # A store brings its own lists and truth; those of the run belong to other files.
+        # A store has its own lists and truth; those of the run belong to other files.
         own = dict.fromkeys(("train_list", "test_list", "annotations", "gt"))
         overrides = own | overrides
     run.config = replace(run.config, device=config.device, **overrides)
@@ -98,9 +108,9 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
 
 
 def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate one model, a folder by `save_pretrained` or a .safetensors file, and return what metrics.json holds."""
+    """Evaluate one model: a folder by `save_pretrained` or a .safetensors file. Results and errors as `evaluate`."""
     if path.is_file() and config.out is None:
-        raise UserError(f"{path} is a file: say by --out which folder the results go to.")
+        raise UserError(f"{path} is a file: give the folder of the results by --out.")
     if path.is_file() and is_released_file(path):
         released = {name: value for name in RELEASED if (value := getattr(config, name)) is not None}
     else:
@@ -139,7 +149,7 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _test_data(config: TrainConfig) -> Benchmark:
-    """The data of a configuration; of the field's lists that of the test videos is enough."""
+    """Load the data of a configuration. Of the field's lists, the test list is enough."""
     if (
         config.test_list is None
         or config.train_list is not None
@@ -205,7 +215,7 @@ def _shown(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _command(path: Path, config: EvaluateConfig) -> str:
-    """The command line of this evaluation, without what is the default."""
+    """The command line of this evaluation, without default values."""
     words = ["iefvad", "evaluate", str(path)]
     for field in dataclasses.fields(config):
         if (value := getattr(config, field.name)) != field.default:

@@ -1,7 +1,13 @@
-"""Extraction at scale, in reading order.
+"""Extraction: from many videos to a feature store.
 
-`config`: the settings and the report. `progress`: what a person sees. `record`: which videos are to be done, and what
-became of them. `decoding`: processes that decode ahead of the encoder. `encoding`: batches filled across videos.
-`local` and `ray_engine`: the two engines that put these together. `extract`: the function that does all of it.
-`stream`: the features of one video, one segment after another, as detection uses them.
+Modules in reading order:
+
+- `config`: the settings and the report.
+- `progress`: the progress bar.
+- `jobs`: which videos are still to do, and what became of each.
+- `decoding`: processes that decode ahead of the encoder.
+- `encoding`: batches that are filled across videos.
+- `stream`: the features of one video, one segment after another. Detection uses it too.
+- `threads`, `local`, `ray_engine`: the engines that put these together.
+- `extract`: the function that does all of it.
 """

@@ -14,17 +14,19 @@ from iefvad.video import SEGMENT
 
 @dataclass
 class ExtractConfig:
-    """Settings of `python -m iefvad.extract`."""
+    """Settings of `iefvad extract`."""
 
-    # What is computed; the store keeps these and refuses others.
-    crops: Literal[1, 5, 10] = option(1, "crops of each picture: the centre, that and the corners, those and mirrored")
-    threshold: float = option(10.0, "change of brightness, in grey levels of 0 to 255, that counts as an event")
-    clamp: int = option(10, "events at one pixel in one segment beyond this number count as this number")
+    # What is computed. The store records these settings and refuses others.
+    crops: Literal[1, 5, 10] = option(
+        1, "crops per frame: 1 is the centre, 5 adds the four corners, 10 adds the mirror image of each"
+    )
+    threshold: float = option(10.0, "change of brightness that counts as an event, in grey levels (0 to 255)")
+    clamp: int = option(10, "maximum event count per pixel and segment; higher counts are set to it")
     normalize: Literal["clamp", "segment"] = option(
-        "clamp", "what event counts are divided by: --clamp, or the highest count in the segment"
+        "clamp", "divisor of the event counts: --clamp, or the highest count in the segment"
     )
     tail: Literal["drop", "repeat"] = option(
-        "drop", "a last segment of fewer than 16 frames: leave it out, or fill it with its last frame"
+        "drop", "last segment with fewer than 16 frames: drop it, or repeat its last frame to fill it"
     )
 
     # Encoders.
@@ -33,25 +35,27 @@ class ExtractConfig:
         "descriptor or random-vit (both need no weights), an open_clip model such as ViT-L-14-quickgelu, or"
         " local-dir:FOLDER with open_clip_config.json and weights",
     )
-    image_weights: str | None = option(None, "its weights, a .safetensors file; random:SEED tries the path without any")
-    event_model: str | None = option(None, "model of the event stream [default: that of the images]")
-    event_weights: str | None = option(None, "weights of the event stream [default: those of the images]")
+    image_weights: str | None = option(
+        None, "its weights, a .safetensors file; random:SEED for a trial without weights"
+    )
+    event_model: str | None = option(None, "model of the event stream [default: the image model]")
+    event_weights: str | None = option(None, "weights of the event stream [default: the image weights]")
 
-    # How it is run; features do not depend on it, up to rounding.
-    batch: int = option(0, "frames in one pass of the encoder, of whichever videos; 0: 64 on a GPU, 16 on a CPU")
+    # How it runs. Features do not depend on it, except for rounding.
+    batch: int = option(0, "frames per pass of the encoder, across videos; 0: 64 on a GPU, 16 on a CPU")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     precision: Precision = option(
         "auto",
-        "arithmetic of the encoder; auto: bfloat16 on a GPU, float32 on a CPU (where bfloat16 is up to four times as"
-        " fast if the CPU has it)",
+        "number type of the encoder; auto: bfloat16 on a GPU, float32 on a CPU (bfloat16 is up to four times as fast"
+        " on a CPU that supports it)",
     )
     workers: int = option(
         0,
-        "processes that decode ahead of the encoder; with the descriptor on a CPU, which is as fast as decoding:"
-        " threads that do both, a video each; 0: as many as pay",
+        "number of processes that decode ahead of the encoder; with the descriptor on a CPU, number of threads that"
+        " each decode and encode one video; 0: chosen for this machine",
     )
     on_truncated: Literal["error", "keep"] = option(
-        "error", "a video that breaks off: list it as failed, or keep what there is"
+        "error", "truncated video: list it as failed, or keep the frames that decode"
     )
     quiet: bool = option(False, "show no progress bar")
 
@@ -60,15 +64,20 @@ class ExtractConfig:
         "local", "local: this machine; ray: the same stages as a Ray Data pipeline, giving the same files"
     )
     ray_address: str | None = option(None, "address of a Ray cluster, such as ray://HOST:10001 [default: this machine]")
-    ray_actors: int = option(0, "encoders at work on the cluster; 0: one a GPU, or one without any")
+    ray_actors: int = option(0, "number of encoders on the cluster; 0: one per GPU, or one if there is no GPU")
 
 
 @dataclass
 class ExtractReport:
-    """What a call of `extract` did.
+    """Report of one call of `extract`; names are in the order of the videos.
 
-    Names done and skipped (already there), failed {name: reason}, each in the order of the videos; seconds in all,
-    frames decoded, and the seconds for which the encoder waited for frames (0 where a thread does both).
+    Attributes:
+        done: Names of the videos that were stored.
+        skipped: Names of the videos that the store already had.
+        failed: {name: reason} of the videos that could not be extracted.
+        seconds: Duration of the call.
+        frames: Number of decoded frames.
+        waited: Seconds in which the encoder waited for frames. 0 if the same thread decodes and encodes.
     """
 
     done: list[str] = field(default_factory=list)
@@ -80,7 +89,11 @@ class ExtractReport:
 
 
 def check(config: ExtractConfig) -> None:
-    """Raise UserError for a value out of its range."""
+    """Check the ranges of the settings.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
     if config.crops not in CROPS:
         raise UserError(f"--crops must be 1, 5 or 10, not {config.crops}.")
     if not config.threshold >= 0:
@@ -95,7 +108,15 @@ def check(config: ExtractConfig) -> None:
 
 
 def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
-    """The encoder that the settings describe, on `device` instead of theirs if given. Raises UserError."""
+    """Build the encoder that the settings describe.
+
+    Args:
+        config: The settings.
+        device: Replaces the device of the settings.
+
+    Raises:
+        UserError: The settings do not describe a usable encoder.
+    """
     encoder = build_encoder(
         image_model=config.image_model,
         image_weights=config.image_weights,
@@ -111,7 +132,7 @@ def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
 
 
 def store_settings(encoder: Encoder, config: ExtractConfig) -> dict[str, Any]:
-    """What a store keeps of how its features were made: `encoder.settings`, where weights lay, crops and events."""
+    """Return what a store records about its features: encoders, paths of weights, crops and event settings."""
     return {
         **encoder.settings,
         **encoder.weights,

@@ -1,8 +1,9 @@
-"""Processes that decode and resize videos ahead of the encoder: both ends of the pipe.
+"""Processes that decode and resize videos ahead of the encoder. This module has both ends of the pipe.
 
-A process is a plain `python`, told by a line of JSON which video to decode, that answers with segments of raw bytes. It
-imports no torch (it starts in a quarter of a second), takes no shared memory (containers have little), is held back by
-the full pipe, and ends when the pipe is closed, however its parent ended. What crashes it fails one video alone.
+Each process is a plain `python`. One line of JSON tells it which video to decode, and it answers with segments as raw
+bytes. It does not import torch, so it starts in a quarter of a second. It needs no shared memory, which is scarce in
+containers. A full pipe makes it wait. It ends when the pipe is closed, even if its parent was killed. A crash of the
+process fails only one video.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from iefvad.utils.prefetch import ahead
 from iefvad.video import HEIGHT, SEGMENT, WIDTH, Segments
 
 SHAPE = (SEGMENT, HEIGHT, WIDTH, 3)
-"""Shape of a segment, uint8 RGB."""
+"""Shape (frames, height, width, channels) of a segment, uint8 RGB."""
 
-_AHEAD = 4  # segments that a process decodes before anybody takes them: 4 MB each
-_PIPE = 1 << 20  # bytes; the usual 64 KiB would cost a switch between processes 64 times a segment
+_AHEAD = 4  # segments that a process decodes in advance: 4 MB each
+_PIPE = 1 << 20  # bytes; the usual 64 KiB would cost 64 switches between processes per segment
 _HEAD = struct.Struct("<cI")  # kind and length of what follows
 _READY, _OPENED, _SEGMENT, _ENDED, _FAILED = b"R", b"O", b"S", b"E", b"F"
 
-# The child finds modules where its parent does, and runs nothing else of its parent's (multiprocessing would import the
-# parent's main module, and torch with it).
+# The child searches modules where its parent does, and runs nothing else of its parent. (multiprocessing would import
+# the parent's main module, and torch with it.)
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from iefvad.extraction.decoding import serve; serve()"
 )
@@ -44,7 +45,7 @@ _START = (
 
 @dataclass
 class Opened:
-    """A video was opened: frames per second, and the container's claim of its number of frames, if it makes one."""
+    """Message: a video was opened. `fps` is frames per second, `frames` what the container claims, or None."""
 
     fps: float
     frames: int | None
@@ -52,22 +53,25 @@ class Opened:
 
 @dataclass
 class Ended:
-    """A video was decoded to its end: frames decoded, and frames left over after the last segment."""
+    """Message: a video was decoded to its end. `frames_dropped` is the number of frames after the last segment."""
 
     frames: int
     frames_dropped: int
 
 
-class DecoderCrash(Exception):
-    """The decoding process ended in the middle of a video; the message says how."""
+class DecoderCrashError(Exception):
+    """The decoding process ended in the middle of a video. The message says how."""
 
 
 class DecodingProcess:
-    """One process that decodes one video after another. Start it, call `decode` once a video, then `close`."""
+    """One process that decodes one video after another.
+
+    Construct it, call `decode` once per video, then `close`.
+    """
 
     def __init__(self) -> None:
         command = [sys.executable, "-c", _START, json.dumps(sys.path)]
-        # A session of its own: Ctrl-C in a terminal is for the parent alone, which then ends this process.
+        # In a session of its own, it does not receive Ctrl-C from the terminal. The parent does, and then ends it.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
@@ -78,16 +82,26 @@ class DecodingProcess:
 
     @property
     def pid(self) -> int:
-        """Number of the process."""
+        """Process id."""
         return self._process.pid
 
     def decode(
         self, path: Path, settings: dict[str, Any], buffer: Callable[[], np.ndarray]
     ) -> Iterator[Opened | np.ndarray | Ended]:
-        """Decode a video: yields `Opened`, its segments, each in an array of `SHAPE` taken from `buffer`, and `Ended`.
+        """Decode one video.
 
-        settings: `tail` and `on_truncated` as of `Segments`. Raises UserError for a video that cannot be read,
-        DecoderCrash if the process ends (it is then of no more use), and RuntimeError if it does not even start.
+        Args:
+            path: The video file.
+            settings: `tail` and `on_truncated`, as for `iefvad.video.Segments`.
+            buffer: Returns an array of `SHAPE` to put the next segment in.
+
+        Yields:
+            `Opened`, then each segment (an array from `buffer`), then `Ended`.
+
+        Raises:
+            UserError: The video cannot be read.
+            DecoderCrashError: The process ended. This object cannot be used any more.
+            RuntimeError: The process did not start.
         """
         request = {"path": str(path), "tail": settings["tail"], "on_truncated": settings["on_truncated"]}
         try:
@@ -114,12 +128,12 @@ class DecodingProcess:
                 else:
                     raise UserError(content["reason"])
         except (EOFError, OSError) as error:
-            raise DecoderCrash(
-                f"decoding {path} ended the process that did it ({self._end()}); leave it out, or convert it"
+            raise DecoderCrashError(
+                f"decoding {path} crashed the decoding process ({self._end()}); leave the video out, or convert it"
             ) from error
 
     def kill(self) -> None:
-        """End the process at once; a `decode` in another thread then raises."""
+        """End the process at once. A `decode` that runs in another thread then raises an error."""
         self._process.kill()
 
     def close(self) -> None:
@@ -159,15 +173,15 @@ class DecodingProcess:
             return "no answer"
         if code >= 0:
             return f"exit status {code}"
-        killed = "; out of memory, perhaps" if code == -signal.SIGKILL else ""
+        killed = "; perhaps out of memory" if code == -signal.SIGKILL else ""
         return f"{signal.Signals(-code).name}{killed}"
 
 
 def serve() -> None:
-    """Main of the process: decode what standard input names until it is closed."""
+    """Run the decoding process: decode the videos that standard input names until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what libraries print must not come between
+    os.dup2(2, 1)  # text that libraries print must not mix with the replies
     cv2.setNumThreads(1)
     lock = threading.Lock()
 
@@ -183,7 +197,7 @@ def serve() -> None:
             _decode(json.loads(line), send)
     except BrokenPipeError:
         pass
-    os._exit(0)  # whatever a decoder's threads still do
+    os._exit(0)  # does not wait for threads of the decoder
 
 
 def _decode(request: dict[str, Any], send: Callable[[bytes, Any], None]) -> None:
@@ -198,7 +212,7 @@ def _decode(request: dict[str, Any], send: Callable[[bytes, Any], None]) -> None
         send(_FAILED, {"reason": str(error)})
     except BrokenPipeError:
         raise
-    except Exception as error:  # of a library, at one video out of thousands: say it, and go on with the others
+    except Exception as error:  # a library fails at one video of thousands: report it and continue with the others
         send(_FAILED, {"reason": f"{request['path']} cannot be decoded ({type(error).__name__}: {error})"})
 
 

@@ -1,4 +1,4 @@
-"""Batches of the encoder, filled across videos, and the videos put together again from their rows."""
+"""Fills the encoder's batches across videos, and puts each video together again from its rows."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ief_kernels import event_synthesis
 from iefvad.encoders.encoder import Encoder
-from iefvad.extraction.stream import density, segment_means
+from iefvad.extraction.stream import density, event_maps, segment_means
 from iefvad.video import CROP, SEGMENT, WIDTH, crop_boxes
 
 Key = TypeVar("Key", bound=Hashable)
 
-_CHUNK = 64  # segments whose features lie in one allocation
-_IN_FLIGHT = 16  # segments on the GPU whose encoding is not over: 4 MB each
+_CHUNK = 64  # segments whose features share one allocation
+_IN_FLIGHT = 16  # segments on the GPU whose encoding is not finished: 4 MB each
 
 
 def event_batch(encoder: Encoder) -> int:
-    """Event maps in one pass: fewer than frames on a CPU, where waiting for a large batch gains nothing."""
+    """Return the number of event maps per pass. A CPU gains nothing from large batches, so it is smaller there."""
     return encoder.batch if encoder.device.type == "cuda" else max(1, encoder.batch // 4)
 
 
 class _Batch:
-    """Rows of any number of videos, encoded `size` at a time; the last pass is filled up with zeros.
+    """Rows of any number of videos, encoded in passes of one size. The last pass is filled with zeros.
 
-    Passes of one size only: with another, matrix products may be summed in another order.
+    All passes have the same size, because matrix products of another size may be summed in another order.
     """
 
     def __init__(self, encode: Callable[[Tensor], Tensor], rows: Tensor) -> None:
@@ -38,7 +37,7 @@ class _Batch:
         self._parts: list[tuple[Tensor, Callable[[], None] | None]] = []
 
     def add(self, rows: Tensor, out: Tensor, done: Callable[[], None] | None) -> None:
-        """Encode (n, ...) rows into `out` (n, D) sooner or later, and then call `done`, if there is one."""
+        """Queue rows (n, ...) for encoding into `out` (n, D), and call `done` (if given) when they are encoded."""
         while len(rows):
             count = min(len(rows), len(self._rows) - self._filled)
             self._rows[self._filled : self._filled + count] = rows[:count]
@@ -49,7 +48,7 @@ class _Batch:
                 self._run()
 
     def flush(self) -> None:
-        """Encode what is waiting."""
+        """Encode the rows that wait."""
         if self._filled:
             self._rows[self._filled :] = 0
             self._run()
@@ -67,7 +66,14 @@ class _Batch:
 
 @dataclass
 class Encoded(Generic[Key]):
-    """Features of a whole video: `image`, `event` float32 (C, T, D) on the encoder's device, `density` float64 (T,)."""
+    """Features of a whole video.
+
+    Attributes:
+        key: The video's key.
+        image: float32 (C, T, D), on the encoder's device.
+        event: float32 (C, T, D), on the encoder's device.
+        density: T event densities.
+    """
 
     key: Key
     image: Tensor
@@ -76,10 +82,10 @@ class Encoded(Generic[Key]):
 
 
 class _Rows:
-    """What there is of each of a video's segments, tensors of one shape, in order.
+    """One tensor per segment of a video, in order, all of one shape.
 
-    Many segments share one allocation: kept one by one between the large buffers that come and go, they would pin the
-    heap, which then grows by megabytes a segment.
+    Many segments share one allocation. Separate small tensors between the large temporary buffers would fragment the
+    heap, which would then grow by megabytes per segment.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> None:
@@ -89,7 +95,7 @@ class _Rows:
         self.done = 0
 
     def next(self) -> Tensor:
-        """Where the next segment's go; whoever has written them adds one to `done`."""
+        """Return the tensor for the next segment. Whoever fills it adds one to `done`."""
         chunk, row = divmod(self._count, _CHUNK)
         if chunk == len(self._chunks):
             self._chunks.append(torch.empty(self._shape, device=self._device, dtype=self._dtype))
@@ -97,7 +103,7 @@ class _Rows:
         return self._chunks[chunk][row]
 
     def stacked(self) -> Tensor:
-        """All of them, (T, ...)."""
+        """Return all segments, (T, ...)."""
         return torch.cat(self._chunks)[: self._count]
 
 
@@ -111,20 +117,22 @@ class _Video:
 
 
 class VideoEncoder(Generic[Key]):
-    """Encodes segments of several videos at a time, on the encoder's device.
+    """Encodes segments of several videos at the same time, on the encoder's device.
 
-    Where a row of the encoder does not depend on its place in a batch (which is tried once), batches are filled across
-    videos; elsewhere each video has its own. Either way a video's features do not depend on the others.
+    Videos share batches if a row of the encoder's output does not depend on its place in the batch, which is tried
+    once. Otherwise each video has its own batches. In both cases a video's features do not depend on other videos.
 
-    settings: those of `stream.DEFAULTS`. `across`: whether batches are shared, None: as tried, when a second video
-    comes. Keys name videos.
+    Args:
+        encoder: The encoder.
+        settings: The keys of `stream.DEFAULTS`.
+        across: Whether videos share batches. None tries it when a second video comes.
     """
 
     def __init__(self, encoder: Encoder, settings: Mapping[str, Any], *, across: bool | None = None) -> None:
         self._encoder, self._settings = encoder, settings
         self._crops = list(settings["crops"])
         self._across = across
-        self._shared: tuple[_Batch, _Batch] | None = None  # the first video's alone, until it is known
+        self._shared: tuple[_Batch, _Batch] | None = None  # used by the first video only, until `across` is known
         self._opened = False
         self._videos: dict[Key, _Video] = {}
         self._copies = torch.cuda.Stream(encoder.device) if encoder.device.type == "cuda" else None
@@ -132,15 +140,15 @@ class VideoEncoder(Generic[Key]):
 
     @torch.inference_mode()
     def add(self, key: Key, segment: Tensor) -> None:
-        """Take the next segment of a video, uint8 (16, 256, 340, 3) on the CPU; it may be overwritten afterwards."""
+        """Take the next segment of the video `key`.
+
+        Args:
+            key: Names the video.
+            segment: uint8 (16, 256, 340, 3) on the CPU. It may be overwritten after the call.
+        """
         video = self._videos.get(key) or self._open(key)
         frames = self._upload(segment)
-        events = event_synthesis(
-            frames,
-            threshold=self._settings["threshold"],
-            clamp=self._settings["clamp"],
-            normalize=self._settings["normalize"],
-        )
+        events = event_maps(frames, self._settings)
         video.density.next().copy_(density(events))
         video.density.done += 1
         count, dim = len(self._crops), self._encoder.dim
@@ -165,7 +173,7 @@ class VideoEncoder(Generic[Key]):
 
     @torch.inference_mode()
     def end(self, key: Key) -> None:
-        """There are no more segments of this video."""
+        """Declare that the video has no more segments."""
         video = self._videos[key]
         video.ended = True
         if self._across is False:
@@ -177,12 +185,12 @@ class VideoEncoder(Generic[Key]):
 
     @torch.inference_mode()
     def flush(self) -> None:
-        """Encode what is waiting for a full batch."""
+        """Encode the rows that wait for a full batch."""
         for batch in self._shared or ():
             batch.flush()
 
     def complete(self) -> Iterator[Encoded[Key]]:
-        """Give out, once, the ended videos all of whose segments are encoded."""
+        """Yield each ended video once, when all of its segments are encoded."""
         for key, video in list(self._videos.items()):
             if video.ended and video.image.done == video.event.done == video.density.done:
                 del self._videos[key]
@@ -220,7 +228,7 @@ class VideoEncoder(Generic[Key]):
         return _Batch(encoder.encode_image, images), _Batch(encoder.encode_event, maps)
 
     def _keep_pace(self) -> None:
-        """Let the GPU fall behind by a few segments, but not by so many that they fill its memory."""
+        """Limit the number of segments that wait on the GPU, so that they do not fill its memory."""
         if self._copies is None:
             return
         self._in_flight.append(torch.cuda.current_stream(self._encoder.device).record_event())
@@ -230,7 +238,7 @@ class VideoEncoder(Generic[Key]):
     def _upload(self, segment: Tensor) -> Tensor:
         if self._copies is None:
             return segment
-        # On a stream of its own, so that waiting for the copy is not waiting for the encoder.
+        # On a separate stream, so that waiting for the copy does not mean waiting for the encoder.
         with torch.cuda.stream(self._copies):
             frames = segment.to(self._encoder.device, non_blocking=True)
         self._copies.synchronize()
@@ -239,9 +247,9 @@ class VideoEncoder(Generic[Key]):
 
 
 def _windows(images: Tensor, indices: list[int]) -> Iterator[Tensor]:
-    """Crops of full-size images, (n, 256, 340[, 3]) → (n, 224, 224[, 3]) views, one after another.
+    """Yield crops of full-size images as views, (n, 256, 340[, 3]) → (n, 224, 224[, 3]).
 
-    A mirrored crop is a window of the mirrored picture, which is made once for all of them.
+    A mirrored crop is a window of the mirrored picture, which is made once for all crops.
     """
     boxes = crop_boxes()
     turned = images.flip(2) if any(boxes[index][2] for index in indices) else images
@@ -252,9 +260,9 @@ def _windows(images: Tensor, indices: list[int]) -> Iterator[Tensor]:
 
 
 def rows_stand_alone(encoder: Encoder) -> bool:
-    """Whether this encoder, on this machine, gives a row the same bits wherever it lies in a batch.
+    """Return whether a row of the output has the same bits at every place of a batch, on this machine.
 
-    Tried once an encoder, on batches of random frames and maps and the same batches rolled.
+    Tried once per encoder: batches of random frames and maps are compared with the same batches rolled.
     """
     known: bool | None = getattr(encoder, "_rows_stand_alone", None)
     if known is None:

@@ -1,4 +1,4 @@
-"""`python -m iefvad.extract VIDEOS --out STORE`: video files to a feature store, once, resumable."""
+"""Video files to a feature store, resumable: the function behind `iefvad extract VIDEOS --out STORE`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.config import ExtractConfig, ExtractReport, check, encoder_of, store_settings
+from iefvad.extraction.jobs import Jobs, name_videos, open_store
 from iefvad.extraction.local import run_local
-from iefvad.extraction.record import Record, name_videos, open_store
 
 
 def extract(
@@ -18,14 +18,26 @@ def extract(
     *,
     encoder: Encoder | None = None,
 ) -> ExtractReport:
-    """Extract the features of video files, and of all videos in folders, into the store `out`.
+    """Extract the features of videos into a store.
 
-    A video that the store holds with the same settings and an unchanged source is skipped. One that cannot be read is
-    listed in `out/failed.csv` and in the report, and the rest go on. A video is stored all at once, so an interruption
-    (KeyboardInterrupt comes through) loses the unfinished ones only, and what a kill left behind is cleared away.
-    `encoder` replaces the one that `config` describes (local engine only). Raises UserError if there are no videos, if
-    two would have one name, if the store was made with other settings, if the disk is full, or if Ray is asked for and
-    not there; ValueError for an `encoder` with Ray.
+    A video is skipped if the store has it, with the same settings and an unchanged source file. A video that cannot be
+    read is listed in `out/failed.csv` and in the report, and the others continue. A video is stored completely or not
+    at all. An interruption (KeyboardInterrupt is passed on) loses only the unfinished videos. Temporary files of
+    killed calls are removed.
+
+    Args:
+        videos: Video files, and folders that are searched for videos.
+        out: Folder of the store. It is created if it is missing.
+        config: The settings.
+        encoder: Replaces the encoder that `config` describes. Only for the local engine.
+
+    Returns:
+        Which videos are stored, skipped and failed.
+
+    Raises:
+        UserError: There are no videos, two videos would have the same name, the store was made with other settings,
+            the disk is full, or Ray is wanted and not installed.
+        ValueError: `encoder` is given with `engine="ray"`.
     """
     config = config or ExtractConfig()
     check(config)
@@ -38,6 +50,6 @@ def extract(
         return extract_with_ray(paths, Path(out), config)
     encoder = encoder or encoder_of(config)
     store = open_store(Path(out), store_settings(encoder, config))
-    with Record(store, paths, quiet=config.quiet) as record:
-        run_local(record, encoder, store.settings | {"on_truncated": config.on_truncated}, config.workers)
-    return record.report
+    with Jobs(store, paths, quiet=config.quiet) as jobs:
+        run_local(jobs, encoder, store.settings | {"on_truncated": config.on_truncated}, config.workers)
+    return jobs.report

@@ -1,4 +1,4 @@
-"""The engine of one machine: processes decode, the calling thread feeds the encoder across videos."""
+"""The engine for one machine: processes decode, and the calling thread encodes batches across videos."""
 
 from __future__ import annotations
 
@@ -15,27 +15,34 @@ import numpy as np
 import torch
 
 from iefvad.encoders.encoder import Encoder
-from iefvad.extraction.decoding import SHAPE, DecoderCrash, DecodingProcess, Ended, Opened
+from iefvad.extraction.decoding import SHAPE, DecoderCrashError, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder
-from iefvad.extraction.lanes import run_lanes
-from iefvad.extraction.record import Features, Job, Record, sidecar_of
+from iefvad.extraction.jobs import Features, Job, Jobs, sidecar_of
+from iefvad.extraction.threads import run_threads
 from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 
-_TICK = 0.2  # seconds after which a waiting thread looks up
+_TICK = 0.2  # seconds between two checks of a waiting thread
 
 
-def run_local(record: Record, encoder: Encoder, settings: dict[str, Any], workers: int) -> None:
-    """Extract what the record's store lacks. settings: the store's, and `on_truncated`. workers: 0 chooses."""
+def run_local(jobs: Jobs, encoder: Encoder, settings: dict[str, Any], workers: int) -> None:
+    """Extract all pending jobs on this machine.
+
+    Args:
+        jobs: The jobs.
+        encoder: The encoder.
+        settings: The store's settings, and `on_truncated`.
+        workers: Number of decoding processes, or of threads with a light encoder; 0 chooses it for this machine.
+    """
     light = encoder.device.type == "cpu" and encoder.settings["image_encoder"] == "descriptor"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # A GPU takes frames faster than most machines decode; a model on the CPU is many times slower than decoding.
-    pays = cores if light else cores - 1 if encoder.device.type == "cuda" else cores // 4
-    workers = min(workers or max(1, pays), len(record.paths))
+    # A GPU encodes frames faster than most machines decode. A model on the CPU is many times slower than decoding.
+    useful = cores if light else cores - 1 if encoder.device.type == "cuda" else cores // 4
+    workers = min(workers or max(1, useful), len(jobs.paths))
     if light:
-        run_lanes(record, encoder, settings, workers)
+        run_threads(jobs, encoder, settings, workers)
     else:
-        _Pipeline(record, encoder, settings, workers).run()
+        _Pipeline(jobs, encoder, settings, workers).run()
 
 
 @dataclass
@@ -49,20 +56,20 @@ _Event = tuple[Job, Opened | np.ndarray | Ended | str]
 
 
 class _Pipeline:
-    """One run: a thread for each decoding process receives its segments, the calling thread encodes them."""
+    """One run: one thread per decoding process receives its segments, and the calling thread encodes them."""
 
-    def __init__(self, record: Record, encoder: Encoder, settings: dict[str, Any], workers: int) -> None:
-        self.record, self.settings, self.workers = record, settings, workers
+    def __init__(self, jobs: Jobs, encoder: Encoder, settings: dict[str, Any], workers: int) -> None:
+        self.jobs, self.settings, self.workers = jobs, settings, workers
         self.encoder: VideoEncoder[Job] = VideoEncoder(encoder, settings)
         self.pinned = encoder.device.type == "cuda"
         self.videos: dict[Job, _Video] = {}
-        # From the threads: what became of a video (str: why it failed), a segment, or None from a thread that ends.
+        # From the threads: a segment, a message about a video (str: why it failed), or None when a thread ends.
         self.events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
         self.free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
         self.processes: dict[int, DecodingProcess] = {}
 
     def run(self) -> None:
-        """Extract all videos. Raises what `Record.check` does, and RuntimeError if no decoding process starts."""
+        """Extract all videos. Raises errors as `Jobs.check` does, and RuntimeError if no decoding process starts."""
         for _ in range(2 * self.workers + 2):
             self.free.put(torch.empty(SHAPE, dtype=torch.uint8, pin_memory=self.pinned).numpy())
         with ThreadPoolExecutor(self.workers, "decode") as pool:
@@ -70,35 +77,35 @@ class _Pipeline:
                 running = [pool.submit(self._receive, number) for number in range(self.workers)]
                 self._drive()
             finally:
-                self.record.stop.set()
+                self.jobs.stop.set()
                 for process in list(self.processes.values()):
                     process.kill()
         for future in running:
             future.result()
         self.encoder.flush()
         self._write_complete()
-        self.record.wait()
+        self.jobs.wait()
 
-    # In a thread for each process.
+    # This part runs in one thread per process.
 
     def _receive(self, number: int) -> None:
         process: DecodingProcess | None = None
         try:
-            for job in self.record.jobs():
+            for job in self.jobs.pending():
                 process = process or DecodingProcess()
                 self.processes[number] = process
                 try:
                     for item in process.decode(job.path, self.settings, self._buffer):
                         self.events.put((job, item))
-                        if self.record.stop.is_set():
+                        if self.jobs.stop.is_set():
                             return
                 except UserError as error:
                     self.events.put((job, str(error)))
-                except DecoderCrash as error:
+                except DecoderCrashError as error:
                     process.close()
                     process = None
                     self.events.put((job, str(error)))
-        except _Stopped:
+        except _StoppedError:
             pass
         finally:
             if process is not None:
@@ -106,14 +113,14 @@ class _Pipeline:
             self.events.put(None)
 
     def _buffer(self) -> np.ndarray:
-        while not self.record.stop.is_set():
+        while not self.jobs.stop.is_set():
             try:
                 return self.free.get(timeout=_TICK)
             except queue.Empty:
                 continue
-        raise _Stopped
+        raise _StoppedError
 
-    # In the calling thread.
+    # This part runs in the calling thread.
 
     def _drive(self) -> None:
         receiving = self.workers
@@ -123,12 +130,12 @@ class _Pipeline:
             with contextlib.suppress(queue.Empty):
                 event = self.events.get(timeout=_TICK)
                 receiving -= event is None
-            self.record.report.waited += time.perf_counter() - begin
+            self.jobs.report.waited += time.perf_counter() - begin
             if event is not None:
                 self._handle(*event)
                 self._write_complete()
-            self.record.check()
-            self.record.progress.show()
+            self.jobs.check()
+            self.jobs.progress.show()
 
     def _handle(self, job: Job, event: Opened | np.ndarray | Ended | str) -> None:
         if isinstance(event, Opened):
@@ -139,22 +146,22 @@ class _Pipeline:
             self.free.put(event)
             video.segments += 1
             claimed = video.opened.frames or math.inf
-            self.record.progress.advance(job.name, SEGMENT, video.segments * SEGMENT / claimed)
+            self.jobs.progress.advance(job.name, SEGMENT, video.segments * SEGMENT / claimed)
         elif isinstance(event, Ended):
             self.videos[job].ended = event
             self.encoder.end(job)
         else:
             self.videos.pop(job, None)
             self.encoder.drop(job)
-            self.record.fail(job.name, event)
+            self.jobs.fail(job.name, event)
 
     def _write_complete(self) -> None:
         for encoded in self.encoder.complete():
             video = self.videos.pop(encoded.key)
             assert video.ended is not None
             sidecar = sidecar_of(encoded.key, self.settings, video.opened, video.ended, video.segments, encoded.density)
-            self.record.write(encoded.key, Features(encoded.image, encoded.event, sidecar))
+            self.jobs.write(encoded.key, Features(encoded.image, encoded.event, sidecar))
 
 
-class _Stopped(Exception):
-    """Raised in a thread that is asked to end."""
+class _StoppedError(Exception):
+    """Raised in a thread that must end."""

@@ -1,4 +1,4 @@
-"""What a person sees while videos are extracted: videos, frames a second, and when it will be over."""
+"""The progress bar of extraction: number of videos, frames per second, and when it will be finished."""
 
 from __future__ import annotations
 
@@ -11,22 +11,29 @@ from typing import Any
 
 from tqdm import tqdm
 
-_TERMINAL, _LOG = 0.2, 15.0  # seconds between two lines
+_TERMINAL, _LOG = 0.2, 15.0  # seconds between two lines on a terminal and in a log file
 
 
 class Progress:
-    """A bar of `paths` (name: file), safe to use from several threads; a video counts by its file's size.
+    """A progress bar over videos. All methods may be called from several threads.
 
-    `frames` is the number of frames decoded so far.
+    The remaining time is estimated from the sizes of the files.
+
+    Args:
+        paths: {name: file} of all videos.
+        quiet: Show no bar.
+
+    Attributes:
+        frames: Number of frames decoded so far.
     """
 
     def __init__(self, paths: Mapping[str, Path], *, quiet: bool) -> None:
         self.frames = 0
         self._sizes = {name: _size(path) for name, path in paths.items()}
         self._left = sum(self._sizes.values())
-        self._shares: dict[str, float] = {}  # of videos in work: the part that is done
+        self._fractions: dict[str, float] = {}  # of each video in work: the fraction that is done
         self._finished = 0
-        self._worked = 0.0  # bytes of videos that were done here, not skipped
+        self._worked = 0.0  # bytes of the videos that were extracted, not skipped
         self._lock = threading.Lock()
         self._begin = self._shown = time.perf_counter()
         self._every = _TERMINAL if sys.stderr.isatty() else _LOG
@@ -36,37 +43,37 @@ class Progress:
             bar_format="{l_bar}{bar}| {n:.1f}/{total} videos [{elapsed}{postfix}]",
         )
 
-    def advance(self, name: str, frames: int, share: float) -> None:
-        """`frames` more of a video were decoded, and `share` of it, 0 to 1, is done."""
+    def advance(self, name: str, frames: int, fraction: float) -> None:
+        """Note that `frames` more frames of a video are decoded and that `fraction` of it (0 to 1) is done."""
         with self._lock:
             self.frames += frames
-            self._shares[name] = min(1.0, share)
+            self._fractions[name] = min(1.0, fraction)
         self.show()
 
     def finish(self, name: str, *, skipped: bool = False) -> None:
-        """A video is done with, whether it is stored or failed; `skipped`: it cost no time."""
+        """Note that a video is finished: stored, failed, or `skipped` (then it took no time)."""
         with self._lock:
-            self._shares.pop(name, None)
+            self._fractions.pop(name, None)
             self._finished += 1
             self._left -= self._sizes[name]
             self._worked += 0 if skipped else self._sizes[name]
         self.show()
 
     def show(self, *, now: bool = False) -> None:
-        """Draw the bar if the last time is long enough ago."""
+        """Draw the bar if the last drawing is long enough ago, or in any case with `now`."""
         moment = time.perf_counter()
         with self._lock:
             if moment - self._shown < self._every and not now:
                 return
             self._shown = moment
-            self._bar.n = self._finished + sum(self._shares.values())
+            self._bar.n = self._finished + sum(self._fractions.values())
             text = f"{self.frames / (moment - self._begin):.0f} frames/s"
             if left := self._seconds_left(moment):
                 text += f", {tqdm.format_interval(left)} left, until {time.strftime('%H:%M', _clock(left))}"
         self._bar.set_postfix_str(text)
 
     def write(self, line: str) -> None:
-        """Print a line on stderr without harm to the bar."""
+        """Print a line on stderr without breaking the bar."""
         self._bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
@@ -75,7 +82,7 @@ class Progress:
         self._bar.close()
 
     def _seconds_left(self, moment: float) -> int:
-        half_done = sum(share * self._sizes[name] for name, share in self._shares.items())
+        half_done = sum(fraction * self._sizes[name] for name, fraction in self._fractions.items())
         done = self._worked + half_done
         return round((self._left - half_done) * (moment - self._begin) / done) if done else 0
 

@@ -1,8 +1,8 @@
-"""The engine of a cluster: the same stages as a Ray Data pipeline over the videos.
+"""The engine for a cluster: the stages of the local engine as a Ray Data pipeline over the videos.
 
-Tasks decode, each through a process of its own (`iefvad.extraction.decoding`), actors encode batches across videos, and
-the calling process collects the rows of a video and stores it. Features are those of the local engine to the last bit,
-as both encode in passes of one size, in which a row's place makes no difference.
+Tasks decode; each has its own decoding process (`iefvad.extraction.decoding`). Actors encode batches across videos. The
+calling process collects the rows of each video and stores it. The features are equal to those of the local engine to
+the last bit, because both encode in passes of one size and the place of a row in a pass makes no difference.
 """
 
 from __future__ import annotations
@@ -20,44 +20,55 @@ import numpy as np
 import torch
 
 from iefvad.extraction.config import ExtractConfig, ExtractReport, encoder_of, store_settings
-from iefvad.extraction.decoding import SHAPE, DecoderCrash, DecodingProcess, Ended, Opened
+from iefvad.extraction.decoding import SHAPE, DecoderCrashError, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
-from iefvad.extraction.record import Features, Job, Record, open_store, sidecar_of
+from iefvad.extraction.jobs import Features, Job, Jobs, open_store, sidecar_of
 from iefvad.features.store import hash_file
 from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 
-# Kinds of rows. Every row has `name`, `kind`, `index` and `info` (JSON); segments have `frames`, later features.
+# Kinds of rows. Every row has `name`, `kind`, `index` and `info` (JSON). Segments also have `frames`, later features.
 _SEGMENT, _FAILED, _SKIPPED, _BROKEN = "segment", "failed", "skipped", "broken"
 
 
 def extract_with_ray(paths: dict[str, Path], out: Path, config: ExtractConfig) -> ExtractReport:
-    """Extract videos {name: file} into the store `out` on a Ray cluster, or on this machine without an address.
+    """Extract videos on a Ray cluster, or with Ray on this machine if the settings have no address.
 
-    Files and weights must lie at the same paths on all machines. Raises UserError if Ray is not installed, if the
-    cluster cannot be reached or has no GPU where one is asked for, and as `iefvad.extract.extract`.
+    Files and weights must have the same paths on all machines.
+
+    Args:
+        paths: {name in the store: video file}.
+        out: Folder of the store.
+        config: The settings.
+
+    Returns:
+        Which videos are stored, skipped and failed.
+
+    Raises:
+        UserError: Ray is not installed, the cluster cannot be reached, a GPU is wanted and the cluster has none, or as
+            in `iefvad.extraction.extract.extract`.
     """
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise UserError(f"--engine ray needs Ray ({error}): pip install 'iefvad[ray]'.") from None
-    # Settings tell which store fits, and need the weights' hashes; the actors compute.
+    # This encoder only provides the settings of the store, with the hashes of the weights. The actors compute.
     encoder = encoder_of(config, device="cpu")
     store = open_store(out, store_settings(encoder, config))
     settings = store.settings | {"on_truncated": config.on_truncated}
     hashes = {key: value for key, value in encoder.settings.items() if key.endswith("_hash")}
     del encoder
-    with Record(store, paths, quiet=config.quiet) as record, _cluster(ray, config):
-        rows = _pipeline(ray, record, config, settings, hashes)
-        _collect(record, rows, settings)
-        record.wait()
-    return record.report
+    with Jobs(store, paths, quiet=config.quiet) as jobs, _cluster(ray, config):
+        rows = _pipeline(ray, jobs, config, settings, hashes)
+        _collect(jobs, rows, settings)
+        jobs.wait()
+    return jobs.report
 
 
 @contextlib.contextmanager
 def _cluster(ray: Any, config: ExtractConfig) -> Iterator[None]:
-    """Connect to the cluster, or start one on this machine; a connection that was there already stays."""
+    """Connect to the cluster, or start one on this machine. An existing connection is used and stays open."""
     mine = not ray.is_initialized()
     if mine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -72,7 +83,7 @@ def _cluster(ray: Any, config: ExtractConfig) -> Iterator[None]:
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"the Ray cluster {config.ray_address or 'of this machine'} does not start or answer ({error}): check"
+                f"the Ray cluster {config.ray_address or 'on this machine'} does not start or answer ({error}): check"
                 " --ray-address, or use --engine local."
             ) from error
     levels = {name: logging.getLogger(name).level for name in ("ray", "ray.data")}
@@ -88,19 +99,18 @@ def _cluster(ray: Any, config: ExtractConfig) -> Iterator[None]:
 
 
 def _pipeline(
-    ray: Any, record: Record, config: ExtractConfig, settings: dict[str, Any], hashes: dict[str, str]
+    ray: Any, jobs: Jobs, config: ExtractConfig, settings: dict[str, Any], hashes: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of features, in any order."""
+    """Yield rows of features, in any order."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     device, actors, cores = _resources(ray.cluster_resources(), config)
     config = dataclasses.replace(config, device=device)
     batch = config.batch or (4 * SEGMENT if device == "cuda" else SEGMENT)
     items = [
-        {"name": name, "path": str(path), "known": record.stored_hash(name) or ""}
-        for name, path in record.paths.items()
+        {"name": name, "path": str(path), "known": jobs.stored_hash(name) or ""} for name, path in jobs.paths.items()
     ]
-    # Unlike needs keep Ray from fusing the two stages, which would leave the encoder waiting for its own decoding.
+    # Different resource needs prevent Ray from fusing the two stages. Fused, the encoder would wait for decoding.
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).flat_map(
         _Decode(settings), num_cpus=0.9 if cores >= 1 else 0.4
     )
@@ -119,7 +129,7 @@ def _pipeline(
 
 
 def _resources(there: dict[str, float], config: ExtractConfig) -> tuple[str, int, float]:
-    """Device of the actors, how many there are, and CPU cores for each."""
+    """Device of the actors, their number, and the number of CPU cores for each."""
     gpus, cores = int(there.get("GPU", 0)), there.get("CPU", 1.0)
     wanted = config.device.split(":")[0]
     if wanted == "cuda" and not gpus:
@@ -136,9 +146,9 @@ def _resources(there: dict[str, float], config: ExtractConfig) -> tuple[str, int
 
 
 class _Decode:
-    """Rows of one video: its segments, or why there are none. Run in Ray's tasks; imports no torch by itself."""
+    """Task: one video to rows, its segments or the reason why there are none."""
 
-    _process: DecodingProcess | None = None  # one a worker of Ray's, kept from video to video
+    _process: DecodingProcess | None = None  # one per worker of Ray, used for one video after another
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
@@ -153,7 +163,7 @@ class _Decode:
                 yield from self._segments(name, path, source_hash)
         except OSError as error:
             yield _row(name, _FAILED, reason=f"{path} cannot be read ({error.strerror or error})")
-        except (DecoderCrash, UserError) as error:
+        except (DecoderCrashError, UserError) as error:
             yield _row(name, _FAILED, reason=str(error))
 
     def _segments(self, name: str, path: Path, source_hash: str) -> Iterator[dict[str, Any]]:
@@ -164,7 +174,7 @@ class _Decode:
             _Decode._process = process
             raise
         except BaseException:
-            process.close()  # crashed, or left in the middle of a video
+            process.close()  # it crashed, or stands in the middle of a video
             raise
         _Decode._process = process
 
@@ -206,7 +216,7 @@ class _Encode:
                     " be reproducible: use --engine local, or another --precision or --batch"
                 )
             self.video_encoder: VideoEncoder[int] = VideoEncoder(self.encoder, settings, across=True)
-        except Exception as error:  # said by rows: Ray would start the actor again and again
+        except Exception as error:  # reported in rows, because Ray would restart the actor again and again
             self.problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -238,39 +248,39 @@ class _Video:
     ended: dict[str, Any] | None = None
 
 
-def _collect(record: Record, rows: Iterator[dict[str, Any]], settings: dict[str, Any]) -> None:
-    """Put the rows of each video in their order, and store it when the last has come."""
+def _collect(jobs: Jobs, rows: Iterator[dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Put the rows of each video in order, and store the video when its last row has come."""
     videos: dict[str, _Video] = {}
     for row in rows:
         name, info = str(row["name"]), json.loads(str(row["info"]))
         if row["kind"] == _BROKEN:
             raise UserError(f"an encoder of the Ray cluster cannot work: {info['reason']}.")
         if row["kind"] == _SKIPPED:
-            record.skip(name)
+            jobs.skip(name)
         elif row["kind"] == _FAILED:
             videos.pop(name, None)
-            record.fail(name, info["reason"])
-        elif name not in record.report.failed:
+            jobs.fail(name, info["reason"])
+        elif name not in jobs.report.failed:
             video = videos.setdefault(name, _Video())
             video.rows[int(row["index"])] = row
             video.opened = Opened(**info["opened"])
             video.ended = info.get("ended") or video.ended
             claimed = video.opened.frames or float("inf")
-            record.progress.advance(name, SEGMENT, len(video.rows) * SEGMENT / claimed)
+            jobs.progress.advance(name, SEGMENT, len(video.rows) * SEGMENT / claimed)
             if video.ended and len(video.rows) == video.ended["segments"]:
-                _store(record, name, videos.pop(name), settings)
-        record.check()
+                _store(jobs, name, videos.pop(name), settings)
+        jobs.check()
     for name, video in videos.items():
-        record.fail(
+        jobs.fail(
             name, f"only {len(video.rows)} of its segments came back from the cluster; run the same command again"
         )
 
 
-def _store(record: Record, name: str, video: _Video, settings: dict[str, Any]) -> None:
+def _store(jobs: Jobs, name: str, video: _Video, settings: dict[str, Any]) -> None:
     assert video.opened is not None and video.ended is not None
     rows = [video.rows[index] for index in range(len(video.rows))]
     image, event = (torch.from_numpy(np.stack([row[key] for row in rows], 1)) for key in ("image", "event"))
-    job = Job(name, record.paths[name], video.ended["source_hash"])
+    job = Job(name, jobs.paths[name], video.ended["source_hash"])
     ended = Ended(video.ended["frames"], video.ended["frames_dropped"])
     density = [float(row["density"]) for row in rows]
-    record.write(job, Features(image, event, sidecar_of(job, settings, video.opened, ended, len(rows), density)))
+    jobs.write(job, Features(image, event, sidecar_of(job, settings, video.opened, ended, len(rows), density)))

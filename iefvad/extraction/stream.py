@@ -1,6 +1,6 @@
-"""From one video file to the features of its segments, one after another, in bounded memory.
+"""The features of one video file, segment by segment, in bounded memory.
 
-Extraction and detection both run on `FeatureStream`, so that a model meets the same features in both.
+Extraction and detection both use `encode_segments` and `event_maps`, so that a model gets the same features in both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from iefvad.video import SEGMENT, Segments, crops
 Item = TypeVar("Item")
 
 CROPS: dict[int, list[int]] = {1: [0], 5: list(range(5)), 10: list(range(10))}
-"""Crop numbers, in the field's order, for each number of crops: the centre, the first five, all."""
+"""{number of crops: crop numbers} in the order of `iefvad.video.crop_boxes`."""
 
 DEFAULTS: dict[str, Any] = {
     "crops": [0],
@@ -33,7 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "tail": "drop",
     "on_truncated": "error",
 }
-"""What `FeatureStream` reads of its settings, and what it takes where a key is absent."""
+"""The settings that `FeatureStream` reads, with their default values."""
 
 _THUMBNAIL_HEIGHT = 120
 _AHEAD = 8  # segments decoded ahead of the encoder: 33 MB at 340 x 256
@@ -41,10 +41,15 @@ _AHEAD = 8  # segments decoded ahead of the encoder: 33 MB at 340 x 256
 
 @dataclass
 class SegmentFeatures:
-    """Features of one segment: `image` and `event` (C, D) float32 on the CPU, a row for each crop.
+    """Features of one segment.
 
-    `time` is the segment's start in seconds, `density` the mean of its whole event map, `thumbnail` a small uint8 RGB
-    picture of its middle frame in the video's own proportions.
+    Attributes:
+        index: Number of the segment, from 0.
+        time: Start of the segment in seconds.
+        image: float32 (C, D) on the CPU, one row per crop.
+        event: float32 (C, D) on the CPU, one row per crop.
+        density: Mean of the event map of the whole picture.
+        thumbnail: uint8 (H, W, 3) RGB, a small picture of the middle frame with the aspect ratio of the video.
     """
 
     index: int
@@ -65,12 +70,21 @@ class _Prepared:
 
 
 class FeatureStream:
-    """Iterate over the `SegmentFeatures` of one video.
+    """Iterates over the `SegmentFeatures` of one video.
 
-    `settings` has the keys of `DEFAULTS` (others are ignored). A thread decodes, resizes and makes event maps ahead of
-    the encoder unless `prefetch` is False. `segments` tells fps, frames read and frames dropped during and after
-    iteration. Raises UserError, on construction or while iterating, if the video cannot be read, is truncated or is
-    shorter than a segment.
+    Args:
+        path: The video file.
+        encoder: The encoder.
+        settings: Values for keys of `DEFAULTS`. Other keys are ignored.
+        prefetch: Let a thread decode, resize and make event maps ahead of the encoder.
+
+    Attributes:
+        segments: The video's segments; it counts frames read and dropped during and after iteration.
+        fps: Frames per second.
+
+    Raises:
+        UserError: The video cannot be read, is truncated, or is shorter than one segment. Raised on construction or
+            during iteration.
     """
 
     def __init__(
@@ -85,7 +99,7 @@ class FeatureStream:
 
     def __iter__(self) -> Generator[SegmentFeatures, None, None]:
         indices: list[int] = list(self.settings["crops"])
-        # Portions are cut within a video, so that its features do not depend on what was extracted before it.
+        # A portion never spans two videos, so that features do not depend on the video before.
         portion = max(1, self.encoder.batch // (SEGMENT * len(indices)))
         prepared = ahead(self._prepare(), _AHEAD) if self.prefetch else self._prepare()
         index = 0
@@ -112,12 +126,7 @@ class FeatureStream:
         width = max(1, round(_THUMBNAIL_HEIGHT * info.width / info.height))
         try:
             for frames in self.segments:
-                events = event_synthesis(
-                    torch.from_numpy(frames),
-                    threshold=self.settings["threshold"],
-                    clamp=self.settings["clamp"],
-                    normalize=self.settings["normalize"],
-                )
+                events = event_maps(torch.from_numpy(frames), self.settings)
                 thumbnail = cv2.resize(
                     frames[len(frames) // 2], (width, _THUMBNAIL_HEIGHT), interpolation=cv2.INTER_AREA
                 )
@@ -127,17 +136,41 @@ class FeatureStream:
 
 
 def stream_features(path: str | Path, encoder: Encoder, settings: Mapping[str, Any] | None = None) -> FeatureStream:
-    """Features of a video's segments as they are decoded; see `FeatureStream`."""
+    """Return the stream of a video's features, which decodes during iteration; see `FeatureStream`."""
     return FeatureStream(path, encoder, settings)
+
+
+def event_maps(frames: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """Synthesise the event maps of segments (`docs/specification.md#event-synthesis`).
+
+    Args:
+        frames: uint8 (..., 16, H, W, 3) RGB, one segment or several.
+        settings: The keys `threshold`, `clamp` and `normalize` of `DEFAULTS`; others are ignored.
+
+    Returns:
+        float32 (..., H, W) in [0, 1], on the device of `frames`.
+    """
+    return event_synthesis(
+        frames, threshold=settings["threshold"], clamp=settings["clamp"], normalize=settings["normalize"]
+    )
 
 
 def encode_segments(
     encoder: Encoder, frames: Sequence[np.ndarray], maps: np.ndarray, indices: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Crop and encode S segments: frames S x uint8 (16, 256, 340, 3), maps float32 (S, 256, 340).
+    """Crop and encode S segments (`docs/specification.md#data-flow`).
 
-    Returns image and event features, float32 (S, C, D) on the CPU, C = len(indices). Image features are the mean over a
-    segment's frames (SPEC §1), taken in float32; a map is made on the whole picture and then cropped.
+    The image feature of a segment is the float32 mean over its frames. An event map is made from the whole picture and
+    then cropped.
+
+    Args:
+        encoder: The encoder.
+        frames: S arrays, uint8 (16, 256, 340, 3) RGB.
+        maps: Event maps, float32 (S, 256, 340).
+        indices: C crop numbers, as in `iefvad.video.crop_boxes`.
+
+    Returns:
+        Image and event features, float32 (S, C, D) each, on the CPU.
     """
     cut = [crops(segment, indices) for segment in frames]
     pixels = torch.from_numpy(cut[0] if len(cut) == 1 else np.concatenate(cut))
@@ -148,17 +181,17 @@ def encode_segments(
 
 
 def segment_means(rows: Tensor) -> Tensor:
-    """Mean over the frames of each segment, float32 (S, frames, C, D) → (S, C, D).
+    """Return the mean over the frames of each segment, float32 (S, frames, C, D) → (S, C, D).
 
-    One segment at a time: a sum over several at once may be taken in another order, and differ in its last bit.
+    Segments are averaged one by one. A sum over several segments could have another order and differ in its last bit.
     """
     return torch.stack([segment.mean(0) for segment in rows])
 
 
 def density(events: Tensor) -> Tensor:
-    """Mean of event maps (..., H, W) as float64 (...), the same to the last bit wherever it is computed.
+    """Return the mean of event maps (..., H, W) as float64 (...), equal to the last bit on every device.
 
-    Values are counts over at most 255, of 24 bits each, so that their sum is exact in float64 in any order.
+    Values are counts divided by at most 255, with 24 bits each, so their sum is exact in float64 in any order.
     """
     return events.sum((-2, -1), dtype=torch.float64) / (events.shape[-2] * events.shape[-1])
 

@@ -8,20 +8,22 @@ import re
 import numpy as np
 
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
 
 _CROP = re.compile(r"(.+)__(\d)\.npy", re.DOTALL)
 
 
 def split_crop(path: str) -> tuple[str, int | None]:
-    """Split ``folder/NAME__5.npy`` into ("folder/NAME", 5); the crop is None where there is none."""
+    """Split ``folder/NAME__5.npy`` into ("folder/NAME", 5). The crop is None if the name has none."""
     match = _CROP.fullmatch(path)
     return (match[1], int(match[2])) if match else (path.removesuffix(".npy"), None)
 
 
-def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
-    """Map an array from its file without reading its values.
+def open_npy(path: PathLike) -> np.ndarray:
+    """Memory-map an array without reading its values.
 
-    Raises UserError if it is missing, damaged, pickled (these can run code) or not numeric.
+    Raises:
+        UserError: The file is missing, damaged, pickled (such files can run code) or not numeric.
     """
     try:
         with open(path, "rb") as file:
@@ -33,26 +35,30 @@ def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         if "Array can't be memory-mapped" in str(error) or "allow_pickle" in str(error):
             raise UserError(
-                f"{path} holds pickled objects, which can run code when read; save it again as a plain numeric array"
+                f"{path} contains pickled objects, which can run code when read; save it again as a plain numeric array"
             ) from error
-        raise UserError(f"{path} cannot be read ({error}); it may be cut short: fetch or make it again") from error
+        raise UserError(f"{path} cannot be read ({error}); it may be truncated: fetch or make it again") from error
     if array.dtype.kind not in "fiub":
-        raise UserError(f"{path} holds {array.dtype}, not numbers; save it again as a numeric array")
+        raise UserError(f"{path} contains {array.dtype}, not numbers; save it again as a numeric array")
     return array
 
 
-def npy_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Shape (T, D) of a feature file, from its header. Raises as :func:`open_npy`, and if it is not 2-d."""
+def npy_shape(path: PathLike) -> tuple[int, int]:
+    """Return the shape (T, D) of a feature file, from its header.
+
+    Raises:
+        UserError: As for `open_npy`, or the array is not two-dimensional.
+    """
     segments, dim = _open_features(path).shape
     return segments, dim
 
 
-def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a feature file as (T, D) float32. Raises as :func:`npy_shape`."""
+def load_npy(path: PathLike) -> np.ndarray:
+    """Read a feature file as float32 (T, D). Raises errors as `npy_shape` does."""
     return np.array(_open_features(path), dtype=np.float32)
 
 
-def _open_features(path: str | os.PathLike[str]) -> np.ndarray:
+def _open_features(path: PathLike) -> np.ndarray:
     array = open_npy(path)
     if array.ndim != 2:
         raise UserError(f"{path} has shape {array.shape}; features are (segments, dimensions)")

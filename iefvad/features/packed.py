@@ -1,11 +1,18 @@
-"""Packed store: the features of a whole benchmark in two memory-mapped files, from which a batch is one gather.
+"""Reading a packed store: a whole benchmark in two memory-mapped files, from which a batch is one gather.
 
-``ROOT/train.safetensors`` holds every crop of every training video, averaged once to at most ``max_segments`` bins;
-``ROOT/test.safetensors`` the test videos in full length. Both hold ``features`` float16 (2, R, D), 0 = image and
-1 = event, the rows of all clips one after the other and one row of zeros at the end, where padding points;
-``offsets`` int64 (clips + 1), each clip's first row; ``truth`` uint8, the frame labels of the videos that have them;
-``event_density`` float32, a number a segment of the videos that have it. ``ROOT/packed.json``, written last, names the
-videos and marks the store as complete. `iefvad features import` makes one (:mod:`iefvad.features.packing`).
+`iefvad.features.packing` writes such a store (`iefvad features import`).
+
+- ``ROOT/train.safetensors``: every crop of every training video, averaged once to at most ``max_segments`` bins.
+- ``ROOT/test.safetensors``: the test videos in full length.
+- ``ROOT/packed.json``: the catalogue that names the videos. It is written last and marks the store as complete.
+
+Both safetensors files contain these tensors:
+
+- ``features``, float16 (2, R, D), 0 = image and 1 = event: the rows of all clips one after the other, then one row of
+  zeros that padding points to.
+- ``offsets``, int64 (clips + 1): the first row of each clip.
+- ``truth``, uint8: the frame labels of the videos that have them.
+- ``event_density``, float32: one number per segment of the videos that have it.
 """
 
 from __future__ import annotations
@@ -34,20 +41,34 @@ _AGAIN = "run the same `iefvad features import` again"
 
 
 def is_packed(root: PathLike) -> bool:
-    """True if the folder is a packed store, even one whose import was interrupted."""
+    """Return whether the folder is a packed store, even an unfinished one."""
     return any((Path(root) / name).is_file() for name in (CATALOGUE, JOURNAL))
 
 
 def table_name(split: str) -> str:
-    """Name of the file that holds a split's features."""
+    """Return the name of the file with a split's features."""
     return f"{split}.safetensors"
 
 
 class PackedStore:
-    """A packed store, opened for reading; its values stay on disk until they are asked for.
+    """A packed store, opened for reading. Values stay on disk until they are used.
 
-    ``features[split]`` is the (2, R, D) float16 map, its last row of each stream zero; ``offsets[split]`` (clips + 1,)
-    int64. Raises UserError where ``root`` is no packed store, and for one that is damaged or not finished.
+    Args:
+        root: Folder of the store.
+
+    Attributes:
+        features: Memory-mapped float16 (2, R, D) per split; the last row of each stream is zero.
+        offsets: int64 (clips + 1,) per split: the first row of each clip.
+        name: Name of the benchmark.
+        dim: Width D of the features.
+        max_segments: Maximum number of rows per training clip.
+        plan: Digest of the sources and options that the store was made from.
+        settings: Settings of the encoders, empty if unknown.
+        notes: What a reader of results must know.
+        videos: Entries of the catalogue.
+
+    Raises:
+        UserError: ``root`` is not a packed store, or the store is damaged or unfinished.
     """
 
     def __init__(self, root: PathLike) -> None:
@@ -67,7 +88,7 @@ class PackedStore:
         except (FileNotFoundError, NotADirectoryError):
             if (self.root / JOURNAL).is_file():
                 raise UserError(
-                    f"the import into {self.root} did not finish: {_AGAIN}, it goes on from there"
+                    f"the import into {self.root} did not finish: {_AGAIN}, it continues from there"
                 ) from None
             raise UserError(
                 f"{self.root} is not a packed store (no {CATALOGUE}); make one with `iefvad features import`"
@@ -83,11 +104,11 @@ class PackedStore:
             self._open(split)
 
     def listed(self, split: str) -> list[dict[str, Any]]:
-        """The catalogue's entries of one split, in order."""
+        """Return the catalogue's entries of one split, in order."""
         return [video for video in self.videos if video["split"] == split]
 
     def benchmark_videos(self, split: str) -> list[Video]:
-        """Videos whose features are read from the map; ``segments`` is the number of stored rows."""
+        """Return the videos of a split. Their ``segments`` is the number of stored rows."""
         videos = []
         clip, ends = 0, {"truth": 0, "event_density": 0}
         for entry in self.listed(split):
@@ -123,7 +144,7 @@ class PackedStore:
             "event_density": sum(stored_rows(entry, self.max_segments) for entry in entries if entry["event_density"]),
         }
         try:
-            # safe_open compares the header with the file's length, so a cut file fails here.
+            # safe_open compares the header with the file's length, so a truncated file fails here.
             with safe_open(path, framework="np") as tensors:
                 shape = tuple(tensors.get_slice("features").get_shape())
                 offsets = tensors.get_tensor("offsets")
@@ -144,7 +165,16 @@ class PackedStore:
 
 
 class PackedReader(Reader):
-    """One video of a packed store; ``first`` is its first crop's clip, ``averaged`` tells that its rows are bins."""
+    """Reads one video of a packed store.
+
+    Args:
+        store: The store.
+        split: "train" or "test".
+        name: Name of the video.
+        crops: Its crop numbers.
+        first: Number of the clip of its first crop.
+        averaged: Whether its rows are bins of several segments.
+    """
 
     def __init__(
         self, store: PackedStore, split: str, name: str, crops: Sequence[int], first: int, averaged: bool
@@ -154,27 +184,27 @@ class PackedReader(Reader):
         self._clips = {crop: first + index for index, crop in enumerate(crops)}
 
     def span(self, crop: int) -> tuple[int, int]:
-        """The rows [start, end) of a crop in ``store.features[split]``."""
+        """Return the rows [start, end) of a crop in ``store.features[split]``."""
         start, end = self.store.offsets[self.split][self._clips[crop] : self._clips[crop] + 2].tolist()
         return start, end
 
     def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read one crop, (T, D) float32 twice."""
+        """Read the image and event features of one crop, float32 (T, D) each."""
         start, end = self.span(crop)
         image, event = self.store.features[self.split][:, start:end].float().numpy()
         names = self.where(crop)
         return self._finite(names[0], image), self._finite(names[1], event)
 
     def where(self, crop: int) -> tuple[str, str]:
-        """The video's name, the store and the stream."""
+        """Return the video's name with the store and the stream."""
         return f"{self.name} in {self.store.root} (image)", f"{self.name} in {self.store.root} (event)"
 
     def files(self, crop: int) -> list[Path]:
-        """The file of the video's split."""
+        """Return the file of the video's split."""
         return [self.store.root / table_name(self.split)]
 
 
 def stored_rows(entry: dict[str, Any], max_segments: int) -> int:
-    """Rows that one crop of a catalogue's entry takes."""
+    """Return the number of rows per crop of a catalogue's entry."""
     segments: int = entry["segments"]
     return min(segments, max_segments) if entry["split"] == "train" else segments

@@ -1,4 +1,8 @@
-"""Writing a packed store: sizes from headers first, then clip by clip with a journal, so that a kill costs one clip."""
+"""Writing a packed store. `iefvad.features.packed` describes its files and reads them.
+
+The sizes come from the headers of the source files first. Then clip after clip is written and noted in a journal, so
+that a killed import loses only one clip.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +30,12 @@ from iefvad.utils.tensors import header, to_half
 from iefvad.utils.text import few
 from iefvad.video import SEGMENT
 
-_ALIGN = 64  # a row of 768 float16 is 24 cache lines; it should not begin within one
+_ALIGN = 64  # a row of 768 float16 is 24 cache lines, and should begin at the start of one
 
 
 @dataclass
 class _Table:
-    """One split's file: the (video, crop) and first row of each clip, and where the features begin."""
+    """Layout of one split's file: (video, crop) and first row of each clip, and the bytes around the features."""
 
     split: str
     dim: int
@@ -43,15 +47,16 @@ class _Table:
 
     @property
     def rows(self) -> int:
-        """Rows of one stream, that of zeros included."""
+        """Number of rows per stream, including the row of zeros."""
         return self.offsets[-1] + 1
 
     @property
     def size(self) -> int:
+        """Size of the file in bytes."""
         return len(self.head) + 4 * self.rows * self.dim + len(self.tail)
 
     def positions(self, clip: int) -> tuple[int, int, int]:
-        """Byte positions of a clip's image and event rows, and the bytes of each."""
+        """Return the byte positions of a clip's image and event rows, and the number of bytes of each."""
         start, end = self.offsets[clip : clip + 2]
         width = 2 * self.dim
         image = len(self.head) + start * width
@@ -59,12 +64,20 @@ class _Table:
 
 
 def pack(benchmark: Benchmark, out: PathLike, *, max_segments: int = 256, progress: bool = True) -> PackedStore:
-    """Write a benchmark's features to a packed store in the folder ``out`` and open it.
+    """Write the features of a benchmark to a packed store and open it.
 
-    An import that was interrupted goes on where it stopped if the source files (paths, sizes, times), lists and options
-    are the same, and starts over, saying so, if not. Equal sources give equal bytes. Raises UserError for features that
-    are missing, damaged, of other shapes, NaN or beyond float16, for a disk without room, and where ``out`` holds
-    something else.
+    An interrupted import continues if the source files (paths, sizes, times), lists and options are the same.
+    Otherwise it prints a line and starts again. Equal sources give equal bytes.
+
+    Args:
+        benchmark: Videos and their features.
+        out: Folder of the packed store.
+        max_segments: Longer training clips are averaged to this number of bins.
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: Features are missing, damaged, of different shapes, NaN or beyond float16; the disk is too small; or
+            ``out`` contains something else.
     """
     out = Path(out)
     entries = _entries(benchmark)
@@ -94,10 +107,16 @@ def pack(benchmark: Benchmark, out: PathLike, *, max_segments: int = 256, progre
 
 
 def folder_pair(image_dir: PathLike, event_dir: PathLike, *, fps: float = 30.0, nan: Nan = "error") -> Benchmark:
-    """Bare features without lists: every ``NAME.npy`` or ``NAME__c.npy`` below ``image_dir`` becomes a test video.
+    """Make a benchmark from features without lists: every file becomes (a crop of) a test video without truth.
 
-    Its event file has the same relative path below ``event_dir``. Classes and truth stay unknown. Raises UserError
-    naming files that are missing, pickled, damaged or of another shape than their partner.
+    Args:
+        image_dir: Folder with ``NAME.npy`` or ``NAME__c.npy``, and sub-folders.
+        event_dir: Folder of the event features. Each file has the same relative path as its image file.
+        fps: Frames per second of the videos. It is only used to print times.
+        nan: "error", or "zero" to replace NaN and infinity by 0.
+
+    Raises:
+        UserError: A file is missing, pickled or damaged, or an image file and its event file have different shapes.
     """
     image_root, event_root = Path(image_dir), Path(event_dir)
     pairs: dict[str, dict[int, tuple[Path, Path]]] = {}
@@ -111,7 +130,7 @@ def folder_pair(image_dir: PathLike, event_dir: PathLike, *, fps: float = 30.0, 
         if pairs.setdefault(name, {}).setdefault(crop or 0, (image, event))[0] != image:
             raise UserError(f"{image} and {pairs[name][0][0]} are both crop 0 of {name}; keep one of them")
     if not pairs:
-        raise UserError(f"{image_root} holds no .npy files; check --image-dir")
+        raise UserError(f"{image_root} contains no .npy files; check --image-dir")
     if absent:
         raise UserError(
             f"{len(absent)} event files are missing: {few(absent)}; each image file needs one of the same name"
@@ -175,7 +194,7 @@ def _layout(benchmark: Benchmark, entries: Sequence[dict[str, Any]], out: Path, 
 
 
 def _frame(table: _Table, videos: Sequence[Video]) -> None:
-    """Fill in what stands before and behind the features: an 8-byte length, the JSON header, and the small tensors."""
+    """Fill in the bytes before and after the features: an 8-byte length, the JSON header, and the small tensors."""
     offsets = np.array(table.offsets, "<i8")
     density = [np.asarray(video.event_density, "<f4") for video in videos if video.event_density is not None]
     truth = [np.asarray(video.truth, np.uint8) for video in videos if video.truth is not None]
@@ -192,7 +211,7 @@ def _frame(table: _Table, videos: Sequence[Video]) -> None:
 def _plan(
     document: dict[str, Any], benchmark: Benchmark, entries: Sequence[dict[str, Any]], tables: Sequence[_Table]
 ) -> str:
-    """A digest of all that decides the store's bytes, the source files' sizes and times included."""
+    """Return a digest of everything that decides the store's bytes, including sizes and times of the source files."""
     content = {**document, "notes": benchmark.notes, "videos": entries}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for table in tables:
@@ -208,18 +227,18 @@ def _finished(out: Path, plan: str) -> PackedStore:
     store = PackedStore(out)
     if store.plan != plan:
         raise UserError(
-            f"{out} holds a packed store of other files, lists or options: choose another --out, or delete the folder"
-            " first"
+            f"{out} contains a packed store of other files, lists or options: choose another --out, or delete the"
+            " folder first"
         )
     (out / JOURNAL).unlink(missing_ok=True)
-    print(f"{out}: these features are imported already.")
+    print(f"{out}: these features are already imported.")
     return store
 
 
 class _Journal:
-    """Which clips are in the tables: a line each, with the checksum of its bytes and the notes of its reading.
+    """The journal of an import: one line per finished clip, with the checksum of its bytes and its notes.
 
-    What was read with NaN replaced is read again by an import that refuses NaN (`strict`).
+    An import that refuses NaN (`strict`) reads clips again whose NaN were replaced.
     """
 
     def __init__(self, out: Path, plan: str, tables: Sequence[_Table], *, strict: bool) -> None:
@@ -229,7 +248,7 @@ class _Journal:
         lines = self._read()
         if not (lines and lines[0].get("plan") == plan and self._fits(tables)):
             if lines:
-                print(f"{out}: the files, lists or options changed since the import stopped; it starts over.")
+                print(f"{out}: the files, lists or options changed since the import stopped; it starts again.")
             self.path.unlink(missing_ok=True)
             _allocate(tables, out)
             self._append({"plan": plan})
@@ -239,18 +258,18 @@ class _Journal:
             if checked and not (strict and line["notes"]):
                 self.done[line["split"], line["clip"]] = line
         if not self.path.read_bytes().endswith(b"\n"):
-            with open(self.path, "ab") as file:  # a kill in the middle of a line
+            with open(self.path, "ab") as file:  # the import was killed in the middle of a line
                 file.write(b"\n")
-        print(f"{out}: {len(self.done)} of {sum(len(table.clips) for table in tables)} clips are there; going on.")
+        print(f"{out}: {len(self.done)} of {sum(len(table.clips) for table in tables)} clips are there; continuing.")
 
     def add(self, split: str, clip: int, crc32: int, notes: list[str]) -> None:
-        """Note that a clip's bytes are in place."""
+        """Note that the bytes of a clip are written."""
         line = {"split": split, "clip": clip, "crc32": crc32, "notes": notes}
         self._append(line)
         self.done[split, clip] = line
 
     def remove(self) -> None:
-        """The import is finished."""
+        """Remove the journal, because the import is finished."""
         self.path.unlink()
 
     def _append(self, line: dict[str, Any]) -> None:
@@ -262,7 +281,7 @@ class _Journal:
         for text in self.path.read_bytes().splitlines() if self.path.exists() else []:
             try:
                 lines.append(json.loads(text))
-            except ValueError:  # cut by a kill
+            except ValueError:  # incomplete, because the import was killed
                 continue
         return lines
 
@@ -271,7 +290,7 @@ class _Journal:
 
 
 def _allocate(tables: Sequence[_Table], out: Path) -> None:
-    """Make the files in full size, so that a disk without room is refused now and not hours later."""
+    """Make the files in full size, so that a disk that is too small is noticed now and not hours later."""
     for table in tables:
         table.path.unlink(missing_ok=True)
     needed, free = sum(table.size for table in tables), shutil.disk_usage(out).free
@@ -315,7 +334,7 @@ def _read_clip(table: _Table, video: Video, crop: int, rows: int) -> tuple[memor
     reader = _reader(video)
     before = len(reader.notes)
     pair = video.features(crop)
-    notes = reader.notes[before:]  # kept in the journal, so that an import that goes on knows them too
+    notes = reader.notes[before:]  # kept in the journal, so that a continued import knows them too
     del reader.notes[before:]
     halves = []
     for where, features in zip(reader.where(crop), pair, strict=True):

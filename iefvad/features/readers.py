@@ -1,4 +1,4 @@
-"""Where a video's features come from: a feature store or ``.npy`` files, always checked for NaN."""
+"""Readers of one video's features, from a feature store or ``.npy`` files. All of them check for NaN."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ Nan = Literal["error", "zero"]
 
 
 class Reader:
-    """Reads one crop of a video: ``reader(crop)`` → image and event features, (T, D) float32 each.
+    """Reads one crop of a video: ``reader(crop)`` returns image and event features, float32 (T, D) each.
 
-    ``nan="zero"`` puts 0 in the place of NaN and infinity and adds a line to ``notes``; otherwise they raise UserError.
+    Args:
+        nan: "error": NaN and infinity raise UserError. "zero": they are replaced by 0, with a line in ``notes``.
+        notes: List that gets a line for each replacement.
     """
 
     def __init__(self, nan: Nan, notes: list[str]) -> None:
@@ -27,15 +29,15 @@ class Reader:
         raise NotImplementedError
 
     def where(self, crop: int) -> tuple[str, str]:
-        """What to call the image and the event features of a crop in a message."""
+        """Return how messages call the image and the event features of a crop."""
         raise NotImplementedError
 
     def files(self, crop: int) -> list[Path]:
-        """The files that a crop is read from."""
+        """Return the files that a crop is read from."""
         raise NotImplementedError
 
     def check(self, crop: int) -> None:
-        """Compare a crop's files with the video by their headers. Raises UserError where they disagree."""
+        """Compare the headers of a crop's files with the video. Raises UserError if they disagree."""
 
     def _finite(self, where: str, values: np.ndarray) -> np.ndarray:
         values = np.asarray(values, dtype=np.float32)
@@ -52,29 +54,39 @@ class Reader:
 
 
 class StoreReader(Reader):
-    """One video of a feature store."""
+    """Reads one video of a feature store."""
 
     def __init__(self, store: FeatureStore, name: str, nan: Nan, notes: list[str]) -> None:
         super().__init__(nan, notes)
         self.store, self.name = store, name
 
     def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read one crop, (T, D) float32 twice."""
+        """Read the image and event features of one crop, float32 (T, D) each."""
         image, event = self.store.read_crop(self.name, crop)
         names = self.where(crop)
         return self._finite(names[0], image), self._finite(names[1], event)
 
     def where(self, crop: int) -> tuple[str, str]:
-        """The video's name and the stream."""
+        """Return the video's name with the stream."""
         return f"{self.name} (image)", f"{self.name} (event)"
 
     def files(self, crop: int) -> list[Path]:
-        """The video's features and its sidecar."""
+        """Return the file of the video's features and its sidecar."""
         return [self.store.root / f"{self.name}{suffix}" for suffix in (".safetensors", ".json")]
 
 
 class NpyReader(Reader):
-    """Image and event files of one video by crop; ``segments`` and ``dim`` are read from the first crop's headers."""
+    """Reads one video from ``.npy`` files.
+
+    Args:
+        pairs: {crop: (image file, event file)}.
+        nan: As for `Reader`.
+        notes: As for `Reader`.
+
+    Attributes:
+        segments: Number of segments, from the header of the first crop.
+        dim: Width of the features, from the header of the first crop.
+    """
 
     def __init__(self, pairs: dict[int, tuple[Path, Path]], nan: Nan, notes: list[str]) -> None:
         super().__init__(nan, notes)
@@ -86,7 +98,7 @@ class NpyReader(Reader):
         self._agree(event, npy_shape(event), image)
 
     def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read one crop, (T, D) float32 twice."""
+        """Read the image and event features of one crop, float32 (T, D) each."""
         image = self.pairs[crop][0]
         arrays = []
         for path in self.pairs[crop]:
@@ -96,16 +108,16 @@ class NpyReader(Reader):
         return arrays[0], arrays[1]
 
     def where(self, crop: int) -> tuple[str, str]:
-        """The paths of both files."""
+        """Return the paths of both files."""
         image, event = self.pairs[crop]
         return str(image), str(event)
 
     def files(self, crop: int) -> list[Path]:
-        """Both files."""
+        """Return both files."""
         return list(self.pairs[crop])
 
     def check(self, crop: int) -> None:
-        """Compare both headers with the first crop's. Raises UserError for another shape and a damaged file."""
+        """Compare both headers with the first crop's. Raises UserError if the shape differs or a file is damaged."""
         for path in self.pairs[crop]:
             self._agree(path, npy_shape(path), self.pairs[crop][0])
 

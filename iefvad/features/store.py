@@ -1,8 +1,11 @@
-"""Feature store: one safetensors file and one JSON sidecar a video, safe to interrupt and to resume.
+"""Feature store: one safetensors file and one JSON sidecar per video. Writing can be interrupted and resumed.
 
-``ROOT/store.json`` holds the settings that all videos share; ``ROOT/NAME.safetensors`` holds ``image`` and ``event``,
-(crops, T, D) float16; ``ROOT/NAME.json``, written last, marks the video as complete; ``ROOT/index.csv`` is a summary
-rebuilt from the sidecars. Equal input gives equal bytes. Several processes may write to one store.
+- ``ROOT/store.json``: the settings that all videos share.
+- ``ROOT/NAME.safetensors``: ``image`` and ``event``, float16 (crops, T, D) each.
+- ``ROOT/NAME.json``: the sidecar. It is written last and marks the video as complete.
+- ``ROOT/index.csv``: a summary, rebuilt from the sidecars.
+
+Equal input gives equal bytes. Several processes may write to one store.
 """
 
 from __future__ import annotations
@@ -22,12 +25,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from iefvad.features.npy import load_npy, npy_shape, split_crop
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import flush, replacing_durably, storage_errors
+from iefvad.utils.files import PathLike, flush, replacing_durably, storage_errors
 from iefvad.utils.tensors import header, to_half
-from iefvad.utils.text import few
-from iefvad.video import SEGMENT
 
 FORMAT = 1
 _SETTINGS, _INDEX = "store.json", "index.csv"
@@ -39,10 +39,17 @@ _WHOLE_FILE, _BLOCK = 64 << 20, 8 << 20
 class Sidecar:
     """What is known of one stored video.
 
-    ``source`` is the video's path and ``source_hash`` its :func:`hash_file`; ``fps`` frames per second, ``frames``
-    decoded frames, ``segments`` T, ``frames_dropped`` frames left over after the last segment, ``crops`` the stored
-    crop numbers in the order of the first axis, ``settings`` those of the store (filled in by ``write``),
-    ``event_density`` the (T,) mean of each segment's event map.
+    Attributes:
+        name: Name of the video in the store.
+        source: Path of the video file.
+        source_hash: `hash_file` of the video file.
+        fps: Frames per second.
+        frames: Number of decoded frames.
+        segments: Number of segments T.
+        frames_dropped: Number of frames after the last segment.
+        crops: Stored crop numbers, in the order of the first axis of the features.
+        settings: Settings of the store; `FeatureStore.write` fills them in.
+        event_density: Mean of the event map per segment, T values.
     """
 
     name: str
@@ -57,7 +64,7 @@ class Sidecar:
     event_density: list[float] = field(default_factory=list)
 
 
-def is_store(root: str | os.PathLike[str]) -> bool:
+def is_store(root: PathLike) -> bool:
     """Return whether a folder is a feature store."""
     return (Path(root) / _SETTINGS).is_file()
 
@@ -65,14 +72,21 @@ def is_store(root: str | os.PathLike[str]) -> bool:
 class FeatureStore:
     """Features of many videos in one folder, all made with the same settings.
 
-    ``create=True`` makes the folder (``settings`` are then required) or opens one made with the same settings.
-    Names may contain ``/`` (sub-folders). Raises UserError where ``root`` is not a store, and where ``settings``
-    differ from the store's, naming each differing key with both values.
+    Args:
+        root: Folder of the store.
+        settings: Settings of the features. Required to create a store; compared with an existing one.
+        create: Create the store if it does not exist.
+
+    Attributes:
+        root: Folder of the store.
+        settings: Settings of the features.
+
+    Raises:
+        UserError: ``root`` is not a store, or ``settings`` differ from the store's. The message names each differing
+            key with both values.
     """
 
-    def __init__(
-        self, root: str | os.PathLike[str], *, settings: dict[str, Any] | None = None, create: bool = False
-    ) -> None:
+    def __init__(self, root: PathLike, *, settings: dict[str, Any] | None = None, create: bool = False) -> None:
         self.root = Path(root)
         wanted = None if settings is None else _plain({"format": FORMAT, **settings})
         stored = self._read_settings()
@@ -97,30 +111,37 @@ class FeatureStore:
         self.settings: dict[str, Any] = stored
 
     def names(self) -> list[str]:
-        """Names of the complete videos, sorted."""
+        """Return the names of the complete videos, sorted. Names may contain ``/`` (sub-folders)."""
         return [sidecar.name for sidecar in self.sidecars()]
 
     def sidecars(self) -> list[Sidecar]:
-        """Sidecars of the complete videos, sorted by name."""
+        """Return the sidecars of the complete videos, sorted by name."""
         return list(self._complete(sorted(self._candidates())))
 
     def __contains__(self, name: object) -> bool:
-        """True if the video's files are both there, readable, whole and consistent with each other."""
+        """Return whether both files of the video exist, can be read, and are complete and consistent."""
         return isinstance(name, str) and any(True for _ in self._complete([name]))
 
     def __len__(self) -> int:
         return len(self.names())
 
     def is_current(self, name: str, source_hash: str) -> bool:
-        """True if the video is complete and was made from a file of this hash with this store's settings."""
+        """Return whether the video is complete and was made from a file with this hash and the store's settings."""
         return any(side.source_hash == source_hash for side in self._complete([name]))
 
     def write(self, name: str, image: np.ndarray, event: np.ndarray, sidecar: Sidecar) -> None:
-        """Store one video's features, (crops, T, D) each, as float16; all or nothing, replacing what was there.
+        """Store the features of one video as float16, completely or not at all. Replaces older ones.
 
-        ``sidecar.name`` and ``sidecar.settings`` are filled in. Raises UserError naming the video for NaN, infinity
-        or values beyond float16, and for a full disk; ValueError for shapes that do not agree with each other, the
-        sidecar or the store.
+        Args:
+            name: Name of the video; ``/`` makes sub-folders.
+            image: Image features (crops, T, D).
+            event: Event features of the same shape.
+            sidecar: What is known of the video. ``name`` and ``settings`` are filled in.
+
+        Raises:
+            UserError: Features contain NaN, infinity or values beyond float16, or the disk is full. The message names
+                the video.
+            ValueError: Shapes do not agree with each other, the sidecar or the store.
         """
         features, side_path = self._paths(name)
         sidecar = replace(
@@ -134,8 +155,9 @@ class FeatureStore:
         tensors = {"event": _to_half(name, "event", event), "image": _to_half(name, "image", image)}
         with storage_errors(self.root, f"storing {name}"):
             features.parent.mkdir(parents=True, exist_ok=True)
-            # Both files are written in full before either takes its place. The old sidecar goes first: were we killed
-            # between the two renames, an old sidecar beside new features would pass for complete.
+            # Both files are written in full before either of them takes its place. The old sidecar is removed first.
+            # Otherwise a kill between the two renames would leave an old sidecar beside new features, which looks
+            # complete.
             with replacing_durably(side_path) as side_file:
                 side_file.write(_json(asdict(sidecar)))
                 flush(side_file)
@@ -143,15 +165,30 @@ class FeatureStore:
                     _write_safetensors(file, tensors, {"source_hash": sidecar.source_hash})
 
     def read(self, name: str) -> tuple[np.ndarray, np.ndarray, Sidecar]:
-        """Read (image, event, sidecar): (crops, T, D) float16 twice. Raises UserError if the video is not complete."""
+        """Read one video.
+
+        Returns:
+            Image and event features, float16 (crops, T, D) each, and the sidecar.
+
+        Raises:
+            UserError: The video is missing or not complete.
+        """
         sidecar = self.sidecar(name)
         with safe_open(self._paths(name)[0], framework="np") as tensors:
             return tensors.get_tensor("image"), tensors.get_tensor("event"), sidecar
 
     def read_crop(self, name: str, crop_index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read one crop's (image, event), (T, D) float16 each, without reading the others.
+        """Read one crop of a video, without reading the others.
 
-        ``crop_index`` is the crop's number (0..9 in the field's order). Raises UserError if the store lacks it.
+        Args:
+            name: Name of the video.
+            crop_index: Crop number, 0 to 9 in the field's order.
+
+        Returns:
+            Image and event features, float16 (T, D) each.
+
+        Raises:
+            UserError: The video is missing or not complete, or the store does not have this crop.
         """
         sidecar = self.sidecar(name)
         if crop_index not in sidecar.crops:
@@ -161,13 +198,13 @@ class FeatureStore:
             return tensors.get_slice("image")[row], tensors.get_slice("event")[row]
 
     def sidecar(self, name: str) -> Sidecar:
-        """The video's sidecar. Raises UserError if the video is absent or not complete."""
+        """Return the sidecar of a video. Raises UserError if the video is missing or not complete."""
         for sidecar in self._complete([name]):
             return sidecar
-        raise UserError(f"{self.root} holds no complete video {name!r}; extract it (again)")
+        raise UserError(f"{self.root} has no complete video {name!r}; extract it (again)")
 
     def write_index(self) -> Path:
-        """Rebuild ``index.csv``, one row a complete video, from the sidecars; returns its path."""
+        """Rebuild ``index.csv`` from the sidecars, one row per complete video, and return its path."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_INDEX_COLUMNS)
@@ -206,7 +243,7 @@ class FeatureStore:
             with open(side_path, encoding="utf-8") as file:
                 content = json.load(file)
             sidecar = Sidecar(**{key.name: content[key.name] for key in fields(Sidecar)})
-            # safe_open compares the header with the file's length, so a cut file fails here.
+            # safe_open compares the header with the file's length, so a truncated file fails here.
             with safe_open(features, framework="np") as tensors:
                 shapes = [tensors.get_slice(key).get_shape() for key in ("image", "event")]
                 metadata = tensors.metadata() or {}
@@ -217,7 +254,7 @@ class FeatureStore:
                 and sidecar.settings == self.settings
             )
         except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError):
-            return None  # whatever is wrong with the files, the video counts as not there and is made again
+            return None  # with any error in the files, the video counts as missing and is extracted again
         return sidecar if consistent else None
 
     def _check_shapes(self, name: str, image: np.ndarray, event: np.ndarray, sidecar: Sidecar) -> None:
@@ -245,11 +282,12 @@ class FeatureStore:
         return settings
 
 
-def hash_file(path: str | os.PathLike[str]) -> str:
-    """Identify a file's content: ``sha256:HEX`` of the whole up to 64 MiB.
+def hash_file(path: PathLike) -> str:
+    """Return a hash that identifies a file's content.
 
-    Larger files give ``sha256-sampled:HEX`` of their size and their first, middle and last 8 MiB, so that an hour of
-    video is checked in an instant; a change elsewhere that keeps the size goes unnoticed.
+    It is ``sha256:HEX`` of the whole content up to 64 MiB. For larger files it is ``sha256-sampled:HEX`` of the size
+    and of the first, middle and last 8 MiB, so that long videos are checked quickly. A change in another place that
+    keeps the size is then not noticed.
     """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -265,55 +303,6 @@ def hash_file(path: str | os.PathLike[str]) -> str:
     return f"sha256-sampled:{digest.hexdigest()}"
 
 
-def import_npy(
-    image_dir: str | os.PathLike[str],
-    event_dir: str | os.PathLike[str],
-    store_root: str | os.PathLike[str],
-    *,
-    settings: dict[str, Any] | None = None,
-    fps: float = 30.0,
-) -> FeatureStore:
-    """Make a store from the field's layout: ``NAME__{crop}.npy`` of (T, D) below ``image_dir`` and ``event_dir``.
-
-    An event file lies at the image file's relative path. ``settings`` describe the encoders where they are known;
-    dim is read from the files. ``fps`` only serves to print times. Videos already imported are skipped, so an
-    interrupted import goes on. Raises UserError naming files that are missing, damaged, pickled, of other shapes
-    than their partner, not finite, or beyond float16.
-    """
-    image_root, event_root = Path(image_dir), Path(event_dir)
-    videos: dict[str, list[int]] = {}
-    for path in sorted(image_root.rglob("*.npy")):
-        name, crop = split_crop(path.relative_to(image_root).as_posix())
-        if crop is not None:
-            videos.setdefault(name, []).append(crop)
-    if not videos:
-        raise UserError(f"{image_root} holds no NAME__0.npy .. NAME__9.npy feature files; check the folder")
-    absent = [f"{name}__{crop}.npy" for name in videos for crop in videos[name]]
-    absent = [name for name in absent if not (event_root / name).is_file()]
-    if absent:
-        raise UserError(f"{len(absent)} event files are missing in {event_root}: {few(absent)}")
-    first = next(iter(videos))
-    dim = npy_shape(image_root / f"{first}__{videos[first][0]}.npy")[1]
-    store = FeatureStore(store_root, settings={"source": "npy", "dim": dim, **(settings or {})}, create=True)
-    for name, crops in videos.items():
-        paths = [[root / f"{name}__{crop}.npy" for crop in crops] for root in (image_root, event_root)]
-        digest = hashlib.sha256("".join(hash_file(path) for path in paths[0] + paths[1]).encode()).hexdigest()
-        if store.is_current(name, digest):
-            continue
-        shape = npy_shape(paths[0][0])
-        for path in paths[0] + paths[1]:
-            if npy_shape(path) != shape or shape[1] != dim:
-                raise UserError(
-                    f"{path} is {npy_shape(path)}, {paths[0][0]} is {shape}, the store is {dim} wide; "
-                    "crops and modalities of a video must agree: extract this video again or leave it out"
-                )
-        image, event = (np.stack([load_npy(path) for path in group]) for group in paths)
-        sidecar = Sidecar(name, str(image_root), digest, fps, SEGMENT * shape[0], shape[0], crops=crops)
-        store.write(name, image, event, sidecar)
-    store.write_index()
-    return store
-
-
 def _to_half(name: str, kind: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
     half = to_half(torch.from_numpy(np.array(values, np.float32, order="C")), f"{name}: {kind} features").numpy()
@@ -324,14 +313,14 @@ def _to_half(name: str, kind: str, values: np.ndarray) -> np.ndarray:
 
 
 def _write_safetensors(file: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    # Written here because the library builds the whole file in memory first: 2 GB for the longest videos.
+    # Not written by the library, which builds the whole file in memory first: 2 GB for the longest videos.
     file.write(header([(key, "F16", tensor.shape, tensor.nbytes) for key, tensor in tensors.items()], metadata))
     for tensor in tensors.values():
         file.write(tensor.data if tensor.size else b"")
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(_json(settings))  # tuples become lists, as they will when read back
+    return json.loads(_json(settings))  # tuples become lists, as in settings that are read back
 
 
 def _json(content: dict[str, Any]) -> bytes:

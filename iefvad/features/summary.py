@@ -9,7 +9,11 @@ from iefvad.features.store import FeatureStore
 
 
 def describe(root: str) -> str:
-    """What a feature store or a packed store holds, as a few lines. Raises UserError where the folder is neither."""
+    """Describe the contents of a feature store or a packed store in a few lines.
+
+    Raises:
+        UserError: The folder is neither.
+    """
     if is_packed(root):
         return describe_packed(PackedStore(root))
     store = FeatureStore(root)
@@ -22,6 +26,7 @@ def describe(root: str) -> str:
 
 
 def describe_packed(store: PackedStore) -> str:
+    """Describe the contents of a packed store in a few lines."""
     size = sum(table.nbytes for table in store.features.values())
     lines = [
         f"{store.root}: packed store of {store.name}, features {store.dim} wide, {size / 1e9:.2f} GB, training clips of"

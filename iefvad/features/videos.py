@@ -1,4 +1,4 @@
-"""Videos and benchmarks in memory: what is known of each video, and its features, read when asked for."""
+"""Videos and benchmarks in memory. Features are read from disk only when they are used."""
 
 from __future__ import annotations
 
@@ -16,10 +16,19 @@ from iefvad.utils.errors import UserError
 
 @dataclass
 class Video:
-    """One video: ``classes`` (none if normal), ``segments`` T, ``fps``, ``frames`` decoded.
+    """One video of a benchmark.
 
-    ``truth`` is (16·T,) uint8, or None where only the label is known. ``event_density`` is (T,) or None; ``source``
-    the video file's path if known; ``crops`` the crop numbers that :meth:`features` serves.
+    Attributes:
+        name: Name of the video.
+        classes: Its anomaly classes, empty if it is normal.
+        segments: Number of segments T.
+        fps: Frames per second.
+        frames: Number of decoded frames.
+        truth: Frame labels, uint8 (16·T,), or None if only the classes are known.
+        event_density: float32 (T,), or None.
+        source: Path of the video file, if known.
+        crops: Crop numbers that `features` accepts.
+        reader: Reads the features.
     """
 
     name: str
@@ -34,10 +43,17 @@ class Video:
     reader: Reader | None = field(default=None, repr=False)
 
     def features(self, crop: int) -> tuple[Tensor, Tensor]:
-        """Image and event features of one crop, (T, D) float32 each, read from disk now.
+        """Read the features of one crop from disk.
 
-        Raises UserError for a crop that is not there, NaN or infinity (unless loaded with ``nan="zero"``), and files
-        that are damaged or disagree in length.
+        Args:
+            crop: One of `crops`.
+
+        Returns:
+            Image and event features, float32 (T, D) each.
+
+        Raises:
+            UserError: The video does not have this crop, features contain NaN or infinity (unless loaded with
+                ``nan="zero"``), or files are damaged or have different lengths.
         """
         if crop not in self.crops or self.reader is None:
             raise UserError(f"{self.name} has the crops {list(self.crops)}, not {crop}; choose one of them")
@@ -47,9 +63,15 @@ class Video:
 
 @dataclass
 class Benchmark:
-    """Training and test videos with features of ``dim`` dimensions; ``notes`` say what a reader of results must know.
+    """Training and test videos of one data set.
 
-    ``settings`` are the encoders' (from a store), empty where they are unknown.
+    Attributes:
+        name: Name of the data set.
+        train: Training videos.
+        test: Test videos, in the order of the test list.
+        dim: Width D of the features.
+        notes: What a reader of results must know.
+        settings: Settings of the encoders, from a store. Empty if unknown.
     """
 
     name: str
@@ -61,9 +83,16 @@ class Benchmark:
 
 
 def resample(features: Tensor, bins: int = 256) -> Tensor:
-    """Average (T, D) over ``bins`` uniform bins along time when T > bins, else return it unchanged.
+    """Average features over uniform bins along time (`docs/specification.md#data-conventions`).
 
-    Bin i covers rows ⌊iT/bins⌋ to ⌊(i+1)T/bins⌋ − 1, as in the field's loaders (SPEC §4).
+    Bin i covers rows ⌊iT/bins⌋ to ⌊(i+1)T/bins⌋ − 1, as in the field's loaders.
+
+    Args:
+        features: (T, D).
+        bins: Number of bins.
+
+    Returns:
+        (bins, D) of the same dtype, or ``features`` itself if T ≤ bins.
     """
     length = len(features)
     if length <= bins:
@@ -76,6 +105,10 @@ def resample(features: Tensor, bins: int = 256) -> Tensor:
 
 
 def pad_batch(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack (T_i, D) into (B, max T, D), zero behind each end, with the lengths (B,) int64."""
+    """Stack B sequences (T_i, D) into one batch.
+
+    Returns:
+        The batch (B, max T, D), zero after the end of each sequence, and the lengths, int64 (B,).
+    """
     lengths = torch.tensor([len(sequence) for sequence in features], dtype=torch.int64)
     return torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True), lengths

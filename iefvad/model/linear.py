@@ -1,4 +1,4 @@
-"""A Linear layer whose matrix products, backward too, go where they are fastest on this processor."""
+"""A Linear layer whose matrix products, also those of the backward pass, use the faster library of this processor."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ class _Linear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         rows, weight = ctx.saved_tensors
-        to_rows, to_weight, to_bias = ctx.needs_input_grad
-        return (
-            product(grad, weight.t()) if to_rows else None,
-            product(grad.t(), rows.t()) if to_weight else None,
-            grad.sum(0) if to_bias else None,
-        )
+        wants_rows, wants_weight, wants_bias = ctx.needs_input_grad
+        grad_rows = product(grad, weight.t()) if wants_rows else None
+        grad_weight = product(grad.t(), rows.t()) if wants_weight else None
+        grad_bias = grad.sum(0) if wants_bias else None
+        return grad_rows, grad_weight, grad_bias

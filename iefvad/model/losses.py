@@ -1,4 +1,7 @@
-"""Training loss of IEF-VAD: multiple-instance classification and the regularisation terms (paper §3.6; SPEC §3)."""
+"""Training loss of IEF-VAD: multiple-instance classification and the regularisation terms.
+
+Source: section 3.6 of the paper; `docs/specification.md#training`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ RUN = 16  # segments whose mean is one instance of `mil="segment"`; also the div
 
 @dataclass(frozen=True)
 class LossWeights:
-    """λ_kl and λ_reg of the total, λ_cos and λ_norm within the regularisation."""
+    """Weights of the loss terms: λ_kl and λ_reg of the total, λ_cos and λ_norm within the regularisation."""
 
     kl: float = 1.0
     reg: float = 1.0
@@ -27,9 +30,13 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Share:
-    """What a part of a batch weighs where several processes share one: factors of its means over videos and positions.
+    """Weight of a part of a batch, where several processes share the batch.
 
-    The mean of the processes' losses, and of their gradients, is then the whole batch's.
+    With these factors, the mean of the processes' losses, and of their gradients, is that of the whole batch.
+
+    Attributes:
+        videos: Factor of means over videos.
+        positions: Factor of means over valid positions.
     """
 
     videos: float = 1.0
@@ -41,7 +48,7 @@ WHOLE = Share()
 
 @dataclass
 class Loss:
-    """The total and its parts, scalar tensors."""
+    """The total loss and its parts before weighting: classification, KL and regularisation. Scalar tensors."""
 
     total: Tensor
     cls: Tensor
@@ -50,11 +57,18 @@ class Loss:
 
 
 def video_log_probs(logits: Tensor, lengths: Tensor, mil: Literal["topk", "segment"] = "topk") -> tuple[Tensor, Tensor]:
-    """log p and log(1 − p) of each video, where p is the mean probability of its chosen segments.
+    """Return log p and log(1 − p) per video, where p is the mean probability of the video's chosen segments.
 
-    `logits` (B, T), `lengths` (B,) integers. "topk": the k = ⌊length/16⌋ + 1 highest of the valid segments;
-    "segment": the run of 16 segments with the highest mean. Both logarithms come from log-sigmoids, so that neither
-    overflows where p rounds to 0 or 1. A video of length 0 has p = 1/2. Returns two (B,) tensors.
+    Both logarithms come from log-sigmoids, so that neither overflows where p rounds to 0 or 1.
+
+    Args:
+        logits: (B, T) floating point.
+        lengths: (B,) integers. A video of length 0 has p = 1/2.
+        mil: "topk" chooses the min(⌊length/16⌋ + 1, length) highest valid segments, "segment" the run of 16 segments
+            with the highest mean.
+
+    Returns:
+        Two (B,) tensors.
     """
     lengths = lengths.to(logits.device)
     positions = torch.arange(logits.shape[1], device=logits.device)
@@ -90,7 +104,14 @@ def _best_run(logits: Tensor, valid: Tensor) -> Tensor:
 
 
 def mil_loss(logits: Tensor, labels: Tensor, lengths: Tensor, mil: Literal["topk", "segment"] = "topk") -> Tensor:
-    """Binary cross-entropy of the videos' probabilities with their labels (B,), 1 = abnormal. Scalar, mean over B."""
+    """Return the binary cross-entropy of the videos' probabilities with their labels, a scalar, mean over B.
+
+    Args:
+        logits: (B, T).
+        labels: (B,), 1 for abnormal.
+        lengths: (B,) integers.
+        mil: As in `video_log_probs`.
+    """
     log_p, log_q = video_log_probs(logits, lengths, mil)
     labels = labels.to(log_p.dtype)
     return -(labels * log_p + (1 - labels) * log_q).mean()
@@ -104,14 +125,23 @@ def total_loss(
     mil: Literal["topk", "segment"] = "topk",
     share: Share = WHOLE,
 ) -> Loss:
-    """classification + λ_kl·(KL_img + KL_evt) + λ_reg·(λ_cos·cosine + λ_norm·norm)  (paper Eq. 6).
+    """Return classification + λ_kl·(KL_img + KL_evt) + λ_reg·(λ_cos·cosine + λ_norm·norm), equation 6 of the paper.
 
-    The parts come multiplied by `share`.
+    Args:
+        output: What the network returned, with loss terms.
+        labels: (B,), 1 for abnormal.
+        lengths: (B,) integers.
+        weights: The λ.
+        mil: As in `video_log_probs`.
+        share: Factors of the parts, where several processes share a batch.
+
+    Raises:
+        ValueError: the output has no loss terms, because it was computed without gradients.
     """
     cls = mil_loss(output.logits, labels, lengths, mil)
     terms = output.terms
     if terms is None:
-        raise ValueError("the output carries no loss terms")
+        raise ValueError("the output has no loss terms: compute it with gradients enabled")
     kl = terms.kl_img + terms.kl_evt
     reg = weights.cos * terms.cosine + weights.norm * terms.norm
     if share != WHOLE:

@@ -83,7 +83,8 @@ class _Standardize(nn.Module):
         self.scale.copy_(features.std(0, correction=0) + 0.05)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.centre) / self.scale
+        standardized: Tensor = (x - self.centre) / self.scale
+        return standardized
 
 
 class SelfAttention(nn.Module):
@@ -105,7 +106,7 @@ class SelfAttention(nn.Module):
         qkv = self.in_proj(x).unflatten(-1, (3, self.heads, -1))
         if layout.spans is not None:
             merged = attention_with_dropout(qkv.view(-1, *qkv.shape[-3:]), layout.spans, self.dropout).view(x.shape)
-            return self.norm(x + self.out_proj(merged))
+            return self._add(x, merged)
         if layout.rows is not None:
             qkv = layout.rows.place(qkv)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -114,7 +115,11 @@ class SelfAttention(nn.Module):
         merged = attended.transpose(1, 2).flatten(2)
         if layout.rows is not None:
             merged = layout.rows.take(merged)
-        return self.norm(x + self.out_proj(merged))
+        return self._add(x, merged)
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+        result: Tensor = self.norm(x + self.out_proj(attended))
+        return result
 
 
 class ModalityEncoder(nn.Module):

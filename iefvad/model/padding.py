@@ -1,4 +1,4 @@
-"""Where the segments of a batch lie and which attend to which: padding is left out wherever nothing needs it."""
+"""Which rows of a padded batch are computed, and which segments attend to which. Padding is skipped where possible."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from torch import Tensor
 from iefvad.model.attention import Span, serves
 
 _WORTH = 0.9
-"""Share of valid rows from which on leaving out the rest saves less than moving rows costs."""
+"""Skip compaction above this valid fraction: moving rows would cost more than leaving out the padding saves."""
 
 
 @dataclass(frozen=True)
 class ValidRows:
-    """Which rows of a padded (B, T, ...) batch are segments of its videos.
+    """The rows of a padded (B, T, ...) batch that are segments of its videos.
 
-    `index` (V,) int64: their places among all B·T, on the batch's device. `count` R ≥ V: of rows as taken out.
+    Attributes:
+        index: (V,) int64, their positions among all B·T rows, on the batch's device.
+        count: R ≥ V, number of rows of a compacted tensor; the last R − V are zeros.
+        batch: B.
+        segments: T.
     """
 
     index: Tensor
@@ -30,16 +34,19 @@ class ValidRows:
 
     @classmethod
     def of(cls, lengths: Tensor, segments: int, device: torch.device) -> ValidRows | None:
-        """The first `lengths` (B,) of `segments` rows of each video; None where all rows may as well be computed.
+        """Make the rows of videos from their lengths; None where computing all rows is as good.
 
-        Lengths on a GPU are not looked at, since that would wait for it: None.
+        Args:
+            lengths: (B,) integers. Lengths on a GPU give None, because reading them would wait for the GPU.
+            segments: T.
+            device: Device of the batch.
         """
         if not _known(lengths):
             return None
         valid = np.arange(segments) < lengths.numpy()[:, None]
         index = np.flatnonzero(valid)
-        # At most 32 counts between a power of two and the next: every batch has another number of valid rows, and
-        # memory, oneDNN's code and a GPU's tiles are reused for counts that were there before.
+        # At most 32 different counts between two powers of two. Every batch has another number of valid rows, and
+        # memory, oneDNN's code and a GPU's tiles are reused for counts that occurred before.
         step = 1 << max(0, index.size.bit_length() - 6)
         count = -(-index.size // step) * step
         if not 0 < count < _WORTH * valid.size:
@@ -47,22 +54,23 @@ class ValidRows:
         return cls(torch.from_numpy(index).to(device, non_blocking=True), count, len(lengths), segments)
 
     def take(self, padded: Tensor) -> Tensor:
-        """(B, T, D) → (R, D): the valid rows, then rows of zeros. What lies in the padding, NaN even, is not read."""
+        """(B, T, D) → (R, D): the valid rows, then rows of zeros. The padding is never read; it may contain NaN."""
         rows: Tensor = _Move.apply(padded, self, True)
         return rows
 
     def place(self, rows: Tensor) -> Tensor:
-        """(R, ...) → (B, T, ...): the valid rows at their places, zeros in the padding."""
+        """(R, ...) → (B, T, ...): the valid rows at their positions, zeros in the padding."""
         padded: Tensor = _Move.apply(rows, self, False)
         return padded
 
 
 class Layout(NamedTuple):
-    """What the encoders are told of a batch.
+    """How the encoders compute a batch.
 
-    `rows`: those that are computed, None for all of (B, T). `spans`: rows of one video each that attend to each other;
-    where None, `mask`, which broadcasts to (B, 1, T, T) bool, is True where a segment may attend to another, and None
-    lets all attend to all.
+    Attributes:
+        rows: The rows that are computed; None: all of (B, T).
+        spans: Rows that attend to each other, one span per video. None: `mask` decides.
+        mask: Bool, broadcasts to (B, 1, T, T), True where a segment may attend to another. None: all attend to all.
     """
 
     rows: ValidRows | None = None
@@ -79,9 +87,18 @@ def lay_out(
     padding: bool,
     dropout: float,
 ) -> tuple[Tensor | None, Layout]:
-    """The valid segments, (B, T) bool, None for all; and the layout of a batch of `shape` (B, T) on a device.
+    """Decide how a batch is computed.
 
-    `lengths` (B,), `window` as of the model; `padding`: it takes part in attention; `dropout` of this pass' attention.
+    Args:
+        shape: (B, T).
+        lengths: (B,) integers; None: all segments are valid.
+        device: Device of the network.
+        window: The network's attention window.
+        padding: Padding takes part in attention.
+        dropout: Dropout of the attention in this pass.
+
+    Returns:
+        The valid segments, (B, T) bool or None for all, and the layout.
     """
     batch, segments = shape
     if lengths is not None and _known(lengths) and (lengths.numpy() >= segments).all():
@@ -106,7 +123,7 @@ def lay_out(
 
 
 def _known(lengths: Tensor) -> bool:
-    """Whether code may depend on the values, without a wait for the device and without a break of a compiled graph."""
+    """Whether code may read the values without waiting for a device and without breaking a compiled graph."""
     return lengths.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -126,7 +143,7 @@ def _place(taken: Tensor, rows: ValidRows) -> Tensor:
 
 
 class _Move(torch.autograd.Function):
-    """Taking rows out or placing them; each is the other's backward pass, without an index's additions."""
+    """Take rows or place them. Each is the backward pass of the other, without the additions of indexing."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, rows: ValidRows, out: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training on several processes: who this process is, what they tell one another, and how they end together."""
+"""Training on several processes: ranks and devices, reductions, barriers, and how all end when one fails."""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from iefvad.utils.errors import UserError
 
-# Others wait while the first process renders the embedded benchmark or writes the report, so this is ample.
-PATIENCE = datetime.timedelta(hours=2)
+# The others wait while the main process renders the embedded benchmark or writes the report, so the timeout is long.
+TIMEOUT = datetime.timedelta(hours=2)
 _STARTS = itertools.count()
 
 
 class Aborted(Exception):
-    """Another process could not go on and says why; this one ends too, silently."""
+    """Another process failed and reports its error. This process ends too, without a message."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train one network: number `rank` of `world`, `local_rank` on its machine.
+    """This process among those that train one network.
 
-    With world 1 every method is a plain local operation and torch.distributed is not touched.
+    With `world` 1 every method is a plain local operation, and torch.distributed is not used.
+
+    Attributes:
+        rank: Number of this process, from 0. Process 0 is the main process.
+        world: Number of processes.
+        local_rank: Number of this process on its machine.
     """
 
     rank: int = 0
@@ -39,13 +45,17 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one process that prints and writes."""
+        """Whether this is the main process, the one that prints and writes."""
         return self.rank == 0
 
     def device(self, chosen: torch.device) -> torch.device:
-        """The device of this process where `chosen` was asked for: each has a GPU of its own.
+        """Return the device of this process; on GPUs, each process of a machine has its own.
 
-        Raises UserError for one GPU that all would share and for more processes than GPUs.
+        Args:
+            chosen: The device that the user asked for.
+
+        Raises:
+            UserError: all processes would share one GPU, or there are more processes than GPUs.
         """
         if self.world == 1 or chosen.type != "cuda":
             return chosen
@@ -61,9 +71,13 @@ class Processes:
 
     @contextlib.contextmanager
     def barrier(self) -> Iterator[None]:
-        """After the block all processes go on, or all end: the first that failed with its error, the others silently.
+        """Wait at the end of the block until all processes are there; if one failed, all end.
 
-        The block must not communicate. Raises Aborted where another process failed.
+        The block must not communicate.
+
+        Raises:
+            Exception: the error of this process, in the first process that failed.
+            Aborted: another process failed.
         """
         error: Exception | None = None
         try:
@@ -75,7 +89,7 @@ class Processes:
         self.abort_on(error)
 
     def abort_on(self, error: Exception | None) -> None:
-        """End all processes if any brings an error: the first of those raises it, the others Aborted."""
+        """End all processes if any of them passes an error: the first of those raises it, the others raise Aborted."""
         if self.world == 1:
             if error is not None:
                 raise error
@@ -88,7 +102,7 @@ class Processes:
             raise Aborted
 
     def agree(self, value: int) -> bool:
-        """Whether all processes bring the same integer."""
+        """Return whether all processes pass the same integer."""
         if self.world == 1:
             return True
         ends = torch.tensor([value, -value])
@@ -96,14 +110,14 @@ class Processes:
         return bool(ends[0] == -ends[1])
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, on its device; it must have one shape everywhere."""
+        """Return the sum of a tensor over all processes, on its device. All pass the same shape."""
         if self.world > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def decide(self, choice: bool) -> bool:
-        """The first process' choice, so that rounding on another machine cannot split them."""
+        """Return the main process' choice, so that rounding on another machine cannot make them differ."""
         if self.world == 1:
             return choice
         value = torch.tensor(int(choice))
@@ -111,7 +125,7 @@ class Processes:
         return bool(value)
 
     def union(self, texts: list[str]) -> list[str]:
-        """The texts of all processes, each once, those of the first process first."""
+        """Return the texts of all processes without repetitions, those of the main process first."""
         if self.world == 1:
             return texts
         data = torch.frombuffer(bytearray(json.dumps(texts).encode()), dtype=torch.uint8)
@@ -125,9 +139,13 @@ class Processes:
         return list(dict.fromkeys(text for row in rows for text in row))
 
     def replicate(self, model: nn.Module, *, unused: bool) -> nn.Module:
-        """`model` so wrapped that a backward pass leaves the mean gradient of all processes in its parameters.
+        """Wrap a model so that a backward pass leaves the mean gradient of all processes in its parameters.
 
-        All begin with the first process' weights and buffers. `unused`: some parameters take no part in the loss.
+        All processes begin with the main process' weights and buffers.
+
+        Args:
+            model: The model, on this process' device.
+            unused: Some parameters take no part in the loss.
         """
         if self.world == 1:
             return model
@@ -136,9 +154,13 @@ class Processes:
 
 @contextlib.contextmanager
 def start(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started, and leave them at the end; alone without torchrun.
+    """Join the processes that torchrun started, and leave them at the end. Without torchrun there is one process.
 
-    `device` is the `--device` that was asked for: NCCL carries what is on GPUs, gloo what is on the CPU.
+    Args:
+        device: The `--device` of the user. NCCL communicates between GPUs, gloo between CPUs.
+
+    Yields:
+        This process.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -148,10 +170,12 @@ def start(device: str) -> Iterator[Processes]:
     _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     gpu = device != "cpu" and torch.cuda.is_available() and dist.is_nccl_available()
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
-    store, _, _ = next(dist.rendezvous("env://"))
-    # torchrun's store outlives a group; names of its own let a program train a second time.
-    store = dist.PrefixStore(f"iefvad/{next(_STARTS)}", store)
-    dist.init_process_group(backend, store=store, rank=processes.rank, world_size=world, timeout=PATIENCE)
+    store, _, _ = next(rendezvous("env://"))
+    # torchrun's store outlives a group. A prefix per group lets a program train a second time.
+    store = dist.PrefixStore(  # type: ignore[attr-defined]
+        f"iefvad/{next(_STARTS)}", store
+    )
+    dist.init_process_group(backend, store=store, rank=processes.rank, world_size=world, timeout=TIMEOUT)
     settled = True
     try:
         yield processes
@@ -161,16 +185,17 @@ def start(device: str) -> Iterator[Processes]:
         settled = False
         raise
     finally:
-        # An NCCL group that others still compute with would be waited for; torchrun ends them when this one exits.
+        # Destroying an NCCL group waits for processes that still compute. torchrun ends them when this one exits.
         if settled or not gpu:
             dist.destroy_process_group()
 
 
 @contextlib.contextmanager
 def main_process_output() -> Iterator[None]:
-    """For what all processes do alike before they are joined: only the first of each machine prints and complains.
+    """Silence all processes of a machine but its first, for work that all do alike before they are joined.
 
-    The others raise Aborted where it raises UserError.
+    Raises:
+        Aborted: in a silenced process, where the first one raises UserError or OSError.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
         yield
@@ -183,7 +208,7 @@ def main_process_output() -> Iterator[None]:
 
 
 def _share_cores(local_world: int) -> None:
-    """Give each process of this machine its part of the cores, where the number of threads was not set by hand."""
+    """Divide the cores of this machine among its processes, unless the user set the number of threads."""
     # torchrun sets OMP_NUM_THREADS to 1 where it is not set, so 1 cannot be told from nothing.
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""From scored test videos to what a run leaves: tables on the screen, metrics.json, scores.csv, report.html."""
+"""From scored test videos to results: tables on the screen, metrics.json, scores.csv, report.html."""
 
 from __future__ import annotations
 
@@ -23,20 +23,24 @@ RANKED = ("auc", "ap", "ano_auc")
 
 @dataclass
 class Results:
-    """Scores of the test videos by model name and seed, in the order in which they were added."""
+    """Scores of the test videos.
+
+    Attributes:
+        scores: Scores by model name and seed, in the order in which they were added.
+    """
 
     scores: dict[str, dict[int, list[VideoScores]]] = field(default_factory=dict)
 
     def add(self, name: str, seed: int, videos: list[VideoScores]) -> None:
-        """Put in the scores of one model."""
+        """Add the scores of one model and seed."""
         self.scores.setdefault(name, {})[seed] = videos
 
     def first(self) -> dict[str, list[VideoScores]]:
-        """Scores of each model's first seed: those of the checkpoints that the run folder is about."""
+        """Return the scores of each model's first seed, that of the main checkpoints."""
         return {name: next(iter(seeds.values())) for name, seeds in self.scores.items()}
 
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Metrics of each model: the first seed's, and under "seeds" the ranking metrics of all seeds."""
+        """Return the metrics of each model: those of the first seed, and under "seeds" the ranking metrics of all."""
         result = {}
         for name, seeds in self.scores.items():
             each = {seed: evaluate(videos) for seed, videos in seeds.items()}
@@ -58,10 +62,16 @@ def _over_seeds(each: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 @dataclass
 class Subject:
-    """What results are about, and the folder `path` they are written to.
+    """What results are about, and where they are written.
 
-    `primary` is the model that scores.csv holds; `summary` becomes "run" in metrics.json; `settings`, `history` (rows
-    of log.jsonl) and `command` (what makes the results again) are for the report.
+    Attributes:
+        path: The folder.
+        primary: The model whose scores are in scores.csv.
+        summary: Becomes "run" in metrics.json.
+        settings: Settings, for the report.
+        command: The command that makes the results again, for the report.
+        notes: What a reader of the results must know.
+        history: Rows of log.jsonl, for the report.
     """
 
     path: Path
@@ -81,7 +91,7 @@ def finish(
     seconds: float | None = None,
     robustness: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Results of a run: as `write_results`, and TensorBoard events where that package is installed."""
+    """Write the results of a run as `write_results` does, and TensorBoard events where that package is installed."""
     config = run.config
     subject = Subject(
         path=run.path,
@@ -113,7 +123,18 @@ def write_results(
     seconds: float | None = None,
     robustness: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Print the tables and write metrics.json, scores.csv and report.html. Returns what metrics.json holds."""
+    """Print the tables, write metrics.json, scores.csv and report.html, and return the content of metrics.json.
+
+    Args:
+        subject: What the results are about.
+        benchmark: The data.
+        results: The scores.
+        seconds: Duration to print.
+        robustness: Rows of the robustness table.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
     metrics = results.metrics()
     notes = [*benchmark.notes, *subject.notes]
     print("\n" + table(_headline(metrics)))
@@ -153,7 +174,7 @@ def write_results(
 
 
 def _headline(metrics: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The main table; with several seeds the ranking metrics are mean ± deviation over them."""
+    """Rows of the main table. With several seeds the ranking metrics are mean ± deviation over the seeds."""
     rows = headline_rows(metrics)
     for row in rows:
         seeds = metrics[row["model"]].get("seeds")
@@ -179,7 +200,7 @@ def _notes(run: Run) -> list[str]:
 
 
 def _tensorboard(run: Run, metrics: dict[str, dict[str, Any]]) -> None:
-    """Mirror log.jsonl as TensorBoard events where that package is installed."""
+    """Write the rows of log.jsonl as TensorBoard events where that package is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

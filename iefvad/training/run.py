@@ -1,4 +1,4 @@
-"""The run folder: what a training run leaves behind, and how the other commands read it (SPEC §6)."""
+"""The run folder: what a training run writes, and how other commands read it (`docs/specification.md#run-folder`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from iefvad.utils.files import write_text, write_with
 
 @dataclass(frozen=True)
 class Variant:
-    """One model among those of a run: its name in tables, its modality and its method."""
+    """One of the models of a run.
+
+    Attributes:
+        name: Its name in tables.
+        modality: Its streams: fusion, image or event.
+        method: Its method: ief, paper or released.
+    """
 
     name: str
     modality: str
@@ -30,7 +36,7 @@ class Variant:
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
     def apply(self, config: Settings) -> Settings:
-        """The settings of this model; a method other than the run's brings its own."""
+        """Return the settings of this model. A method other than the run's brings its own values."""
         if self.method == config.method:
             return config
         return dataclasses.replace(config, **{"method": self.method, **METHODS[self.method]})
@@ -38,7 +44,13 @@ class Variant:
 
 @dataclass
 class Run:
-    """One run folder. `history` is the content of log.jsonl, one row an epoch and model."""
+    """One run folder.
+
+    Attributes:
+        path: The folder.
+        config: Its settings.
+        history: The content of log.jsonl, one row per epoch and model.
+    """
 
     path: Path
     config: Settings
@@ -46,9 +58,10 @@ class Run:
 
     @classmethod
     def create(cls, config: Settings) -> Run:
-        """Make the folder and write config.yaml; with `resume`, check that the settings are the interrupted run's.
+        """Make the folder and write config.yaml. With `resume`, check that the settings are those of the run.
 
-        Raises UserError where they differ, naming them.
+        Raises:
+            UserError: with `resume`, settings differ from those of the interrupted run; the message names them.
         """
         run = cls(config.run_dir, config)
         path = run.path / RUN_CONFIG
@@ -66,7 +79,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Open an existing run folder. Raises UserError where it is none."""
+        """Open an existing run folder. Raises UserError if it is not one."""
         folder = Path(path)
         if not folder.is_dir():
             raise UserError(f"there is no run folder {folder}: train one with `python -m iefvad.train --out {folder}`.")
@@ -78,7 +91,7 @@ class Run:
 
     @property
     def variants(self) -> list[Variant]:
-        """The models that the run trains, the one it is about first."""
+        """The models that the run trains, the main one first."""
         config = self.config
         modalities = ["fusion", "image", "event"] if config.modality == "all" else [str(config.modality)]
         result = [Variant(name, name, config.method) for name in modalities]
@@ -88,7 +101,7 @@ class Run:
         return result
 
     def checkpoint(self, variant: Variant, seed: int | None = None) -> Path:
-        """Path of a model: the run's own is `checkpoint.safetensors`; others carry their name and seed."""
+        """Return the path of a model: `checkpoint.safetensors` for the main one; others add their name and seed."""
         parts = [Path(RUN_CHECKPOINT).stem]
         if variant != self.variants[0]:
             parts.append(variant.slug)
@@ -97,7 +110,7 @@ class Run:
         return self.path / ("_".join(parts) + ".safetensors")
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to log.jsonl; a row of the same model, seed and epoch is replaced."""
+        """Append a row to log.jsonl. It replaces a row of the same model, seed and epoch."""
         key = ("model", "seed", "epoch")
         self.history = [old for old in self.history if any(old.get(name) != row.get(name) for name in key)] + [row]
         write_text(self.path / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))

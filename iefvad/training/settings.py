@@ -1,4 +1,4 @@
-"""Settings of a training run: one dataclass, the presets and methods that fill it, its YAML file."""
+"""Settings of a training run: the options, the presets and methods that complete them, the YAML file."""
 
 from __future__ import annotations
 
@@ -31,75 +31,86 @@ class TrainConfig:
     annotations: str | None = option(
         None, "frame annotations of the test videos [default: annotations.txt of the store]"
     )
-    gt: str | None = option(None, "gt.npy: 16 frame labels a segment, concatenated in the order of the test list")
+    gt: str | None = option(None, "gt.npy: 16 frame labels per segment, concatenated in the order of the test list")
     image_folder: str = option("rgb", "folder of the image features in a listed path")
     event_folder: str = option(
         "event", "folder that replaces --image-folder in a listed path to find the event features"
     )
-    nan: Literal["error", "zero"] = option("error", "what to do with NaN or Inf in features: stop, or put zeros there")
-    synth_seed: int = option(0, "seed that the embedded benchmark is rendered from")
-    cache: str | None = option(None, "where the embedded benchmark is kept [default: $IEFVAD_CACHE or ~/.cache/iefvad]")
+    nan: Literal["error", "zero"] = option("error", "NaN or Inf in features: report an error, or replace them by 0")
+    synth_seed: int = option(0, "seed of the embedded benchmark's videos")
+    cache: str | None = option(None, "folder of the embedded benchmark [default: $IEFVAD_CACHE or ~/.cache/iefvad]")
 
     # Method.
     preset: Preset | None = option(
-        None, "defaults of a data set [default: synth without data of one's own, else ucf-crime]"
+        None, "defaults for a data set [default: synth without your own data, else ucf-crime]"
     )
-    method: Method = option("ief", "ief: learned process noise; paper: process noise 0; released: the published code")
+    method: Method = option("ief", "ief: learned process noise; paper: process noise 0; released: the released code")
     modality: Literal["all", "fusion", "image", "event"] | None = option(
-        None, "streams to train on; `all` trains fusion and both single streams [default: all for synth, else fusion]"
+        None,
+        "streams to train on; all: one model each for fusion, image and event [default: all for synth, else fusion]",
     )
     compare: bool | None = option(
-        None, "also train the other two methods, as rows of the table [default: true for synth, else false]"
+        None, "also train the other two methods, as more rows of the table [default: true for synth, else false]"
     )
-    fused: bool = option(False, "use the fused kernels where one serves; without it the eager reference operators")
+    fused: bool = option(False, "use the fused kernels where they serve; without it, the eager reference operators")
     noise: Noise | None = option(None, "noise model of the fusion")
-    nu: float | Literal["learned"] | None = option(None, "degrees of freedom of the Student-t, or `learned`")
+    nu: float | Literal["learned"] | None = option(None, "degrees of freedom of the Student-t, or learned")
     temporal: Temporal | None = option(None, "recursion over the segments")
-    process_noise: float | Literal["learned"] | None = option(None, "process noise q of the recursion, or `learned`")
+    process_noise: float | Literal["learned"] | None = option(None, "process noise q of the recursion, or learned")
     refine_steps: int | None = option(None, "refinement steps N")
-    attenuation: float = option(0.5, "share of the predicted residual that a refinement step subtracts")
+    attenuation: float = option(0.5, "fraction of the predicted residual that a refinement step subtracts")
     eps: float = option(1e-8, "added to variances before they are inverted")
-    layers: int = option(2, "self-attention layers a modality")
+    layers: int = option(2, "self-attention layers per modality")
     heads: int = option(8, "attention heads")
-    dropout: float = option(0.1, "dropout of the attention weights in training; processes draw masks of their own")
-    window: int | None = option(None, "self-attention stays within windows of so many segments; 0: no windows")
+    dropout: float = option(0.1, "dropout of the attention weights in training; each process draws its own masks")
+    window: int | None = option(None, "self-attention stays within windows of this number of segments; 0: no windows")
     standardize: bool | None = option(
         None, "centre and scale each feature by its mean and deviation over the training videos"
     )
     identity_start: bool | None = option(
-        None, "attention layers start as the identity, so that training begins with each segment"
+        None, "attention layers start as the identity, so that at first each segment is seen alone"
     )
-    mil: Literal["topk", "segment"] = option("topk", "how segment scores make a video's score in training")
+    mil: Literal["topk", "segment"] = option(
+        "topk",
+        "score of a video in training: mean of its highest segments, or of its best run of 16 segments",
+    )
 
     # Optimisation.
     lr: float | None = option(None, "learning rate of AdamW")
     weight_decay: float = option(0.01, "weight decay of AdamW")
     epochs: int | None = option(None, "passes over the training videos")
     milestones: list[int] | None = option(None, "epochs after which the learning rate is multiplied by --factor")
-    factor: float | None = option(None, "what the learning rate is multiplied with at a milestone")
-    batch: int | None = option(None, "videos a batch of each kind, normal and abnormal; in all where --mixed is set")
-    mixed: bool | None = option(None, "draw batches from all videos together, not half normal and half abnormal")
+    factor: float | None = option(None, "factor of the learning rate at each milestone")
+    batch: int | None = option(None, "videos per batch of each kind, normal and abnormal; with --mixed, in all")
+    mixed: bool | None = option(None, "draw batches from all videos together, instead of half normal and half abnormal")
     lambda_reg: float | None = option(None, "weight of the regularisation terms")
     lambda_kl: float | None = option(None, "weight of the KL terms")
     lambda_cos: float | None = option(None, "weight of the cosine term within the regularisation")
     lambda_norm: float | None = option(None, "weight of the norm term within the regularisation")
     max_segments: int | None = option(
-        None, "longer training videos are averaged into this many bins; chunk length in testing"
+        None, "longer training videos are averaged to this number of bins; in testing, the length of a chunk"
     )
-    precision: Literal["float32", "bfloat16"] = option("float32", "bfloat16 trains under autocast")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N; under torchrun each process has a GPU of its own")
+    precision: Literal["float32", "bfloat16"] = option(
+        "float32", "arithmetic of the training; bfloat16: under autocast"
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N; under torchrun each process has its own GPU")
 
     # Protocol.
-    seeds: list[int] = option([0], "random seeds; several train one model each and report mean and deviation")
-    validation: float = option(0.2, "share of the training videos held out to choose the epoch")
-    select: Literal["validation", "last", "test"] = option(
-        "validation", "epoch that is kept: best on held-out videos, the last, or best on the test set (as released)"
+    seeds: list[int] = option(
+        [0], "random seeds; with several, one model is trained per seed, and mean and deviation are reported"
     )
-    test_crops: Literal["5", "0", "all"] = option("5", "crop that is tested: mirrored centre, centre, mean of all")
+    validation: float = option(0.2, "fraction of the training videos that is held out to choose the epoch")
+    select: Literal["validation", "last", "test"] = option(
+        "validation",
+        "epoch that is kept: best on held-out videos, the last, or best on the test set (as the released code)",
+    )
+    test_crops: Literal["5", "0", "all"] = option(
+        "5", "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all"
+    )
 
     # Run folder.
     out: str | None = option(None, "run folder [default: runs/PRESET]")
-    resume: bool = option(False, "go on with the interrupted run in --out")
+    resume: bool = option(False, "continue the interrupted run in --out")
 
 
 @dataclass
@@ -193,18 +204,18 @@ def _check(config: Settings) -> None:
         raise UserError(f"--nu must be greater than 0, not {config.nu}.")
     if not 0 <= config.validation < 1:
         raise UserError(
-            f"--validation is a share of the training videos, at least 0 and under 1, not {config.validation}."
+            f"--validation is a fraction of the training videos, at least 0 and below 1, not {config.validation}."
         )
     if config.validation == 0 and config.select == "validation":
         raise UserError("--validation 0 holds no video out: add --select last, or hold some out.")
     if not config.seeds:
-        raise UserError("--seeds needs at least one number, for example --seeds [0,1,2].")
+        raise UserError("--seeds needs at least one number, for example --seeds 0 1 2.")
     if config.train_list is None and config.features is None and config.gt is not None:
         raise UserError("--gt needs the lists it belongs to: give --train-list and --test-list, or --features.")
 
 
 def save_config(path: Path, config: Settings) -> None:
-    """Write the settings as YAML; the file is accepted by `--config`."""
+    """Write the settings as YAML. `--config` accepts the file."""
     path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 

@@ -1,4 +1,4 @@
-"""Where a run's data come from: the embedded benchmark, a feature store, a packed one, or the field's .npy files."""
+"""Load the data of a run: the embedded benchmark, a feature store, a packed store, or the field's .npy files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ ENCODER_NOTE = (
 
 
 def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
-    """The data that a resolved configuration names, checked. Raises UserError for what is missing or wrong in them."""
+    """Load and check the data that a configuration names.
+
+    Args:
+        config: The configuration; its data fields are read.
+        progress: Show a bar while the embedded benchmark is made.
+
+    Raises:
+        UserError: data are missing or wrong.
+    """
     if config.features is None and config.train_list is None:
         benchmark = load_store(embedded_store(config.cache, seed=config.synth_seed, progress=progress), nan=config.nan)
         benchmark.name = "synth (embedded benchmark)"

@@ -1,7 +1,4 @@
-"""`python -m iefvad.train`: data → training → evaluation → run folder.
-
-On several GPUs or machines: `torchrun --nproc-per-node N -m iefvad.train ...`, with the same options and results.
-"""
+"""Train and evaluate: data → training → scores of the test videos → run folder."""
 
 from __future__ import annotations
 
@@ -23,11 +20,20 @@ from iefvad.training.trainer import Trainer
 
 
 def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
-    """Run the whole of a resolved configuration and return what metrics.json holds.
+    """Train and evaluate all models of a run, and write the run folder (`docs/specification.md#run-folder`).
 
-    Writes the run folder of SPEC §6. Raises UserError for anything wrong with the data or the settings, before
-    training where it can be known before. Under torchrun all processes train together; the first alone prints and
-    writes, the others return an empty dictionary. Where one fails, the others raise `distributed.Aborted`.
+    Under torchrun all processes train together. The main process prints and writes.
+
+    Args:
+        config: Settings with every choice made, from `settings.resolve`.
+        progress: Show bars.
+
+    Returns:
+        The content of metrics.json; an empty dictionary in all processes but the main one.
+
+    Raises:
+        UserError: the data or the settings are wrong. What can be known before training is found before.
+        Aborted: another process failed.
     """
     with distributed.start(config.device) as processes:
         return _train(config, processes, progress and processes.is_main)
@@ -64,7 +70,7 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
             with processes.barrier():
                 if processes.is_main:
                     save_model(run.checkpoint(variant, seed), fitted.model, provenance)
-    # What was found while reading features is known only to the process that read them.
+    # Notes on features are known only to the process that read them.
     benchmark.notes = processes.union(benchmark.notes)
     with processes.barrier():
         if not processes.is_main:
@@ -76,7 +82,7 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
 
 
 def _load(config: Settings, processes: Processes, progress: bool) -> Benchmark:
-    """The data on every process. The embedded benchmark is rendered and copied, so its readers take turns."""
+    """Load the data on every process. The embedded benchmark is rendered and copied, so processes take turns."""
     embedded = config.features is None and config.train_list is None
     for turn in range(processes.world if embedded else 1):
         with processes.barrier():

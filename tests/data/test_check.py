@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from iefvad.cli.data import main
-from iefvad.data.check.check import check_data_set
+from iefvad.data.check.all_checks import check_data_set
 from iefvad.data.check.findings import Finding, Report
 from iefvad.data.check.recognise import DataSet, find_data_sets
 from iefvad.data.check.render import as_text
@@ -284,7 +284,7 @@ def test_folders_are_searched_and_grouped(tmp_path: Path) -> None:
         ("more.txt", "", "names no video"),
         ("more.json", "[1, 2]", "another shape"),
         ("more.json", "{", "line 1"),
-        ("gt_segment.json", "[[[1, 2]]]", "classes belong beside it"),
+        ("gt_segment.json", "[[[1, 2]]]", "put their classes beside it"),
     ],
 )
 def test_damaged_files_end_with_status_2(

@@ -118,9 +118,9 @@ def test_gt_of_any_number_type(layout: Field, dtype: type) -> None:
         (np.zeros(176), "expected 160 .* found 176"),
         (np.zeros(0), "expected 160 .* found 0"),
         (np.zeros((160, 1)), r"expected 160 .* an array of shape \(160, 1\)"),
-        (np.full(160, 0.5), "only 0 and 1, it holds 0.5"),
-        (np.full(160, np.nan), "only 0 and 1, it holds nan"),
-        (np.array([{}] * 160, dtype=object), "holds pickled objects"),
+        (np.full(160, 0.5), "only 0 and 1, but it also contains 0.5"),
+        (np.full(160, np.nan), "only 0 and 1, but it also contains nan"),
+        (np.array([{}] * 160, dtype=object), "contains pickled objects"),
     ],
 )
 def test_wrong_gt(layout: Field, truth: np.ndarray, message: str) -> None:
@@ -154,7 +154,7 @@ def test_absent_files_are_named(layout: Field) -> None:
         layout.load()
     with pytest.raises(UserError, match=r"8 feature files of .*train.csv are missing.* and 5 more; "):
         layout.load(features=None)
-    with pytest.raises(UserError, match="no folder 'clip' to exchange"):
+    with pytest.raises(UserError, match="no folder 'clip' that 'event' could replace"):
         layout.load(image_folder="clip")
 
 
@@ -228,7 +228,7 @@ def test_doubtful_labels_are_noted(layout: Field) -> None:
 def test_rows_that_contradict(layout: Field) -> None:
     with open(layout.root / "train.csv", "a") as file:
         file.write("/media/Data1/set/vitl/rgb/Abuse/A1__5.npy,Abuse\n")
-    assert layout.load().notes == ["train.csv lists 1 files twice; each was taken once"]
+    assert layout.load().notes == ["train.csv lists 1 files twice; each is used once"]
     with open(layout.root / "train.csv", "a") as file:
         file.write("/media/Data1/set/vitl/rgb/Abuse/A1__5.npy,Arson\n")
     with pytest.raises(UserError, match=r"A1 is listed with several labels \(Abuse, Arson\)"):

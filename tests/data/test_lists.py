@@ -152,7 +152,7 @@ def test_crops_column(tmp_path: Path) -> None:
     path.write_text("video,label,crops\na,Normal,10\nb,Abuse,\n")
     assert [entry.crops for entry in read_list(path)] == [10, None]
     path.write_text("video,label,crops\na,Normal,10\nb,Abuse,ten\n")
-    with pytest.raises(UserError, match="line 3: 'ten' is no number of crops"):
+    with pytest.raises(UserError, match="line 3: 'ten' is not a number of crops"):
         read_list(path)
 
 

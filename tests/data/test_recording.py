@@ -32,7 +32,7 @@ def test_clips_hold_the_recording_in_order_with_labels_and_truth(tmp_path):
     store = recording(tmp_path / "whole", 25)
     truth = np.zeros(402, np.uint8)
     truth[10:20] = truth[250:300] = truth[395:402] = 1
-    cut_recording(store, "hour", truth, tmp_path / "clips", segments=6, train_share=0.6)
+    cut_recording(store, "hour", truth, tmp_path / "clips", segments=6, train_fraction=0.6)
     benchmark = load_store(tmp_path / "clips")
     assert [video.segments for video in benchmark.train] == [6, 6, 6]
     assert [video.segments for video in benchmark.test] == [6, 1]
@@ -45,14 +45,14 @@ def test_clips_hold_the_recording_in_order_with_labels_and_truth(tmp_path):
 
 def test_labels_of_another_length_are_refused(tmp_path):
     store = recording(tmp_path / "whole", 5)
-    with pytest.raises(UserError, match="82 frames, but the labels are 300"):
+    with pytest.raises(UserError, match="82 frames, but there are 300 labels"):
         cut_recording(store, "hour", np.zeros(300, np.uint8), tmp_path / "clips")
 
 
 @pytest.mark.parametrize("text", ["", "frame,label\n", "0\n1\n2\n", "yes\nno\n"])
 def test_label_files_that_are_none(tmp_path, text):
     (tmp_path / "labels.csv").write_text(text)
-    with pytest.raises(UserError, match="one 0 or 1 a frame"):
+    with pytest.raises(UserError, match="one 0 or 1 per frame"):
         read_frame_labels(tmp_path / "labels.csv")
     with pytest.raises(UserError, match="no label file"):
         read_frame_labels(tmp_path / "absent.csv")

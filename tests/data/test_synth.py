@@ -14,20 +14,9 @@ import av
 import numpy as np
 import pytest
 
-from iefvad.data.synth import (
-    APPEARANCE,
-    CLASSES,
-    MOTION,
-    NORMAL,
-    SynthSpec,
-    VideoPlan,
-    generate,
-    plan,
-    render,
-    settings_of,
-    write_video,
-)
-from iefvad.data.synth.render import plan_video
+from iefvad.data.synth.anomalies import APPEARANCE, CLASSES, MOTION
+from iefvad.data.synth.dataset import SynthSpec, generate, plan, settings_of
+from iefvad.data.synth.render import NORMAL, VideoPlan, plan_video, render, write_video
 from iefvad.data.synth.scene import HEIGHT, LAYOUTS, WIDTH, build_scene
 from iefvad.utils.errors import UserError
 

@@ -63,16 +63,16 @@ def test_refused_truth(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name, message in {
         "pickled.npz": "pickled objects",
-        "grey.npz": "a is not one 0 or 1 a frame",
+        "grey.npz": "a is not one 0 or 1 per frame",
         "flat.npz": r"\(2, 3\)",
         "short.npz": "do not belong together",
-        "twice.npz": "holds a twice",
-        "empty.npz": "holds no video",
+        "twice.npz": "contains a twice",
+        "empty.npz": "contains no video",
         "cut.npz": "cannot be read",
         "none.npz": "cannot be read",
         "labels.npy": "cannot be read as .npz",
         "absent.npz": "does not exist",
-        "folder": "holds no .npy",
+        "folder": "contains no .npy",
     }.items():
         with pytest.raises(UserError, match=message) as caught:
             read_truth(tmp_path / name)

@@ -136,7 +136,7 @@ def test_a_packed_store_and_another_folder_of_images_give_the_same(field, releas
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "say by --out"),
+        ([], "folder of the results by --out"),
         (["--out", "OUT", "--heads", "3"], "heads = 3 does not divide"),
         (["--out", "OUT", "--nu", "0"], "nu must be positive"),
         (["--out", "OUT", "--features", "nowhere"], "feature files"),

@@ -25,7 +25,7 @@ from iefvad.cli.extract import main
 from iefvad.encoders.encoder import Encoder, build_encoder
 from iefvad.extraction import local
 from iefvad.extraction.config import ExtractConfig
-from iefvad.extraction.decoding import SHAPE, DecoderCrash, DecodingProcess, Ended, Opened
+from iefvad.extraction.decoding import SHAPE, DecoderCrashError, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
 from iefvad.extraction.extract import extract
 from iefvad.extraction.progress import Progress
@@ -275,7 +275,7 @@ def test_decoding_process_gives_the_segments_and_ends_with_its_parent(videos: Pa
     process._requests.close()  # what the kernel does when the parent is killed
     process._replies.close()
     assert process._process.wait(20) == 0
-    with contextlib.suppress(ValueError, DecoderCrash):
+    with contextlib.suppress(ValueError, DecoderCrashError):
         next(decoding)
     process.close()
 

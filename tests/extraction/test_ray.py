@@ -99,7 +99,7 @@ def test_decoding_tasks(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ray_engine._Decode._process is None and kept._process.returncode is not None
 
     def crash(*_: object) -> Iterator[object]:
-        raise ray_engine.DecoderCrash("it crashed")
+        raise ray_engine.DecoderCrashError("it crashed")
         yield
 
     monkeypatch.setattr(DecodingProcess, "decode", crash)

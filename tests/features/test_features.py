@@ -34,7 +34,7 @@ def test_import_of_a_store_is_trained_and_evaluated_on(tmp_path: Path, capsys: p
     told = capsys.readouterr().out
     assert "train: 32 videos (16 abnormal)" in told and "truth of 8, event densities of 8" in told
     assert main(["import", str(store), "--out", str(packed)]) == 0
-    assert "imported already" in capsys.readouterr().out
+    assert "already imported" in capsys.readouterr().out
     assert train(training_flags(packed, tmp_path / "run", "--epochs", "1")) == 0
     assert (tmp_path / "run" / "metrics.json").exists()
     assert evaluate([str(tmp_path / "run"), "--features", str(packed), "--robustness", "false"]) == 0

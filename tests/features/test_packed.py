@@ -152,7 +152,7 @@ def test_folder_pair(tmp_path: Path) -> None:
     (tmp_path / "image" / "a__0.npy").unlink()
     with pytest.raises(UserError, match=r"1 event files are missing: .*event/a.npy"):
         folder_pair(tmp_path / "image", tmp_path / "event")
-    with pytest.raises(UserError, match=r"holds no .npy files"):
+    with pytest.raises(UserError, match=r"contains no .npy files"):
         folder_pair(tmp_path / "absent", tmp_path / "event")
 
 

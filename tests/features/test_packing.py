@@ -185,7 +185,7 @@ def test_changed_sources_start_over(
         lines = (field.root / "train.csv").read_text().splitlines()
         (field.root / "train.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
     altered(out)
-    assert "changed since the import stopped; it starts over" in capsys.readouterr().out
+    assert "changed since the import stopped; it starts again" in capsys.readouterr().out
     altered(tmp_path / "whole")
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
 
@@ -230,7 +230,7 @@ def test_nan_is_looked_for_again_when_it_is_no_longer_accepted(
 
 def test_folder_of_something_else_is_refused(field: Field, tmp_path: Path) -> None:
     field.pack(tmp_path / "p")
-    with pytest.raises(UserError, match="holds a packed store of other files, lists or options"):
+    with pytest.raises(UserError, match="contains a packed store of other files, lists or options"):
         pack(field.load(), tmp_path / "p", max_segments=5, progress=False)
     store = write_store(tmp_path / "s", train=2, test=2)
     with pytest.raises(UserError, match="is a feature store; choose another folder"):
@@ -256,7 +256,7 @@ def test_disk_without_room(field: Field, tmp_path: Path, monkeypatch: pytest.Mon
         (np.zeros((4, DIM)), r"a__5.npy is 4 segments x 6, but another crop is 3 x 6|a__5.npy is 4 .* but .* is 3 x 6"),
         (np.zeros((3, 5)), r"a__5.npy is 3 segments x 5, but .* is 3 x 6"),
         (np.zeros(3), r"a__5.npy has shape \(3,\)"),
-        (np.array([{}] * 3, dtype=object), "holds pickled objects"),
+        (np.array([{}] * 3, dtype=object), "contains pickled objects"),
     ],
 )
 def test_wrong_features(field: Field, tmp_path: Path, folder: str, values: np.ndarray, message: str) -> None:
@@ -269,7 +269,7 @@ def test_wrong_features(field: Field, tmp_path: Path, folder: str, values: np.nd
 def test_wrong_headers_are_found_before_anything_is_written(field: Field, tmp_path: Path) -> None:
     path = field.path("rgb", "Normal", "d", 5)
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(UserError, match=r"d__5.npy cannot be read .*cut short"):
+    with pytest.raises(UserError, match=r"d__5.npy cannot be read .*truncated"):
         field.pack(tmp_path / "p")
     np.save(path, np.zeros((7, DIM)))
     with pytest.raises(UserError, match=r"d__5.npy is 7 segments"):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from iefvad.features.exporting import export_npy
-from iefvad.features.store import FeatureStore, Sidecar, hash_file, import_npy
+from iefvad.features.npy_folders import export_npy, import_npy
+from iefvad.features.store import FeatureStore, Sidecar, hash_file
 from iefvad.utils.errors import UserError
 
 SETTINGS = {"image_encoder": "descriptor", "event_encoder": "descriptor", "dim": 6, "crops": (0, 5), "threshold": 10}
@@ -406,8 +406,8 @@ def layout(root: Path) -> tuple[Path, Path]:
         (np.ones(4), r"clip__1.npy has shape \(4,\)"),
         (np.full((4, 3), np.nan), "clip: event features have NaN"),
         (np.full((4, 3), 1e6), "clip: event features reach 1e"),
-        (np.array([[{}, 1]], dtype=object), "clip__1.npy holds pickled objects"),
-        (np.array([["a", "b"]]), "clip__1.npy holds <U1"),
+        (np.array([[{}, 1]], dtype=object), "clip__1.npy contains pickled objects"),
+        (np.array([["a", "b"]]), "clip__1.npy contains <U1"),
     ],
 )
 def test_import_npy_refuses(tmp_path: Path, values: np.ndarray | None, message: str) -> None:

@@ -30,6 +30,12 @@ def cuda() -> torch.device:
 
 
 @pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers, alone or after others."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """Uninitialised memory holds NaN, so that a kernel that forgets an element fails."""
     before, warn_only = (

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_checks import surrogate_tolerance
 from torch import Tensor
 
 from ief_kernels import _triton, event_synthesis, reference
-from ief_kernels.event_synthesis import triton as host
+from ief_kernels.event_synthesis import triton_launch as host
 
 pytestmark = pytest.mark.gpu
 
@@ -73,7 +74,9 @@ def test_gradients_against_float64(device: torch.device, index: int, polarity: s
         runs = [run(torch.float32, device, "triton") for _ in range(2)]
     for got, again, want in zip(*runs, run(torch.float64, torch.device("cpu"), "reference"), strict=True):
         assert torch.equal(got, again)
-        torch.testing.assert_close(got.double().cpu(), want, rtol=5e-6, atol=1e-6)
+        # the square doubles the maps' error; a clamped map of counts is exact
+        relative, absolute = surrogate_tolerance(torch.float32)
+        torch.testing.assert_close(got.double().cpu(), want, rtol=relative, atol=absolute)
 
 
 def test_compiles_without_graph_breaks(cuda: torch.device) -> None:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ief_kernels import BackendUnavailable, _gpu, event_synthesis, reference
+from ief_kernels import BackendUnavailable, _cuda_extension, event_synthesis, reference
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(_gpu.why_not() is not None, reason=_gpu.why_not() or "the CUDA extension is built"),
+    pytest.mark.skipif(
+        _cuda_extension.why_not() is not None, reason=_cuda_extension.why_not() or "the CUDA extension is built"
+    ),
 ]
 SHAPES = [
     (4, 16, 256, 340, 3),

@@ -4,17 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kernel_checks import assert_near, copies, leaf
+from kernel_checks import FUSION_FLOAT32, FUSION_RELATIVE, assert_near, copies, leaf, norm_tolerance, tolerance
 from torch import Tensor
 
 from ief_kernels import PrecisionFusion, _triton, fusion_and_terms, precision_fusion, reference
-from ief_kernels.precision_fusion import triton as launcher
+from ief_kernels.precision_fusion import triton_launch as launcher
 
 pytestmark = pytest.mark.gpu
 
-# As on the CPU: float32 loses a few of its 24 bits, half precision rounds outputs and gradients to 11 and 8 bits. The
-# GPU's division and exponential err by two units in the last place each.
-RELATIVE = {torch.float32: 4e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 MOST_CONFIGS = 3
 
 
@@ -48,13 +45,13 @@ def gradients_on(
 
 def test_there_are_no_more_configurations() -> None:
     for itemsize in (2, 4):
-        tuners = [launcher._forward_tuner(dim, flat, itemsize) for dim in (5, 768, 4096) for flat in (False, True)]
-        tuners += [launcher._backward_tuner(columns, itemsize) for columns in (8, 1024, launcher.LONGEST_ROW)]
+        tuners = [launcher.forward_tuner(dim, flat, itemsize) for dim in (5, 768, 4096) for flat in (False, True)]
+        tuners += [launcher.backward_tuner(columns, itemsize) for columns in (8, 1024, launcher.LONGEST_ROW)]
         assert all(1 <= len(tuner.configs) <= MOST_CONFIGS for tuner in tuners)
 
 
 @pytest.mark.parametrize("index", range(MOST_CONFIGS))
-@pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
+@pytest.mark.parametrize("dtype", list(FUSION_RELATIVE), ids=str)
 @pytest.mark.parametrize("shape", [(2, 63, 5), (3, 9, 768), (1, 5, 2048), (1, 3, 5000)], ids=str)
 @pytest.mark.parametrize("per_dim", [False, True])
 def test_every_configuration(
@@ -65,7 +62,7 @@ def test_every_configuration(
     tensors, nus = inputs(device, *shape, dtype=dtype), nu_pair(device, shape[-1], per_dim)
     wide, wide_nus = ([t.detach().double().cpu().requires_grad_() for t in group] for group in (tensors, nus))
     lengths = torch.tensor([shape[1], 2, 0][: shape[0]], device=device)
-    relative = RELATIVE[dtype] * max(1.0, shape[-1] / 1000)  # one term is the difference of norms near sqrt(D)
+    relative = FUSION_RELATIVE[dtype]
     with _triton.forced(index):
         got = outputs(tensors, nus, lengths, fusion_and_terms, backend="triton")
         grads = gradients_on(got, [*tensors, *nus], dtype)
@@ -75,9 +72,10 @@ def test_every_configuration(
     want_fusion = reference.precision_fusion(*wide, nu=tuple(wide_nus))
     expected = [*want, *gradients_on(want, [*wide, *wide_nus], dtype)]
     expected += [*want_fusion, *gradients_on([*want_fusion], [*wide, *wide_nus], dtype)]
-    for a, b in zip([*got, *grads, *fusion, *fusion_grads], expected, strict=True):
+    for index, (a, b) in enumerate(zip([*got, *grads, *fusion, *fusion_grads], expected, strict=True)):
         assert a is not None and b is not None
-        assert_near(a.cpu(), b, relative)
+        is_norm = index == len(got) - 1
+        assert_near(a.cpu(), b, norm_tolerance(FUSION_FLOAT32, shape[-1]) if is_norm else relative)
 
 
 def test_repeats_bit_for_bit(device: torch.device) -> None:
@@ -92,14 +90,15 @@ def test_repeats_bit_for_bit(device: torch.device) -> None:
 
 def test_a_large_call_is_tuned_and_right(cuda: torch.device, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IEF_KERNELS_CACHE", str(tmp_path))
-    launcher._forward_tuner.cache_clear()
-    launcher._backward_tuner.cache_clear()
+    launcher.forward_tuner.cache_clear()
+    launcher.backward_tuner.cache_clear()
     tensors, nus = inputs(cuda, 24, 256, 768), nu_pair(cuda, 768, False)
     lengths = torch.arange(24, device=cuda) * 11
     got = outputs(tensors, nus, lengths, fusion_and_terms, backend="triton")
     want = outputs(copies(tensors, torch.float64), copies(nus, torch.float64), lengths, reference.fusion_and_terms)
-    for a, b in zip(got, want, strict=True):
-        assert_near(a, b, 4e-6)
+    for a, b in zip(got[:-1], want[:-1], strict=True):
+        assert_near(a, b, FUSION_FLOAT32)
+    assert_near(got[-1], want[-1], norm_tolerance(FUSION_FLOAT32, 768))
     gradients_on(got, [*tensors, *nus])
     (file,) = _triton.cache_folder().glob("*.json")
     assert "fusion_forward" in file.read_text() and "fusion_backward" in file.read_text()
@@ -112,8 +111,12 @@ def test_saturation(device: torch.device) -> None:
     tensors = [column.to(device).requires_grad_() for column in columns]
     got = precision_fusion(*tensors, backend="triton")
     want = reference.precision_fusion(*copies(tensors, torch.float32))
-    for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-30)
+    # Two exponentials on each side; the mean is a sum of two products that may cancel.
+    relative = tolerance(torch.float32, exps=4, exponent=20, divisions=4, roundings=12)
+    parts = want.w_img * tensors[0].abs() + want.w_evt * tensors[2].abs()
+    for name, a, b in zip(got._fields, got, want, strict=True):
+        scale = (parts if name == "mean" else b).detach().abs()
+        assert ((a - b).detach().abs() <= relative * scale + 1e-30).all(), name
     assert all(grad is not None and grad.isfinite().all() for grad in gradients_on([*got], tensors))
 
 
@@ -183,4 +186,4 @@ def test_second_device(cuda: torch.device) -> None:
     want = outputs(copies(tensors, torch.float64), copies(nus, torch.float64), lengths, reference.fusion_and_terms)
     for a, b in zip(got, want, strict=True):
         assert a.device == torch.device("cuda:1")
-        assert_near(a, b, 4e-6)
+        assert_near(a, b, norm_tolerance(FUSION_FLOAT32, 100))

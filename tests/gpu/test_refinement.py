@@ -6,7 +6,8 @@ from kernel_checks import assert_near, copies, gradients, leaf
 from torch import Tensor
 
 from ief_kernels import Refinement, _triton, reference, refine
-from ief_kernels.refinement import triton as host
+from ief_kernels.refinement import triton_launch as host
+from ief_kernels.refinement import triton_products as products
 
 pytestmark = pytest.mark.gpu
 
@@ -51,7 +52,7 @@ def skip_bfloat16(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def test_there_are_no_more_configurations() -> None:
-    tuners = [*host._products.values(), *host._weight_gradients.values()]
+    tuners = [*products._products.values(), *products._weight_gradients.values()]
     assert all(1 <= len(tuner.configs) <= MOST_CONFIGS for tuner in tuners)
 
 
@@ -67,7 +68,7 @@ def test_every_configuration(
 ) -> None:
     skip_bfloat16(device, dtype)
     monkeypatch.setattr(host, "FEW_TOKENS", MANY)
-    monkeypatch.setattr(host, "_SHARE", 64)
+    monkeypatch.setattr(products, "_SHARE", 64)
     with _triton.forced(index):
         agree(inputs(device, *sizes, 2, dtype))
 
@@ -103,7 +104,7 @@ def test_repeats_bit_for_bit(device: torch.device, limit: int, monkeypatch: pyte
 def test_tf32_follows_torch(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = inputs(cuda, 300, 256, 256, 2)
     exact = refine(*tensors, backend="triton")
-    monkeypatch.setattr(host, "_precision", lambda dtype: "tf32")
+    monkeypatch.setattr(products, "precision", lambda dtype: "tf32")
     rounded = refine(*tensors, backend="triton")
     assert not torch.equal(rounded, exact)
     assert_near(rounded, exact, 5e-3)

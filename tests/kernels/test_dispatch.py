@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from kernel_checks import needs_native
 
 import ief_kernels
-from ief_kernels import BackendUnavailable, _native, dispatch, explain
+from ief_kernels import BackendUnavailable, _cuda_extension, _native, dispatch, explain
 
 CPU = torch.device("cpu")
 OPERATORS = ("event_synthesis", "fusion_and_terms", "fusion_terms", "kalman_scan", "precision_fusion", "refine")
@@ -87,6 +90,38 @@ def test_instruction_set_can_be_lowered_by_environment() -> None:
     assert result.stdout.strip() == "scalar"
     with pytest.raises(ValueError, match="unknown instruction set"):
         _native.extension().set_isa("sse9")
+
+
+@pytest.mark.parametrize("extension", [_native, _cuda_extension], ids=["C++", "CUDA"])
+def test_both_extensions_answer_alike(extension: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = extension.why_not()
+    assert extension.available() == (reason is None)
+    assert (
+        extension.describe().startswith("C++" if extension is _native else "CUDA C++") or extension.describe() == reason
+    )
+    monkeypatch.setattr(extension, "_reason", "it is not built")
+    monkeypatch.setattr(extension, "_module", None, raising=False)
+    if extension is _cuda_extension:
+        monkeypatch.setattr(extension, "extension", extension.extension.__wrapped__)
+    assert not extension.available() and extension.why_not() == extension.describe() == "it is not built"
+    with pytest.raises(RuntimeError, match="not built"):
+        extension.extension()
+
+
+OPERATOR_FOLDERS = ("event_synthesis", "kalman_scan", "precision_fusion", "refinement")
+
+
+@pytest.mark.parametrize("folder", OPERATOR_FOLDERS)
+def test_each_file_registers_what_is_its_own(folder: str) -> None:
+    """autograd.py registers the operator with torch, each backend's file that backend; nothing else registers."""
+    found = {}
+    for path in (Path(ief_kernels.__file__).parent / folder).glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        backends = set(re.findall(r'register_backend\(\s*[^,]+,\s*"(\w+)"', text))
+        found[path.name] = (len(re.findall(r"^register_operator\(", text, re.MULTILINE)), backends)
+        assert "torch.library" not in text
+    expected = {"autograd.py": (2, set()), "native.py": (0, {"native"}), "triton_launch.py": (0, {"triton"})}
+    assert found == {name: expected.get(name, (0, set())) for name in found}
 
 
 def test_absent_extension_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ief_kernels import _triton
+from ief_kernels import _spills, _triton
+from ief_kernels._spills import Spill
 from ief_kernels._triton import Config, Tuner
 
 CONFIGS = [Config({"BLOCK": 64}, 2), Config({"BLOCK": 128}), Config({"BLOCK": 256}, 8, 2)]
@@ -69,6 +70,31 @@ def test_other_configurations_are_another_entry() -> None:
         Tuner("kernel", configs)._version for configs in (CONFIGS, CONFIGS[:2], list(reversed(CONFIGS)), CONFIGS)
     ]
     assert len(set(versions)) == 3 and versions[0] == versions[3]
+
+
+def test_configurations_that_spill_do_not_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(config: Config, arch: int, tuner: str = "kernel") -> Spill:
+        return Spill(tuner, "op", "jitted", "fp32", arch, f"FLAG=1,{config.name}", 4)
+
+    monkeypatch.setattr(_spills, "version", lambda: "3.0")
+    tuner = Tuner("kernel", CONFIGS)
+    assert tuner.usable(9) == (0, 1, 2)
+    rows = (row(CONFIGS[0], 90), row(CONFIGS[1], 80), row(CONFIGS[2], 90, "other"))
+    monkeypatch.setitem(_spills.RECORDED, "3.0", rows)
+    assert tuner.usable(9) == (1, 2) and tuner.usable(8) == (0, 2) and tuner.usable(10) == (0, 1, 2)
+    monkeypatch.setitem(_spills.RECORDED, "3.0", tuple(row(config, 90) for config in CONFIGS))
+    assert tuner.usable(9) == (0, 1, 2)  # one has to serve
+    monkeypatch.setattr(_spills, "version", lambda: "")
+    assert tuner.usable(9) == (0, 1, 2)
+
+
+def test_a_name_tells_configurations_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [config.name for config in CONFIGS[:2]] == ["BLOCK=64,warps=2,stages=1", "BLOCK=128,warps=4,stages=1"]
+    # a name that another ends with is not taken for it
+    monkeypatch.setattr(_spills, "version", lambda: "3.0")
+    row = Spill("kernel", "op", "jitted", "fp32", 90, "BLOCK_K=6,warps=4,stages=1", 4)
+    monkeypatch.setitem(_spills.RECORDED, "3.0", (row,))
+    assert Tuner("kernel", [Config({"K": 6}), Config({"BLOCK_K": 6})]).usable(9) == (0,)
 
 
 def test_options() -> None:

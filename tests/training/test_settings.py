@@ -51,7 +51,7 @@ def test_yaml_round_trip_and_override(tmp_path):
         ({"epochs": 0}, "--epochs must be greater than 0"),
         ({"process_noise": -0.5}, "--process-noise must not be negative"),
         ({"nu": 0.0}, "--nu must be greater than 0"),
-        ({"validation": 1.0}, "--validation is a share"),
+        ({"validation": 1.0}, "--validation is a fraction"),
         ({"validation": 0.0}, "add --select last"),
         ({"seeds": []}, "--seeds needs at least one"),
         ({"gt": "gt.npy"}, "--train-list and --test-list"),

@@ -32,7 +32,7 @@ def reference(data_set: DataSet, split: Split) -> Source | None:
     return order[0] if order else None
 
 
-def test_sources(data_set: DataSet) -> list[Source]:
+def tested_sources(data_set: DataSet) -> list[Source]:
     """The files that say which videos are tested: lists, annotations, and truth that covers the test list."""
     main = reference(data_set, "test")
     found = [source for source in data_set.of("list", "names", "annotations") if source.split == "test"]
@@ -49,7 +49,7 @@ def check_overlap(data_set: DataSet, found: Findings) -> list[str]:
         found.add("note", "there is no training list, so nothing is known of an overlap with the test videos")
         return []
     part = ", which holds the first rows of a training list only" if train.partial else ""
-    sources = test_sources(data_set)
+    sources = tested_sources(data_set)
     largest: dict[tuple[str, ...], int] = {}
     told: list[str] = []
     for source in sources:
@@ -140,7 +140,7 @@ def check_names(data_set: DataSet, found: Findings) -> None:
     if main is None:
         return
     train = reference(data_set, "train")
-    sources = test_sources(data_set)
+    sources = tested_sources(data_set)
     for source in [*sources, *(truth for truth in data_set.of("truth") if truth not in sources)]:
         if source is main:
             continue

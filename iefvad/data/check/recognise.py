@@ -28,6 +28,7 @@ from iefvad.data.truth_files import (
 )
 from iefvad.features.npy import open_npy
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
 from iefvad.video import VIDEO_SUFFIXES
 
 Kind = Literal["annotations", "list", "names", "truth", "gt", "labels"]
@@ -109,7 +110,7 @@ def read_source(
     return source
 
 
-def find_data_sets(folders: Iterable[str | os.PathLike[str]]) -> list[DataSet]:
+def find_data_sets(folders: Iterable[PathLike]) -> list[DataSet]:
     """Search folders, and what lies below them, for files of data sets.
 
     Files belong to the data set that their path names (ucf, xd, shang, msad), else to their folder. Raises UserError

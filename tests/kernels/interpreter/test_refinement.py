@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.library import opcheck
 
 from ief_kernels import _triton, explain, reference, refine
-from ief_kernels.refinement import triton as host
+from ief_kernels.refinement import triton_launch as host
+from ief_kernels.refinement import triton_products as products
 from ief_kernels.refinement.native import kept_steps
 
 # Sums of up to 100 products in another order; half precision rounds the products' inputs at every step.
@@ -128,6 +129,8 @@ def test_repeats_bit_for_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))  # type: ignore[arg-type]
 
 
+# Configurations are those of many launches; what one launch shares with them is the backward pass.
+@pytest.mark.parametrize("path", ["many launches"], indirect=True)
 @pytest.mark.parametrize("index", [1, 2, 3, 4])
 def test_every_configuration(index: int) -> None:
     with _triton.forced(index):
@@ -136,8 +139,8 @@ def test_every_configuration(index: int) -> None:
 
 
 def test_weight_gradients_of_many_tokens_have_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_SHARE", 64)
-    assert host._parts(200, 9, 8)[0] == 4
+    monkeypatch.setattr(products, "_SHARE", 64)
+    assert products.parts(200, 9, 8)[0] == 4
     agree(inputs((200,), 8, 9, 1), torch.float32, steps=2)
 
 
@@ -173,6 +176,6 @@ def test_explained() -> None:
 
 
 def test_plans_depend_on_shapes_alone() -> None:
-    assert host._parts(32768, 768, 768) == (8, 4096)
-    assert host._parts(100, 768, 768) == (1, 128)
-    assert all((count - 1) * share < 5000 <= count * share for count, share in [host._parts(5000, 64, 8192)])
+    assert products.parts(32768, 768, 768) == (8, 4096)
+    assert products.parts(100, 768, 768) == (1, 128)
+    assert all((count - 1) * share < 5000 <= count * share for count, share in [products.parts(5000, 64, 8192)])

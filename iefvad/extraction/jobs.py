@@ -1,4 +1,4 @@
-"""Which videos are to be done, and what became of each: the store, the report and failed.csv."""
+"""Which videos are still to do, and what became of each: the store, the report and failed.csv."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from torch import Tensor
 from iefvad.extraction.config import ExtractReport
 from iefvad.extraction.decoding import Ended, Opened
 from iefvad.extraction.progress import Progress
-from iefvad.features.store import FeatureStore, Sidecar, hash_file
+from iefvad.features.store import FeatureStore, Sidecar, hash_file, is_store
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import remove_left_over, write_text
 from iefvad.video import find_videos
 
 FAILED = "failed.csv"
-"""File in the store that lists the videos which could not be extracted: name, path, reason."""
+"""File in the store that lists the videos that could not be extracted: name, path, reason."""
 
-_WRITING = 4  # videos that may wait for the disk before the encoder does
+_WRITING = 4  # videos that may wait for the disk; with more of them the encoder waits
 
 
 @dataclass(frozen=True)
 class Job:
-    """A video to extract: its name in the store, its file and the file's hash."""
+    """One video to extract: its name in the store, its file and the file's hash."""
 
     name: str
     path: Path
@@ -42,18 +42,28 @@ class Job:
 
 @dataclass
 class Features:
-    """All features of one video: `image` and `event` float32 (C, T, D) on any device, and its sidecar."""
+    """All features of one video: `image` and `event` are float32 (C, T, D) on any device."""
 
     image: Tensor
     event: Tensor
     sidecar: Sidecar
 
 
-class Record:
-    """One call of `extract` on a store: hands out the videos that it lacks, and writes what engines bring.
+class Jobs:
+    """The jobs of one extraction: gives out videos that the store lacks, and stores the features that engines bring.
 
-    All methods may be called from several threads. Used as a context; leaving it waits for what is being written,
-    rewrites failed.csv and the index, and completes `report`.
+    Use it as a context manager. On exit it waits for pending writes, rewrites failed.csv and the index, and completes
+    `report`. All methods may be called from several threads.
+
+    Args:
+        store: The store to write to.
+        paths: {name in the store: video file} of all videos.
+        quiet: Show no progress bar.
+
+    Attributes:
+        report: What became of the videos so far.
+        progress: The progress bar.
+        stop: Set when engines must end.
     """
 
     def __init__(self, store: FeatureStore, paths: dict[str, Path], *, quiet: bool) -> None:
@@ -70,7 +80,7 @@ class Record:
         self._broken = False
         self._begin = time.perf_counter()
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> Jobs:
         remove_left_over(self.store.root)
         return self
 
@@ -79,19 +89,19 @@ class Record:
     ) -> None:
         self.stop.set()
         try:
-            self._writer.shutdown()  # finished videos are kept, whatever happened
+            self._writer.shutdown()  # finished videos are kept in any case
             if error is None:
                 self.check()
         finally:
             self._complete()
             self.progress.close()
-            # After a full disk these would raise again, and hide what happened.
+            # After a full disk these would raise again and hide the first error.
             with contextlib.nullcontext() if sys.exc_info()[0] is None else contextlib.suppress(UserError):
                 _record_failures(self.store.root, self.paths, self.report.failed)
                 self.store.write_index()
 
-    def jobs(self) -> Iterator[Job]:
-        """The videos that the store does not hold yet, each to one of all who ask, found as they are asked for."""
+    def pending(self) -> Iterator[Job]:
+        """Yield the videos that the store lacks. Each goes to one caller, and is looked up when it is asked for."""
         while not self.stop.is_set():
             with self._todo_lock:
                 name, path = next(self._todo, (None, None))
@@ -108,22 +118,22 @@ class Record:
                 yield Job(name, path, source_hash)
 
     def stored_hash(self, name: str) -> str | None:
-        """Hash of the file that the stored features of a video were made from; None if it is not stored."""
+        """Return the hash of the file that the stored features were made from, or None if the video is not stored."""
         return self.store.sidecar(name).source_hash if name in self.store else None
 
     def skip(self, name: str) -> None:
-        """Note that the store holds a video already."""
+        """Note that the store has the video already."""
         self.report.skipped.append(name)
         self.progress.finish(name, skipped=True)
 
     def fail(self, name: str, reason: str) -> None:
-        """Note that a video could not be extracted, and why."""
+        """Note that the video could not be extracted, and why."""
         self.report.failed[name] = reason
         self.progress.write(f"iefvad extract: {name} failed: {reason}")
         self.progress.finish(name)
 
     def write(self, job: Job, features: Features) -> None:
-        """Store a video's features in a thread; waits only while several are being written."""
+        """Store the features of a video in a thread. Waits only if several others are being written."""
         while not self._slots.acquire(timeout=0.2):
             self.check()
         with self._writing_lock:
@@ -131,14 +141,14 @@ class Record:
         self.check()
 
     def check(self) -> None:
-        """Raise what a write has raised: UserError for a full disk, KeyboardInterrupt."""
+        """Raise the error of a failed write, such as UserError for a full disk."""
         with self._writing_lock:
             finished, self._writing = wait(self._writing, timeout=0)
         for future in finished:
             future.result()
 
     def wait(self) -> None:
-        """Return when everything is written; raises as `check`."""
+        """Wait until everything is written. Raises errors as `check` does."""
         while self._writing:
             wait(self._writing, timeout=0.2, return_when=FIRST_COMPLETED)
             self.check()
@@ -153,7 +163,7 @@ class Record:
         except UserError as error:
             if isinstance(error.__cause__, OSError):
                 self._broken = True
-                raise  # the disk, not the video
+                raise  # the disk is the reason, not the video
             self.fail(job.name, str(error))
         except BaseException:
             self._broken = True
@@ -173,7 +183,7 @@ class Record:
 def sidecar_of(
     job: Job, settings: dict[str, Any], opened: Opened, ended: Ended, segments: int, density: list[float]
 ) -> Sidecar:
-    """What the store keeps of a video."""
+    """Return what the store records about a video with the given number of segments."""
     return Sidecar(
         name=job.name,
         source=str(job.path),
@@ -188,9 +198,16 @@ def sidecar_of(
 
 
 def name_videos(videos: Sequence[str | Path]) -> dict[str, Path]:
-    """The videos by their names in the store: the path below the given folder, or the file's name, without suffix.
+    """Find videos and name them: the path below the given folder, or the file's name, without its suffix.
 
-    Raises UserError if there are none, or if two would have one name.
+    Args:
+        videos: Video files, and folders that are searched for videos.
+
+    Returns:
+        {name in the store: file}.
+
+    Raises:
+        UserError: There are no videos, or two videos would have the same name.
     """
     named: dict[str, Path] = {}
     for given in map(Path, videos):
@@ -203,8 +220,12 @@ def name_videos(videos: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def open_store(root: Path, settings: dict[str, Any]) -> FeatureStore:
-    """Open or create the store; weights that have moved but are the same are no difference. Raises UserError."""
-    if (root / "store.json").is_file():
+    """Open or create the store. Weights that were moved to another path count as the same weights.
+
+    Raises:
+        UserError: The store was made with other settings, or cannot be written.
+    """
+    if is_store(root):
         stored = FeatureStore(root).settings
         for stream in ("image", "event"):
             if stored.get(f"{stream}_weights_hash") != settings[f"{stream}_weights_hash"]:
@@ -219,7 +240,7 @@ def open_store(root: Path, settings: dict[str, Any]) -> FeatureStore:
 
 
 def _record_failures(root: Path, paths: dict[str, Path], failed: dict[str, str]) -> None:
-    """Rewrite failed.csv: this call's failures, and earlier ones of videos that this call was not given."""
+    """Rewrite failed.csv: the failures of this call, and earlier ones of videos that are not in this call."""
     path = root / FAILED
     rows: list[tuple[str, str, str]] = []
     if path.is_file():

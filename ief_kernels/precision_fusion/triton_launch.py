@@ -1,8 +1,8 @@
 """Launches the Triton kernels of fusion and loss terms (triton_kernels.py).
 
-Inputs whose leading dimensions have one common stride and whose last is contiguous are read in place, others from a
-contiguous copy; incoming gradients are made contiguous. `lengths` belong on the tensors' device (elsewhere they are
-copied there, which CUDA-graph capture does not allow).
+Inputs whose leading dimensions have one common stride and whose last dimension is contiguous are read in place, others
+from a contiguous copy. Incoming gradients are made contiguous. `lengths` belong on the tensors' device; from elsewhere
+they are copied, which CUDA-graph capture does not allow.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ FLAT_COLUMNS = 1024
 LONGEST_ROW = 2048  # columns whose row sums the backward pass takes from registers; longer rows spill
 WORTH_TUNING = 1 << 22  # elements; a smaller call takes about as long in every configuration
 FINISH_BLOCK = 1024
+NAMES = ("mu_img", "logvar_img", "mu_evt", "logvar_evt")
+FIELDS = ("mean", "var", "w_img", "w_evt")
+# Of the kernels that are one program.
+SMALL = Config({"BLOCK": FINISH_BLOCK}, num_warps=8)
 
 
 def _power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def _config(elements: int, columns: int, per_thread: int) -> Config:
-    """A tile of so many elements (at least one row), with warps for `per_thread` elements a thread."""
+def config_of(elements: int, columns: int, per_thread: int) -> Config:
+    """Return a tile of so many elements (at least one row), with warps for `per_thread` elements per thread."""
     rows = max(elements // columns, 1)
     warps = max(rows * columns // (32 * per_thread), 1)
     return Config({"ROWS": rows, "COLUMNS": columns}, warps)
@@ -41,23 +45,32 @@ def _unique(configs: list[Config]) -> list[Config]:
     return [config for i, config in enumerate(configs) if config not in configs[:i]]
 
 
-# How many elements a thread has: a 16-byte load of half precision brings 8, one of float32 brings 4.
+# Number of elements per thread: a 16-byte load of half precision brings 8, one of float32 brings 4.
 @functools.cache
-def _forward_tuner(dim: int, flat: bool, itemsize: int) -> Tuner:
-    """Rows are walked through in tiles, so narrow tiles of several rows compete with wide ones of one."""
+def forward_tuner(dim: int, flat: bool, itemsize: int) -> Tuner:
+    """Return the forward kernel's tuner.
+
+    Rows are walked through in tiles, so narrow tiles of several rows compete with wide tiles of one row.
+    """
     each = 16 // itemsize
     if flat:
-        return Tuner("fusion_forward", [_config(n, FLAT_COLUMNS, each) for n in (1024, 2048)])
+        return Tuner("fusion_forward", [config_of(n, FLAT_COLUMNS, each) for n in (1024, 2048)])
     wide, narrow = (min(_power_of_two(dim), limit) for limit in (1024, 256))
     return Tuner(
         "fusion_forward",
-        _unique([_config(n, columns, each) for n, columns in ((1024, narrow), (1024, wide), (2048, narrow))]),
+        _unique([config_of(n, columns, each) for n, columns in ((1024, narrow), (1024, wide), (2048, narrow))]),
     )
 
 
 @functools.cache
-def _backward_tuner(columns: int, itemsize: int) -> Tuner:
-    return Tuner("fusion_backward", _unique([_config(n, columns, 16 // itemsize) for n in (1024, 2048, 512)]))
+def backward_tuner(columns: int, itemsize: int) -> Tuner:
+    """Return the backward kernel's tuner."""
+    return Tuner("fusion_backward", _unique([config_of(n, columns, 16 // itemsize) for n in (1024, 2048, 512)]))
+
+
+def row_sums_config(itemsize: int) -> Config:
+    """Return the configuration of `fusion_row_sums` for elements of `itemsize` bytes."""
+    return config_of(1024, 1024, 16 // itemsize)
 
 
 @functools.cache
@@ -92,8 +105,17 @@ class _Call:
             self.inputs = [line if line.stride(1) == 1 else line.contiguous() for line in lines]
         self.worth = self.size >= WORTH_TUNING
 
-    def strides(self) -> list[int]:
-        return [FLAT_COLUMNS] * 4 if self.flat else [line.stride(0) for line in self.inputs]
+    def tensors(self) -> dict[str, Any]:
+        """The inputs by the names of the kernels' arguments."""
+        return {**dict(zip(NAMES, self.inputs, strict=True)), "c_img": self.c[0], "c_evt": self.c[1]}
+
+    def strides(self) -> dict[str, int]:
+        """Elements from row to row of each input."""
+        rows = [FLAT_COLUMNS] * 4 if self.flat else [line.stride(0) for line in self.inputs]
+        return dict(zip(("stride_mi", "stride_li", "stride_me", "stride_le"), rows, strict=True))
+
+    def sizes(self) -> dict[str, int]:
+        return {"rows": self.rows, "dim": self.dim, "size": self.size, "steps": self.steps}
 
     def cut(self, config: Config) -> tuple[int, dict[str, Any]]:
         """Number of tiles, and the keyword arguments of a launch."""
@@ -113,7 +135,7 @@ def forward(
     fuse: bool,
     with_terms: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mean, variance and both weights (empty without `fuse`), and the four terms (empty without `with_terms`)."""
+    """Return mean, var, w_img and w_evt (empty without `fuse`), and the four terms (empty without `with_terms`)."""
     from . import triton_kernels as kernels
 
     call = _Call(tensors, c, lengths, eps, with_terms)
@@ -122,29 +144,45 @@ def forward(
     terms = call.floats(4 if with_terms else 0)
     if not call.size:
         return mean, var, w_img, w_evt, terms.zero_()
-    fields = (mean, var, w_img, w_evt) if fuse else (None,) * 4
-    tuner = _forward_tuner(call.dim, call.flat, call.dtype.itemsize)
+    fields = dict(zip(FIELDS, (mean, var, w_img, w_evt) if fuse else (None,) * 4, strict=True))
+    tuner = forward_tuner(call.dim, call.flat, call.dtype.itemsize)
     fewest = min(config.meta["ROWS"] for config in tuner.configs)
     room = call.floats(4 * -(-call.rows // fewest)) if with_terms else None
-    sizes = (call.rows, call.dim, call.size, call.steps, *call.strides(), call.eps, 1 / call.rows, 1 / call.dim)
 
     def run(config: Config) -> None:
         tiles, keywords = call.cut(config)
-        kernels.fusion_forward[(tiles,)](*call.inputs, *call.c, call.lengths, *fields, room, *sizes, **keywords)
+        kernels.fusion_forward[(tiles,)](
+            **call.tensors(),
+            lengths=call.lengths,
+            **fields,
+            partial=room,
+            **call.sizes(),
+            **call.strides(),
+            eps=call.eps,
+            inv_rows=1 / call.rows,
+            inv_dim=1 / call.dim,
+            **keywords,
+        )
 
     key = (call.dtype, call.dim, call.per_dim, call.flat, fuse, with_terms, lengths is None)
     config = tuner.launch(mean, key, run, call.worth)
     if room is not None:
-        counts = (call.cut(config)[0], call.batch, call.rows, call.steps, call.dim)
         with device_guard(terms):
             kernels.fusion_terms_finish[(1,)](
-                room, call.lengths, *call.c, terms, *counts, call.per_dim, FINISH_BLOCK, **_small()
+                partial=room,
+                lengths=call.lengths,
+                c_img=call.c[0],
+                c_evt=call.c[1],
+                terms=terms,
+                programs=call.cut(config)[0],
+                batch=call.batch,
+                rows=call.rows,
+                steps=call.steps,
+                dim=call.dim,
+                PER_DIM=call.per_dim,
+                **SMALL.options(),
             )
     return mean, var, w_img, w_evt, terms
-
-
-def _small() -> dict[str, Any]:
-    return Config({}, num_warps=8).options()
 
 
 def backward(
@@ -155,7 +193,16 @@ def backward(
     eps: float,
     with_c: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the four tensors and of c (empty without `with_c`); `grads`: mean, var, w_img, w_evt, terms."""
+    """Return the gradients of the four tensors and of both c (empty without `with_c`).
+
+    Args:
+        grads: incoming gradients of mean, var, w_img, w_evt and terms; None where absent.
+        tensors: mu_img, logvar_img, mu_evt and logvar_evt.
+        c: ν/(ν+1) of image and event, (1,) or (D,) each.
+        lengths: (B,), or None.
+        eps: added to each variance.
+        with_c: whether the gradients of c are wanted.
+    """
     from . import triton_kernels as kernels
 
     call = _Call(tensors, c, lengths, eps, grads[4] is not None)
@@ -169,24 +216,35 @@ def backward(
     columns = min(_power_of_two(call.dim), 1024) if chunked else _power_of_two(call.dim)
     chunks = -(-call.dim // columns)
     sums = _row_sums(call) if slopes is not None and chunks > 1 else None
-    tuner = _backward_tuner(columns, call.dtype.itemsize)
+    tuner = backward_tuner(columns, call.dtype.itemsize)
 
     def programs(config: Config) -> int:
         tiles = call.cut(config)[0]
-        # with a partial sum a column, a fixed few programs take many tiles each
+        # with one partial sum per column, a fixed small number of programs takes many tiles each
         return min(tiles, 4 * _multiprocessors(call.device)) if with_c and call.per_dim else tiles
 
     most = max(programs(config) for config in tuner.configs)
     width = call.dim if call.per_dim else chunks
     room = call.floats(2 * most * width) if with_c else None
-    sizes = (call.rows, call.dim, call.size, call.steps)
+    upstream = {f"grad_{name}": grad for name, grad in zip(FIELDS, incoming, strict=False)}
+    downstream = {f"grad_{name}": grad for name, grad in zip(NAMES, outgoing, strict=True)}
 
     def run(config: Config) -> None:
         tiles, keywords = call.cut(config)
         kernels.fusion_backward[(programs(config), chunks)](
-            *incoming[:4], slopes, sums, *call.inputs, *call.c, call.lengths, *outgoing, room,
-            *sizes, tiles, *call.strides(), call.eps, **keywords,
-        )  # fmt: skip
+            **upstream,
+            slopes=slopes,
+            sums=sums,
+            **call.tensors(),
+            lengths=call.lengths,
+            **downstream,
+            partial=room,
+            **call.sizes(),
+            tiles=tiles,
+            **call.strides(),
+            eps=call.eps,
+            **keywords,
+        )
 
     given = tuple(grad is None for grad in grads)
     key = (call.dtype, call.dim, call.per_dim, call.flat, with_c, lengths is None, given)
@@ -197,15 +255,23 @@ def backward(
     return (*outgoing, *scales)  # type: ignore[return-value]
 
 
-def _slopes(call: _Call, g_terms: Tensor | None) -> Tensor | None:
-    if g_terms is None:
+def _slopes(call: _Call, grad_terms: Tensor | None) -> Tensor | None:
+    if grad_terms is None:
         return None
     from . import triton_kernels as kernels
 
     slopes = call.floats(4)
-    counts = (call.batch, call.rows, call.steps, call.dim)
     with device_guard(slopes):
-        kernels.fusion_term_slopes[(1,)](g_terms.float(), call.lengths, slopes, *counts, FINISH_BLOCK, **_small())
+        kernels.fusion_term_slopes[(1,)](
+            grad_terms=grad_terms.float(),
+            lengths=call.lengths,
+            slopes=slopes,
+            batch=call.batch,
+            rows=call.rows,
+            steps=call.steps,
+            dim=call.dim,
+            **SMALL.options(),
+        )
     return slopes
 
 
@@ -213,13 +279,20 @@ def _row_sums(call: _Call) -> Tensor:
     from . import triton_kernels as kernels
 
     sums = call.floats(call.rows, 3)
-    config = _config(1024, 1024, 16 // call.dtype.itemsize)
-    keywords = call.cut(config)[1]
-    strides = (call.inputs[0].stride(0), call.inputs[2].stride(0))
-    del keywords["PER_DIM"], keywords["FLAT"], keywords["EVEN"]
+    config = row_sums_config(call.dtype.itemsize)
     with device_guard(sums):
         kernels.fusion_row_sums[(call.rows,)](
-            call.inputs[0], call.inputs[2], call.lengths, sums, call.rows, call.dim, call.steps, *strides, **keywords
+            mu_img=call.inputs[0],
+            mu_evt=call.inputs[2],
+            lengths=call.lengths,
+            sums=sums,
+            rows=call.rows,
+            dim=call.dim,
+            steps=call.steps,
+            stride_mi=call.inputs[0].stride(0),
+            stride_me=call.inputs[2].stride(0),
+            WIDE=call.cut(config)[1]["WIDE"],
+            **config.options(),
         )
     return sums
 
@@ -233,60 +306,3 @@ def _scale_gradients(call: _Call, room: Tensor, c: tuple[Tensor, Tensor], progra
     sums = partial.view(2, programs, width).sum(1)
     totals = [sums[k] / call.c[k] for k in range(2)]
     return [total.sum(0, keepdim=True) if scale.numel() == 1 else total for total, scale in zip(totals, c, strict=True)]
-
-
-def static_cases() -> list[dict[str, Any]]:
-    """Every kernel in every configuration, for ahead-of-time compilation (bench/static.py): D = 768, and what changes
-    with a longer row or a scale per dimension."""
-    from . import triton_kernels as kernels
-
-    tensors = ("mu_img", "logvar_img", "mu_evt", "logvar_evt")
-    fields, outgoing = ("mean", "var", "w_img", "w_evt"), tuple(f"to_{name}" for name in tensors)
-    upstream = tuple(f"g_{name}" for name in fields)
-    scalars = {"rows": "i32", "dim": "i32", "size": "i32", "steps": "i32", "tiles": "i32", "eps": "fp32"}
-    scalars |= {"stride_mi": "i32", "stride_li": "i32", "stride_me": "i32", "stride_le": "i32"}
-    scalars |= {"inv_rows": "fp32", "inv_dim": "fp32", "programs": "i32", "batch": "i32", "lengths": "*i64"}
-    floats = ("c_img", "c_evt", "partial", "slopes", "sums", "terms", "g_terms")
-    cases: list[dict[str, Any]] = []
-
-    def add(op: str, kernel: Any, kind: str, config: Config, absent: tuple[str, ...], **constexprs: bool) -> None:
-        types = (
-            dict.fromkeys((*tensors, *fields, *outgoing, *upstream), kind) | dict.fromkeys(floats, "*fp32") | scalars
-        )
-        values = {**constexprs, **config.meta, **dict.fromkeys(absent)}
-        cases.append(
-            {
-                "op": op,
-                "kernel": kernel,
-                "signature": {name: types[name] for name in kernel.arg_names if name not in values},
-                "constexprs": {name: values[name] for name in kernel.arg_names if name in values},
-                "num_warps": config.num_warps,
-                "num_stages": config.num_stages,
-                "wants": {"vector_loads": kernel.__name__ in ("fusion_forward", "fusion_backward", "fusion_row_sums")},
-                "divisible": ("dim", "size", "stride_mi", "stride_li", "stride_me", "stride_le"),
-            }
-        )
-
-    for kind, size in (("*fp32", 4), ("*bf16", 2)):
-        flat = {"PER_DIM": False, "FLAT": True, "EVEN": True, "WIDE": False}
-        for config in _forward_tuner(FLAT_COLUMNS, True, size).configs:
-            add("precision_fusion", kernels.fusion_forward, kind, config, ("lengths", "partial"), **flat)
-        for config in _backward_tuner(FLAT_COLUMNS, size).configs:
-            add("precision_fusion", kernels.fusion_backward, kind, config, ("lengths", "slopes", "sums"), **flat)
-        for per_dim in (False, True):
-            lines = {"PER_DIM": per_dim, "FLAT": False, "WIDE": False}
-            for config in _forward_tuner(768, False, size).configs:
-                even = 768 % config.meta["COLUMNS"] == 0
-                add("fusion_and_terms", kernels.fusion_forward, kind, config, (), EVEN=even, **lines)
-            for columns in (1024,) if per_dim else (1024, LONGEST_ROW):
-                for config in _backward_tuner(columns, size).configs:
-                    add("fusion_and_terms", kernels.fusion_backward, kind, config, ("sums",), EVEN=False, **lines)
-        for config in _backward_tuner(1024, size).configs:
-            add("long rows", kernels.fusion_backward, kind, config, (), EVEN=False, **lines)
-        add("long rows", kernels.fusion_row_sums, kind, _config(1024, 1024, 16 // size), (), WIDE=False)
-        config = _forward_tuner(768, False, size).configs[0]
-        add("fusion_terms", kernels.fusion_forward, kind, config, fields, EVEN=True, **lines)
-    small = Config({"BLOCK": FINISH_BLOCK}, num_warps=8)
-    add("fusion_terms", kernels.fusion_terms_finish, "*fp32", small, (), PER_DIM=True)
-    add("fusion_terms", kernels.fusion_term_slopes, "*fp32", small, ())
-    return cases

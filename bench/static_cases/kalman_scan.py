@@ -1,0 +1,61 @@
+"""The scan's kernels: plain and robust, with and without an initial state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.static import StaticCase
+from bench.static_cases import make_case
+from ief_kernels._triton import Config
+from ief_kernels.kalman_scan.triton_launch import CARRY, KERNELS, configs, kernels
+
+_STATES = ("s_in", "p_in", "mean_wide", "variance_wide", "s_out", "p_out", "s0", "p0", "summary")
+_GRADIENTS = ("grad_s", "grad_p", "grad_s_leaving", "grad_p_leaving", "grad_s0", "grad_p0", "grad_q", "grad_influence")
+_FLOATS = ("q", "influence", *_STATES, *_GRADIENTS)
+_SIZES = ("batch", "chunks", "chunk", "steps", "dim", "x_b", "x_t", "var_b", "var_t", "q_d")
+_ROWS = ("x_b", "x_t", "var_b", "var_t", "dim")  # multiples of 16 where D is
+_BYTES = {"fp32": 4, "bf16": 2}
+_SAVED = ("backward", "backward_summary")  # read mean and variance in float32
+
+
+def _case(name: str, dtype: str, config: Config, **constants: Any) -> StaticCase:
+    kernel = kernels()[name]
+    types: dict[str, str | None] = dict.fromkeys(kernel.arg_names, f"*{dtype}")
+    types |= dict.fromkeys(_FLOATS, "*fp32") | dict.fromkeys(_SIZES, "i32") | {"lengths": "*i64", "eps": "fp32"}
+    if name in _SAVED:
+        types |= {"mean": "*fp32", "variance": "*fp32"}
+    lane_bytes = config.meta["BLOCK"] // (32 * config.num_warps) * _BYTES[dtype]
+    return make_case(
+        "kalman_scan",
+        f"kalman_scan_{name}",
+        kernel,
+        types,
+        config,
+        constants,
+        wants={"vector_loads": lane_bytes >= 16},
+        divisible=_ROWS,
+    )
+
+
+def cases() -> Iterator[StaticCase]:
+    """Yield every kernel in every configuration."""
+    robust = {"chunks": 1}  # as triton specialises it
+    plain = {"influence": None}
+    for dtype, size in _BYTES.items():
+        narrow = {"mean_wide": None, "variance_wide": None} if size == 4 else {}
+        stateless = {"s0": None, "p0": None, "grad_s0": None, "grad_p0": None, "grad_influence": None}
+        for config in configs(size):
+            for name in KERNELS:
+                if name == "forward":
+                    yield _case(name, dtype, config, HAS_STATE=False, **narrow, **plain)
+                    yield _case(name, dtype, config, HAS_STATE=True, **narrow, **robust)
+                elif name == "backward":
+                    yield _case(name, dtype, config, **stateless, **plain)
+                    yield _case(name, dtype, config, **robust)
+                elif name == "forward_summary":
+                    yield _case(name, dtype, config, HAS_STATE=False)
+                else:
+                    yield _case(name, dtype, config)
+    yield _case("forward_carry", "fp32", CARRY)
+    yield _case("backward_carry", "fp32", CARRY)

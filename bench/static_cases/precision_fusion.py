@@ -1,0 +1,74 @@
+"""The kernels of fusion and its terms: D = 768, and what changes with a longer row or a scale per dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.static import StaticCase
+from bench.static_cases import make_case
+from ief_kernels._triton import Config
+from ief_kernels.precision_fusion.triton_launch import (
+    FIELDS,
+    FLAT_COLUMNS,
+    LONGEST_ROW,
+    NAMES,
+    SMALL,
+    backward_tuner,
+    forward_tuner,
+    row_sums_config,
+)
+
+_SCALARS = {"eps": "fp32", "inv_rows": "fp32", "inv_dim": "fp32", "lengths": "*i64"}
+_COUNTS = ("rows", "dim", "size", "steps", "tiles", "programs", "batch")
+_STRIDES = ("stride_mi", "stride_li", "stride_me", "stride_le")
+_FLOATS = ("c_img", "c_evt", "partial", "slopes", "sums", "terms", "grad_terms")
+_READS_ROWS = ("fusion_forward", "fusion_backward", "fusion_row_sums")
+
+
+def _case(op: str, kernel: Any, dtype: str, config: Config, absent: tuple[str, ...], **constants: bool) -> StaticCase:
+    gradients = [f"grad_{name}" for name in (*NAMES, *FIELDS)]
+    types: dict[str, str | None] = dict.fromkeys((*NAMES, *FIELDS, *gradients), f"*{dtype}")
+    types |= dict.fromkeys((*_COUNTS, *_STRIDES), "i32") | dict.fromkeys(_FLOATS, "*fp32") | _SCALARS
+    name = kernel.__name__
+    return make_case(
+        op,
+        name,
+        kernel,
+        types | dict.fromkeys(absent),
+        config,
+        constants,
+        wants={"vector_loads": name in _READS_ROWS},
+        divisible=("dim", "size", *_STRIDES),
+    )
+
+
+def cases() -> Iterator[StaticCase]:
+    """Yield every kernel in every configuration."""
+    from ief_kernels.precision_fusion import triton_kernels as kernels
+
+    for dtype, size in (("fp32", 4), ("bf16", 2)):
+        flat = {"PER_DIM": False, "FLAT": True, "EVEN": True, "WIDE": False}
+        for config in forward_tuner(FLAT_COLUMNS, True, size).configs:
+            yield _case("precision_fusion", kernels.fusion_forward, dtype, config, ("lengths", "partial"), **flat)
+        for config in backward_tuner(FLAT_COLUMNS, size).configs:
+            absent = ("lengths", "slopes", "sums")
+            yield _case("precision_fusion", kernels.fusion_backward, dtype, config, absent, **flat)
+        lines = {"PER_DIM": True, "FLAT": False, "WIDE": False}
+        for per_dim in (False, True):
+            lines = {**lines, "PER_DIM": per_dim}
+            for config in forward_tuner(768, False, size).configs:
+                even = 768 % config.meta["COLUMNS"] == 0
+                yield _case("fusion_and_terms", kernels.fusion_forward, dtype, config, (), EVEN=even, **lines)
+            for columns in (1024,) if per_dim else (1024, LONGEST_ROW):
+                for config in backward_tuner(columns, size).configs:
+                    yield _case(
+                        "fusion_and_terms", kernels.fusion_backward, dtype, config, ("sums",), EVEN=False, **lines
+                    )
+        for config in backward_tuner(1024, size).configs:
+            yield _case("long rows", kernels.fusion_backward, dtype, config, (), EVEN=False, **lines)
+        yield _case("long rows", kernels.fusion_row_sums, dtype, row_sums_config(size), (), WIDE=False)
+        config = forward_tuner(768, False, size).configs[0]
+        yield _case("fusion_terms", kernels.fusion_forward, dtype, config, FIELDS, EVEN=True, **lines)
+    yield _case("fusion_terms", kernels.fusion_terms_finish, "fp32", SMALL, (), PER_DIM=True)
+    yield _case("fusion_terms", kernels.fusion_term_slopes, "fp32", SMALL, ())

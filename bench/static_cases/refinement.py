@@ -1,0 +1,93 @@
+"""The kernels of refinement: bfloat16 and float32, sizes that are multiples of 16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.static import StaticCase
+from bench.static_cases import make_case
+from ief_kernels._triton import Config
+from ief_kernels.refinement.triton_launch import few_config
+from ief_kernels.refinement.triton_products import ADD_PARTS, PRODUCT, SUM_ROWS, WEIGHT_GRADIENT, kernels
+
+_INTEGERS = ("rows", "width", "depth", "height", "share", "dim", "steps", "every", "team", "count", "size")
+
+
+def _case(
+    op: str,
+    tuner: str,
+    kernel: Any,
+    types: dict[str, str | None],
+    config: Config,
+    *,
+    wide: bool = True,
+    **constants: Any,
+) -> StaticCase:
+    precision = constants.get("PRECISION")
+    tensor_cores = precision is not None and (precision == "tf32" or "*bf16" in types.values())
+    return make_case(
+        op,
+        tuner,
+        kernel,
+        {"scale": "fp32", **dict.fromkeys(_INTEGERS, "i32"), **types},
+        config,
+        constants,
+        wants={"tensor_cores": tensor_cores, "vector_loads": wide},
+        divisible=("width", "depth", "height", "dim", "share", "size"),
+    )
+
+
+def cases() -> Iterator[StaticCase]:
+    """Yield every kernel in every configuration."""
+    for kind, size, precisions in (("*bf16", 2, ("ieee",)), ("*fp32", 4, ("ieee", "tf32"))):
+        for precision in precisions:
+            yield from _products(kind, size, precision)
+            operands: dict[str, str | None] = {"a": kind, "b": kind, "parts": "*fp32"}
+            for config in WEIGHT_GRADIENT[size]:
+                yield _case(
+                    "refine_weights",
+                    "refine_weight_gradient",
+                    kernels().weight_gradient,
+                    operands,
+                    config,
+                    # Hopper's tf32 products want both inputs the other way round, so they are loaded a word at a time.
+                    wide=precision != "tf32",
+                    PRECISION=precision,
+                )
+            yield from _few(kind, size, precision)
+        types: dict[str, str | None] = {"parts": "*fp32", "out": kind}
+        yield _case("refine_add_parts", "refine_add_parts", kernels().add_parts, types, ADD_PARTS, ADD=False)
+
+
+def _products(kind: str, size: int, precision: str) -> Iterator[StaticCase]:
+    copy = kind if size == 2 else None
+    absent: dict[str, str | None] = dict.fromkeys(("bias", "base", "gate", "out", "narrow", "sums"))
+    epilogues: dict[str, tuple[bool, dict[str, str | None]]] = {
+        "hidden": (True, {"bias": kind, "out": kind}),
+        "state": (True, {"bias": kind, "base": "*fp32", "out": "*fp32", "narrow": copy}),
+        "gate": (False, {"gate": kind, "out": kind, "sums": "*fp32"}),
+        "grad": (False, {"base": "*fp32", "out": "*fp32", "narrow": copy, "sums": "*fp32"}),
+    }
+    for name, (transposed, pointers) in epilogues.items():
+        tuner = "hidden" if name == "hidden" else "other"
+        for config in PRODUCT[tuner][size]:
+            yield _case(
+                f"refine_{name}",
+                f"refine_{tuner}",
+                kernels().product,
+                {"a": kind, "b": kind, **absent, **pointers},
+                config,
+                SUM_ROWS=SUM_ROWS,
+                B_ROWS=transposed,
+                PRECISION=precision,
+            )
+
+
+def _few(kind: str, size: int, precision: str) -> Iterator[StaticCase]:
+    types: dict[str, str | None] = dict.fromkeys(("z", "w1", "b1", "w2", "b2", "hidden", "saved", "out"), kind)
+    types |= {"state": "*fp32", "narrow": kind if size == 2 else None, "counters": "*i32"}
+    for rows in (16, 256) if size == 2 else (256,):
+        config = few_config(rows, size)
+        kernel = kernels().all_steps
+        yield _case("refine_few", "refine_few", kernel, types, config, SHARED=False, PRECISION=precision)

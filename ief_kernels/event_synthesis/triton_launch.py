@@ -1,0 +1,240 @@
+"""Launches the Triton kernels of event synthesis (triton_kernels.py).
+
+Byte frames are read as 32-bit words: three words hold four RGB pixels. Where every frame begins at a multiple of 16
+bytes and its length is one, a lane reads 48 bytes with three 16-byte loads. Otherwise it reads 12 bytes with three
+4-byte loads, or, where frames begin between words, with pairs of loads that are shifted together. Frames must have no
+gaps inside (others are copied). Segments and frames may lie anywhere, such as every second frame of a video.
+
+Of floating-point frames a lane reads one pixel.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._triton import Config, Tuner, device_guard, triton_check
+from ..dispatch import register_backend
+from .arguments import UNITS, map_dtype, map_shape
+
+register_backend("event_synthesis", "triton", triton_check((torch.uint8, torch.float16, torch.bfloat16, torch.float32)))
+
+_WORTH_TUNING = 1 << 24  # bytes of frames; a smaller call takes about as long in every configuration
+WIDE = tuple(Config({"LANES": lanes}, lanes // 32) for lanes in (64, 128, 256))
+# For luma the compiler spills registers in the blocks that suit RGB.
+WIDE_GREY = tuple(Config({"LANES": lanes}, warps) for lanes, warps in ((32, 1), (128, 2)))
+NARROW = tuple(Config({"LANES": lanes}, lanes // 64) for lanes in (256, 128))
+FLOATS = tuple(Config({"LANES": lanes}, 4) for lanes in (128, 256))
+_wide, _wide_grey = Tuner("event_wide", WIDE), Tuner("event_wide_grey", WIDE_GREY)
+_narrow, _floats = Tuner("event_narrow", NARROW), Tuner("event_floats", FLOATS)
+_back = Tuner("event_backward", FLOATS)
+DIVIDE = Config({"BLOCK": 1024}, 4)
+
+
+@functools.cache
+def kernels() -> ModuleType:
+    """Return the module of the kernels; the first call imports triton."""
+    from . import triton_kernels
+
+    return triton_kernels
+
+
+def _options(config: Config) -> dict[str, Any]:
+    # Luma of floating-point frames must round after every operation, as the reference's does.
+    return {**config.options(), "enable_fp_fusion": False}
+
+
+def _inverse(divisor: int) -> tuple[float, float]:
+    """1/divisor as a sum of two float32 numbers, for kernels whose numbers are float32."""
+    first = struct.unpack("f", struct.pack("f", 1 / divisor))[0]
+    return first, 1 / divisor - first
+
+
+def _images(tensor: Tensor, prefix: int, dims: int) -> Tensor:
+    """The tensor as (segments, [frames,] values of one image), images without gaps; a copy only if need be."""
+    batch = tensor.shape[:prefix].numel()
+    gaps, expected = False, 1
+    for size, stride in zip(reversed(tensor.shape[-dims:]), reversed(tensor.stride()[-dims:]), strict=True):
+        gaps |= size != 1 and stride != expected
+        expected *= size
+    if gaps or tensor.numel() == 0:
+        tensor = tensor.contiguous()
+    return tensor.reshape(batch, *tensor.shape[prefix:-dims], expected)
+
+
+def _layout(frames: Tensor, carry: Tensor | None, rgb: bool) -> tuple[Tensor, Tensor | None]:
+    dims = 3 if rgb else 2
+    prefix = frames.dim() - dims - 1
+    return _images(frames, prefix, dims), None if carry is None else _images(carry, prefix, dims)
+
+
+def _as_words(images: Tensor) -> tuple[Tensor, int]:
+    """The memory of byte images as int32, and the byte in it where they begin (below 16 if memory is so aligned)."""
+    storage, offset = images.untyped_storage(), int(images.storage_offset())
+    if storage.data_ptr() % 16:  # memory from elsewhere
+        images = images.clone()
+        storage, offset = images.untyped_storage(), 0
+    first = offset // 16 * 16
+    words = torch.empty(0, dtype=torch.int32, device=images.device)
+    return words.set_(storage, first // 4, ((storage.nbytes() - first) // 4,), (1,)), offset - first
+
+
+def forward(
+    frames: Tensor, carry: Tensor | None, rgb: bool, threshold: int, clamp: int, normalize: str, split: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the maps, and what their counts were divided by: one number per segment, or one for all."""
+    maps = torch.empty(map_shape(frames, rgb, split), dtype=map_dtype(frames.dtype, normalize), device=frames.device)
+    images, last = _layout(frames, carry, rgb)
+    segments, count, pixels = images.shape[0], images.shape[1], images.shape[2] // (3 if rgb else 1)
+    by_peak = normalize in ("segment", "batch")
+    peaks = None
+    counts = maps
+    if by_peak:
+        peaks = torch.zeros(segments if normalize == "segment" else 1, dtype=torch.int32, device=frames.device)
+        counts = torch.empty_like(maps, dtype=torch.uint8)
+    stride = int(normalize == "segment")
+    if count + (last is not None) < 2 or count == 0:
+        maps.zero_()
+    elif maps.numel():
+        inverse, inverse_rest = _inverse(clamp) if normalize == "clamp" else (None, None)
+        rest = {
+            "peak_stride": stride,
+            "pixels": pixels,
+            "clamp": clamp,
+            "inverse": inverse,
+            "inverse_rest": inverse_rest,
+            "RGB": rgb,
+            "SPLIT": split,
+        }
+        count_events = _count_bytes if frames.dtype == torch.uint8 else _count_floats
+        count_events(images, last, counts, peaks, threshold, rest)
+        if peaks is not None:
+            size = pixels * (2 if split else 1)
+            grid = (segments * -(-size // DIVIDE.meta["BLOCK"]),)
+            with device_guard(maps):
+                kernels().divide[grid](
+                    counts=counts, peaks=peaks, maps=maps, size=size, peak_stride=stride, **_options(DIVIDE)
+                )
+    if peaks is not None:
+        return maps, peaks.clamp(min=1).float()
+    value = float(clamp) if normalize == "clamp" else 1.0
+    return maps, torch.full((1,), value, dtype=torch.float32, device=frames.device)
+
+
+def _count_bytes(
+    images: Tensor, carry: Tensor | None, maps: Tensor, peaks: Tensor | None, threshold: int, rest: dict[str, Any]
+) -> None:
+    words, start = _as_words(images)
+    last, carry_start = (None, 0) if carry is None else _as_words(carry)
+    places = {
+        "start": start,
+        "segment_stride": images.stride(0) if images.shape[0] > 1 else 0,  # 0 where it is never stepped over
+        "frame_stride": images.stride(1) if images.shape[1] > 1 else 0,
+        "carry_start": carry_start,
+        "carry_stride": carry.stride(0) if carry is not None and images.shape[0] > 1 else 0,
+    }
+    pixels = rest["pixels"]
+    wide = not any(place % 16 for place in (*places.values(), images.shape[2]))
+    shifted = any(place % 4 for place in places.values())
+    if wide:
+        places = {name: place // 16 for name, place in places.items()}
+
+    def run(config: Config) -> None:
+        each = config.meta["LANES"] * (16 if wide else 4)
+        kernels().count_bytes[(images.shape[0] * -(-pixels // each),)](
+            words=words,
+            carry=last,
+            maps=maps,
+            peaks=peaks,
+            **places,
+            frames=images.shape[1],
+            threshold=threshold,
+            **rest,
+            WIDE=wide,
+            SHIFTED=shifted,
+            **_options(config),
+        )
+
+    key = (rest["RGB"], rest["SPLIT"], shifted, carry is None, str(maps.dtype))
+    tuner = (_wide if rest["RGB"] else _wide_grey) if wide else _narrow
+    tuner.launch(images, key, run, worth=images.numel() >= _WORTH_TUNING)
+
+
+def _count_floats(
+    images: Tensor, carry: Tensor | None, maps: Tensor, peaks: Tensor | None, threshold: int, rest: dict[str, Any]
+) -> None:
+    pixels = rest["pixels"]
+
+    def run(config: Config) -> None:
+        kernels().count_floats[(images.shape[0] * -(-pixels // config.meta["LANES"]),)](
+            frames=images,
+            carry=carry,
+            maps=maps,
+            peaks=peaks,
+            **_strides(images, carry),
+            count=images.shape[1],
+            threshold=float(threshold),
+            **rest,
+            **_options(config),
+        )
+
+    key = (str(images.dtype), rest["RGB"], rest["SPLIT"], carry is None, str(maps.dtype))
+    _floats.launch(images, key, run, worth=images.numel() * images.element_size() >= _WORTH_TUNING)
+
+
+def _strides(images: Tensor, carry: Tensor | None) -> dict[str, int]:
+    return {
+        "segment_stride": images.stride(0),
+        "frame_stride": images.stride(1),
+        "carry_stride": 0 if carry is None else carry.stride(0),
+    }
+
+
+def backward(
+    grad: Tensor,
+    frames: Tensor,
+    carry: Tensor | None,
+    scale: Tensor,
+    rgb: bool,
+    threshold: int,
+    clamp: int,
+    split: bool,
+    surrogate: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of frames and of carried frames (empty without them), contiguous, in frames' dtype."""
+    grad_frames = torch.empty(frames.shape, dtype=frames.dtype, device=frames.device)
+    grad_carry = torch.empty(carry.shape if carry is not None else (0,), dtype=frames.dtype, device=frames.device)
+    if frames.numel() == 0:
+        return grad_frames, grad_carry.zero_()  # no frames, no differences
+    images, last = _layout(frames, carry, rgb)
+    segments, count, pixels = images.shape[0], images.shape[1], images.shape[2] // (3 if rgb else 1)
+    above = grad.float().contiguous()
+
+    def run(config: Config) -> None:
+        kernels().pull_back[(segments * -(-pixels // config.meta["LANES"]),)](
+            grad=above,
+            frames=images,
+            carry=last,
+            scale=scale,
+            grad_frames=grad_frames,
+            grad_carry=None if last is None else grad_carry,
+            **_strides(images, last),
+            scale_stride=1 if scale.numel() > 1 else 0,
+            count=count,
+            pixels=pixels,
+            threshold=float(threshold),
+            clamp=clamp,
+            tau=surrogate * UNITS,
+            RGB=rgb,
+            SPLIT=split,
+            **_options(config),
+        )
+
+    key = (str(images.dtype), rgb, split, last is None)
+    _back.launch(images, key, run, worth=images.numel() * images.element_size() >= _WORTH_TUNING)
+    return grad_frames, grad_carry
