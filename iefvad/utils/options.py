@@ -9,8 +9,8 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from jsonargparse import (
-    ActionConfigFile,  # type: ignore[attr-defined]  # it exports its names at run time
+from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names at run time
+    ActionConfigFile,
     ArgumentParser,
     DefaultHelpFormatter,
     Namespace,
