@@ -197,7 +197,7 @@ def test_released_models_convert_and_load(name, suffix, tmp_path, capsys):
         with torch.inference_mode():
             expected, weight = network(image, event, **arguments)
             output = found(image, event)
-        # 1e-5 is the promise of SPEC §3; only the order of float32 operations differs.
+        # docs/specification.md#released-checkpoints promises 1e-5: only the order of float32 operations differs.
         torch.testing.assert_close(output.logits, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(output.w_img, weight, rtol=1e-5, atol=1e-5)
     assert found.provenance["method"] == "released"

@@ -29,7 +29,7 @@ def test_loaded_model_gives_the_published_outputs(prefix, layers, heads, steps, 
     image[0, 10:] = event[0, 10:] = 0  # the published loader pads with zeros, and its model attends to them
     logits, weight = published(image, event, nu=nu, attenuation=0.3)
     out = model(image, event, torch.tensor([10, 21, 21]))
-    # 1e-5 is the promise of SPEC §3; only the order of float32 operations differs.
+    # docs/specification.md#released-checkpoints promises 1e-5: only the order of float32 operations differs.
     torch.testing.assert_close(out.logits, logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(out.w_img, weight, rtol=1e-5, atol=1e-5)
 

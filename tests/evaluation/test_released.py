@@ -67,7 +67,7 @@ def test_a_released_checkpoint_gives_the_released_scores(listed, network, releas
             torch.from_numpy(np.load(listed["features"] / "vitb" / stream / kind / f"{name}__5.npy"))
             for stream in ("rgb", "event_thr_10")
         ]
-        # SPEC §3 promises 1e-5.
+        # docs/specification.md#released-checkpoints promises 1e-5.
         np.testing.assert_allclose(values, published_scores(network, *pair), rtol=0, atol=1e-5)
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert document["run"]["method"] == "released" and document["run"]["source"] == str(released)

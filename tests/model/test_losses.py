@@ -9,7 +9,7 @@ from iefvad.model.losses import mil_loss, video_log_probs
 
 
 def plain_probability(logits: torch.Tensor, length: int, mil: str) -> torch.Tensor:
-    """The rule of SPEC §3 for one video, written as a loop over segments."""
+    """The rule of docs/specification.md#training for one video, written as a loop over segments."""
     p = torch.sigmoid(logits[:length])
     if mil == "topk":
         return p.sort(descending=True).values[: length // 16 + 1].mean()

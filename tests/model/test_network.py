@@ -180,7 +180,7 @@ def test_context_has_gradients_and_terms_of_what_is_scored_alone():
 
 
 def test_learned_process_noise_starts_at_the_gain_of_the_specification():
-    """SPEC §3: q starts so that the steady gain on equal variances is about 0.6."""
+    """docs/specification.md#methods: q starts so that the steady gain on equal variances is about 0.6."""
     model = build(ModelConfig(dim=8, heads=2))
     for encoder in model.encoders.values():
         torch.nn.init.zeros_(encoder.logvar.weight)
