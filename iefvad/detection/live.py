@@ -1,4 +1,4 @@
-"""Scoring a live input segment by segment: scores, alarms and latencies as they come."""
+"""Live input, scored segment by segment: scores, alarms and latencies as they come."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from iefvad.detection.alarm import Alarm, AlarmTracker
+from iefvad.detection.connections import file_stem
 from iefvad.detection.detector import Detector, TimedEncoder, score_segments
 from iefvad.detection.result import Collector, Detection, Timing
-from iefvad.detection.sources import LiveSegment, LiveSource, file_stem
+from iefvad.detection.sources import LiveSegment, LiveSource
 from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.stream import SegmentFeatures, encode_segments, event_maps
 from iefvad.scoring.scorer import Scorer
@@ -26,9 +27,16 @@ from iefvad.video import SEGMENT
 
 @dataclass
 class LiveScore:
-    """One scored segment: `row` is score, w_img, w_evt, gain (NaN where absent); `start`, `end` seconds of video.
+    """One scored segment of live input.
 
-    `clock` is the time of day (Unix seconds) of its last frame, `latency` the seconds from reading that frame to this.
+    Attributes:
+        number: Number of the segment, from 0.
+        start: Start of the segment in seconds of video.
+        end: End of the segment in seconds of video.
+        row: Score, w_img, w_evt and gain, (4,) float32; NaN for what the network does not have.
+        alarms: Alarms that start or end with this segment.
+        clock: Time of day of its last frame, in Unix seconds.
+        latency: Seconds from reading its last frame to its score.
     """
 
     number: int
@@ -41,14 +49,21 @@ class LiveScore:
 
 
 class Watch:
-    """Iterate over the `LiveScore`s of one address or camera; `detection` is what there is so far, at any time.
+    """Scores one stream or camera: iterating yields a `LiveScore` per segment.
 
-    Ends when the source does, or after the settings' `duration`, counted from the first segment. Segments are numbered
-    as they are scored: what was dropped, or lost with a connection, is not counted as time. Raises UserError where
-    the source cannot be reached at all. `notify` is told, in words, when a connection is lost and made again.
+    Iteration ends with the source, or when the `duration` of the settings is over, counted from the first segment. It
+    raises UserError where the source cannot be reached at all. Segments are numbered as they are scored: frames that
+    were dropped, or lost with a connection, do not count as time.
     """
 
     def __init__(self, detector: Detector, address: str, notify: Callable[[str], None] | None = None) -> None:
+        """Prepare a source; iteration opens it.
+
+        Args:
+            detector: The detector. Its settings say how connections are retried.
+            address: Address of a stream, or a camera.
+            notify: Called with a text when a connection is lost and when it is made again.
+        """
         config = detector.config
         self.detector = detector
         self.source = LiveSource(
@@ -68,10 +83,11 @@ class Watch:
 
     @property
     def fps(self) -> float:
-        """Frames a second of the source; 0 until it is known."""
+        """Frames per second of the source; 0 until it is known."""
         return self.source.fps
 
     def __iter__(self) -> Generator[LiveScore, None, None]:
+        """Open the source and yield its segments as they are scored."""
         scorer, rule, tracker = self.detector.scorer(), self.detector.rule, None
         pending: list[tuple[LiveSegment, SegmentFeatures]] = []
         timer: threading.Timer | None = None

@@ -9,7 +9,12 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names at run time
+    ActionConfigFile,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+)
 
 Config = TypeVar("Config")
 
@@ -33,6 +38,7 @@ class _HelpFormatter(DefaultHelpFormatter):
         text = super()._expand_help(action)
         text = re.sub(r" ?\(type: [^()]*(\([^()]*\))?[^()]*, default: null\)", "", text)
         text = re.sub(r" ?\(required, type: [^()]*\)$", "", text)
+        text = re.sub(r" ?\((?:type: .*, )?default: (?:False|\[\])\)$", "", text)
         return re.sub(r"\(type: .*, default: (.*)\)$", r"(default: \1)", text)
 
 
@@ -92,7 +98,12 @@ def make_parser(command: str, description: str, usage: str = "[options]") -> Arg
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options; later options override it")
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="YAML file with options; later options override it", metavar="FILE"
+    )
+    for action in parser._actions:  # jsonargparse adds this one by itself
+        if "--print_config" in action.option_strings:
+            action.help = "print all options as YAML, for a file for --config, and exit"
     return parser
 
 

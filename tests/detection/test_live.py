@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from iefvad.checkpoints.files import save_model
 from iefvad.cli.detect import main
 from iefvad.detection.alarm import AlarmTracker
+from iefvad.detection.connections import file_stem, is_live, without_credentials
 from iefvad.detection.detect import detect
 from iefvad.detection.live import Watch
-from iefvad.detection.sources import LiveSource, file_stem, is_live, without_credentials
+from iefvad.detection.sources import LiveSource
 from iefvad.scoring.video_scores import intervals_above, read_scores_csv
 from iefvad.utils.errors import UserError
 from tests.helpers.detecting import faststart, http_server, paced, small_detector, small_model, tcp_server, write_video
@@ -187,7 +188,7 @@ def test_what_cannot_be_reached_is_tried_again_and_then_named(address, capfd):
 
 def test_an_unknown_protocol_is_not_tried_again():
     source = LiveSource("carrier-pigeon://roof", retries=50, retry_seconds=5)
-    with pytest.raises(UserError, match="no protocol"):
+    with pytest.raises(UserError, match="not a protocol"):
         list(source)
 
 
@@ -225,7 +226,7 @@ def test_the_oldest_segments_are_dropped_when_scoring_cannot_keep_up(tmp_path):
 def test_a_camera(clip, monkeypatch, room):
     """OpenCV stands in for the camera with a file; the frames must reach the model as RGB."""
     real = cv2.VideoCapture
-    monkeypatch.setattr("iefvad.detection.sources.cv2.VideoCapture", lambda device: real(str(clip)))
+    monkeypatch.setattr("iefvad.detection.connections.cv2.VideoCapture", lambda device: real(str(clip)))
     [detection] = detect(small_model(), "0", device="cpu", retries=0)
     assert detection.video == "camera 0" and len(detection.scores.scores) == 10
     np.testing.assert_allclose(detection.scores.scores, small_detector(hop=1)(clip).scores.scores, atol=0.02)

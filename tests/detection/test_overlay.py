@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -76,3 +78,12 @@ def test_detection_writes_one_where_asked(tmp_path):
     paths = write_results(detector(clip), tmp_path / "out", "clip", detector)
     assert [path.name for path in paths][-1] == "clip_overlay.mp4"
     assert len(list(read_frames(Path(paths[-1])))) == 40
+
+
+def test_overlay_and_terminal_do_without_matplotlib():
+    """A camera that is only watched must not wait for a plotting library."""
+    code = (
+        "import sys, iefvad.detection.overlay, iefvad.detection.terminal; assert 'iefvad.video' in sys.modules;"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('matplotlib', 'jinja2')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
