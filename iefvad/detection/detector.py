@@ -15,7 +15,7 @@ from iefvad.detection.config import DetectConfig
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.threshold import Rule, choose_rule
 from iefvad.encoders.encoder import Encoder, build_encoder
-from iefvad.extraction.stream import SegmentFeatures, stream_features
+from iefvad.extraction.stream import FeatureStream, SegmentFeatures
 from iefvad.scoring.scorer import Scorer, check_encoder, choose_crops
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
@@ -102,7 +102,7 @@ class Detector:
         begin = time.perf_counter()
         timing, scorer, collector = Timing(), self.scorer(), Collector(self.config.thumbnails)
         timed = TimedEncoder(self.encoder)
-        stream = stream_features(video, cast(Encoder, timed), self.settings)
+        stream = FeatureStream(video, cast(Encoder, timed), self.settings)
         for segments in _groups(stream, self.hop):
             collector.add(segments, score_segments(scorer, segments, timing))
         timing.segments, timing.total = len(collector), time.perf_counter() - begin

@@ -135,11 +135,6 @@ class FeatureStream:
             self.segments.close()
 
 
-def stream_features(path: str | Path, encoder: Encoder, settings: Mapping[str, Any] | None = None) -> FeatureStream:
-    """Return the stream of a video's features, which decodes during iteration; see `FeatureStream`."""
-    return FeatureStream(path, encoder, settings)
-
-
 def event_maps(frames: Tensor, settings: Mapping[str, Any]) -> Tensor:
     """Synthesise the event maps of segments (`docs/specification.md#event-synthesis`).
 

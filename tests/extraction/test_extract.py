@@ -22,7 +22,7 @@ from iefvad.cli.extract import main
 from iefvad.encoders.encoder import build_encoder
 from iefvad.extraction.config import ExtractConfig
 from iefvad.extraction.extract import extract
-from iefvad.extraction.stream import stream_features
+from iefvad.extraction.stream import FeatureStream
 from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
 from iefvad.utils.prefetch import ahead
@@ -275,7 +275,7 @@ def test_encoder_failures_are_not_blamed_on_the_video(videos: Path, tmp_path: Pa
 
 
 def test_stream_gives_times_pictures_and_the_stored_features(videos: Path, tmp_path: Path) -> None:
-    stream = stream_features(videos / "b.mp4", build_encoder(device="cpu"), {"tail": "repeat", "dim": 256})
+    stream = FeatureStream(videos / "b.mp4", build_encoder(device="cpu"), {"tail": "repeat", "dim": 256})
     segments = list(stream)
     assert [segment.index for segment in segments] == [0, 1, 2]
     assert [segment.time for segment in segments] == [0.0, 1.6, 3.2] and stream.segments.frames_read == 33
@@ -292,7 +292,7 @@ def test_stream_gives_times_pictures_and_the_stored_features(videos: Path, tmp_p
 
 def test_leaving_a_stream_early_ends_its_thread(videos: Path) -> None:
     begin = threading.active_count()
-    segments = iter(stream_features(videos / "sub" / "c.avi", build_encoder(device="cpu")))
+    segments = iter(FeatureStream(videos / "sub" / "c.avi", build_encoder(device="cpu")))
     next(segments)
     segments.close()
     assert threading.active_count() == begin

@@ -404,7 +404,7 @@ def layout(root: Path) -> tuple[Path, Path]:
         (np.ones((5, 3)), r"clip__1.npy is \(5, 3\)"),
         (np.ones((4, 2)), r"clip__1.npy is \(4, 2\)"),
         (np.ones(4), r"clip__1.npy has shape \(4,\)"),
-        (np.full((4, 3), np.nan), "clip: event features have NaN"),
+        (np.full((4, 3), np.nan), "clip: event features contain NaN"),
         (np.full((4, 3), 1e6), "clip: event features reach 1e"),
         (np.array([[{}, 1]], dtype=object), "clip__1.npy contains pickled objects"),
         (np.array([["a", "b"]]), "clip__1.npy contains <U1"),
