@@ -33,6 +33,12 @@ def test_page_names_intervals_peak_and_notes(tmp_path):
     assert page.text.count(NASTY) >= 3
 
 
+def test_a_name_that_is_not_utf8(tmp_path):
+    """File names of Linux are bytes; Python holds those that are not UTF-8 as lone surrogates."""
+    _, page = page_of(tmp_path / "t.html", VideoScores("caf\udce9", (), 30.0, None, np.array([0.1])))
+    assert "caf?" in page.text
+
+
 def test_nothing_flagged(tmp_path):
     _, page = page_of(tmp_path / "t.html", VideoScores("v", (), 30.0, None, np.array([0.1, 0.2, 0.3])))
     assert "Nothing is flagged" in page.text and "No score reaches the threshold of 0.5" in page.text
