@@ -1,4 +1,4 @@
-"""Every command explains itself, and refuses what it does not know."""
+"""Every command has a help text and refuses unknown arguments."""
 
 from __future__ import annotations
 

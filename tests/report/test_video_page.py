@@ -1,4 +1,4 @@
-"""The page of one video, from no segment to hours of them."""
+"""The page of one video, from no segment to hours of video."""
 
 from __future__ import annotations
 
