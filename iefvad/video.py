@@ -463,7 +463,7 @@ class _Decoder:
             beyond = sum(entry.pos + entry.size > size for entry in getattr(stream, "index_entries", ()))
             if beyond:
                 return f"{beyond} frames of its index are beyond the end of the file"
-        if cut and kind != "mpegts":  # broadcast streams mark packets after every small error
+        if cut and kind != "mpegts":  # broadcast streams mark packets as corrupt after every small error
             return "the file ends inside a frame"
         if kind == "avi" and self.claimed and self.claimed - packets > max(2, self.claimed // 100):
             return f"its header claims {self.claimed} frames"

@@ -39,7 +39,7 @@ def write_video(
     audio: bool = False,
     movflags: str | None = None,
 ) -> Path:
-    """Encode RGB frames; ``times`` are time stamps in thousandths of a second."""
+    """Encode RGB frames. ``times`` are time stamps in milliseconds."""
     with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames[0].shape[:2]
@@ -75,7 +75,7 @@ def cut(path: Path, share: float) -> Path:
 
 
 def close_to(actual: np.ndarray, expected: np.ndarray) -> bool:
-    """Chroma is halved and quantised: the quarters' insides must agree within 12 levels, their seams need not."""
+    """Chroma is halved and quantised: inside the quarters, levels must agree within 12, at their borders not."""
     difference = np.abs(actual.astype(int) - expected.astype(int)).max(-1)
     return actual.shape == expected.shape and np.mean(difference <= 12) > 0.8
 

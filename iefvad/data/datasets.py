@@ -13,7 +13,7 @@ from iefvad.data.lists import ListEntry, Relocator, StoredNames, classes_of, eve
 from iefvad.features.npy import open_npy, split_crop
 from iefvad.features.packed import SPLITS, PackedReader, PackedStore
 from iefvad.features.readers import Nan, NpyReader, StoreReader
-from iefvad.features.store import FeatureStore
+from iefvad.features.store import FeatureStore, Sidecar
 from iefvad.features.videos import Benchmark, Video
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
@@ -55,30 +55,7 @@ def load_store(
     if not any(lists):
         raise UserError(f"{store.root} has neither train.csv nor test.csv; give --train-list and --test-list")
     sidecars = {sidecar.name: sidecar for sidecar in store.sidecars()}
-    names = StoredNames(sidecars)
-    splits: list[list[Video]] = []
-    for path in lists:
-        groups: dict[str, list[ListEntry]] = {}
-        absent: list[str] = []
-        for entry in read_list(path) if path else []:
-            stored = names.find(entry)
-            if stored is None:
-                absent.append(entry.name)
-            else:
-                groups.setdefault(stored, []).append(entry)
-        refuse_absent(dict.fromkeys(absent), f"videos of {path} are not in {store.root}", "extract them")
-        videos = []
-        for name, entries in groups.items():
-            side = sidecars[name]
-            listed = {entry.crop for entry in entries}
-            crops = tuple(crop for crop in side.crops if crop in listed) or tuple(side.crops)
-            density = np.asarray(side.event_density, np.float32) if side.event_density else None
-            reader = StoreReader(store, name, nan, notes)
-            video = Video(name, _one_label(entries), side.segments, side.fps, side.frames, None, density)
-            video.source, video.crops, video.reader = side.source, crops, reader
-            videos.append(video)
-        splits.append(videos)
-    train, test = splits
+    train, test = (_stored_videos(path, store, sidecars, nan, notes) if path else [] for path in lists)
     if gt is not None:
         attach_gt(test, gt)
     elif (found := _default(store.root, annotations, "annotations.txt")) is not None:
@@ -86,6 +63,39 @@ def load_store(
     notes += _overlap(train, test) + _doubtful(test)
     dim = store.settings.get("dim") or int((train or test)[0].features((train or test)[0].crops[0])[0].shape[1])
     return Benchmark(store.root.resolve().name, train, test, dim, notes, dict(store.settings))
+
+
+def _stored_videos(
+    path: Path, store: FeatureStore, sidecars: dict[str, Sidecar], nan: Nan, notes: list[str]
+) -> list[Video]:
+    """The videos of a list, with readers of a feature store."""
+    names = StoredNames(sidecars)
+    groups: dict[str, list[ListEntry]] = {}
+    absent: list[str] = []
+    for entry in read_list(path):
+        stored = names.find(entry)
+        if stored is None:
+            absent.append(entry.name)
+        else:
+            groups.setdefault(stored, []).append(entry)
+    refuse_absent(dict.fromkeys(absent), f"videos of {path} are not in {store.root}", "extract them")
+    videos = []
+    for name, entries in groups.items():
+        side = sidecars[name]
+        listed = {entry.crop for entry in entries}
+        video = Video(
+            name=name,
+            classes=_one_label(entries),
+            segments=side.segments,
+            fps=side.fps,
+            frames=side.frames,
+            event_density=np.asarray(side.event_density, np.float32) if side.event_density else None,
+            source=side.source,
+            crops=tuple(crop for crop in side.crops if crop in listed) or tuple(side.crops),
+            reader=StoreReader(store, name, nan, notes),
+        )
+        videos.append(video)
+    return videos
 
 
 def load_packed(root: PathLike, *, annotations: PathLike | None = None, gt: PathLike | None = None) -> Benchmark:
@@ -147,13 +157,10 @@ def load_lists(
             features disagree, or features contain NaN or infinity.
     """
     notes: list[str] = []
-    splits: list[list[Video]] = []
-    for path in (train_list, test_list):
-        found = (
-            [] if path is None else _listed_videos(Path(path), features, event_folder, image_folder, fps, nan, notes)
-        )
-        splits.append(found)
-    train, test = splits
+    train, test = (
+        [] if path is None else _listed_videos(Path(path), features, event_folder, image_folder, fps, nan, notes)
+        for path in (train_list, test_list)
+    )
     if gt is not None and Path(gt).suffix.lower() == ".npy":
         attach_gt(test, gt)
     elif gt is not None:
@@ -161,7 +168,7 @@ def load_lists(
     dims = {video.reader.dim: video for video in train + test if isinstance(video.reader, NpyReader)}
     if len(dims) > 1:
         described = ", ".join(f"{video.name} {dim}" for dim, video in dims.items())
-        raise UserError(f"features have several widths ({described}); all must come from one pair of encoders")
+        raise UserError(f"features have different widths ({described}); all must come from one pair of encoders")
     _check_finite(train + test, nan)
     notes += _overlap(train, test) + _doubtful(test)
     return Benchmark(Path(test_list).resolve().parent.name, train, test, next(iter(dims)), notes)
@@ -201,9 +208,15 @@ def _listed_videos(
         if uses[name] > 1:
             name = "/".join(key.replace("\\", "/").split("/")[-2:])
         reader = NpyReader(files[key], nan, notes)
-        frames = SEGMENT * reader.segments
-        video = Video(name, _one_label(entries), reader.segments, fps, frames, crops=tuple(sorted(files[key])))
-        video.reader = reader
+        video = Video(
+            name=name,
+            classes=_one_label(entries),
+            segments=reader.segments,
+            fps=fps,
+            frames=SEGMENT * reader.segments,
+            crops=tuple(sorted(files[key])),
+            reader=reader,
+        )
         videos.append(video)
     return videos
 
@@ -218,7 +231,7 @@ def _check_finite(videos: Sequence[Video], nan: Nan) -> None:
     if bad and nan == "error":
         raise UserError(
             f"NaN or infinity in {len(bad)} of {len(files)} feature files: {few(bad)}; extract them again, or "
-            "pass --nan zero to put 0 in their place"
+            "pass --nan zero to replace them by 0"
         )
     if bad:
         for reader in readers:

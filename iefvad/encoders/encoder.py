@@ -33,7 +33,7 @@ class Encoder:
         dim: Width D of the features.
         description: One sentence for people.
         settings: Names and hashes of the encoders. A feature store records them to recognise the same encoder.
-        weights: Paths of the weights, where files were given.
+        weights: Paths of the weights, if files were given.
         device: Device of the computation and of the results.
         batch: Maximum number of rows per pass.
 
@@ -45,7 +45,7 @@ class Encoder:
         if image.dim != event.dim:
             raise UserError(
                 f"the image encoder gives {image.dim} features and the event encoder {event.dim}: choose two models of"
-                " one width."
+                " the same width."
             )
         if batch < 1:
             raise UserError(f"--batch must be at least 1, not {batch}.")

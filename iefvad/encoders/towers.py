@@ -71,10 +71,10 @@ class _DescriptorTower:
         self.weights_hash = hashlib.sha256(f"descriptor {descriptor.VERSION}".encode()).hexdigest()
 
     def images(self, frames: Tensor) -> Tensor:
-        return torch.cat([descriptor.describe_images(part) for part in frames.split(self._portion)])
+        return torch.cat([descriptor.describe_images(part) for part in torch.split(frames, self._portion)])
 
     def events(self, maps: Tensor) -> Tensor:
-        return torch.cat([descriptor.describe_events(part) for part in maps.split(self._portion)])
+        return torch.cat([descriptor.describe_events(part) for part in torch.split(maps, self._portion)])
 
 
 @dataclass
@@ -106,7 +106,8 @@ class _ClipTower:
 
     def _run(self, pixels: Tensor) -> Tensor:
         out = self.module(pixels.to(self.dtype))
-        return out[0] if isinstance(out, tuple) else out
+        features: Tensor = out[0] if isinstance(out, tuple) else out
+        return features
 
 
 def build_tower(model: str, weights: str | Path | None, stream: str, device: torch.device, dtype: torch.dtype) -> Tower:
@@ -200,12 +201,15 @@ def _open_clip_tower(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
 
     vision = {**config["vision_cfg"], "timm_model_pretrained": False}
     try:
-        return _build_vision_tower(config["embed_dim"], vision, bool(config.get("quick_gelu", False)), dtype)
+        tower: nn.Module = _build_vision_tower(
+            config["embed_dim"], vision, bool(config.get("quick_gelu", False)), dtype
+        )
     except TypeError as error:
         raise UserError(
             f"the installed open_clip does not know the model's vision_cfg ({error}): check it, or install a newer"
             " open_clip."
         ) from error
+    return tower
 
 
 def _load_tower(
@@ -239,7 +243,7 @@ def _named_config(model: str) -> dict[str, Any]:
             f"{model} would be downloaded, and this program downloads nothing: fetch the folder yourself and give"
             " `local-dir:FOLDER`."
         )
-    config = open_clip.get_model_config(model)
+    config: dict[str, Any] | None = open_clip.get_model_config(model)
     if config is None:
         names = open_clip.list_models()
         near = difflib.get_close_matches(model, names, n=3, cutoff=0.4)

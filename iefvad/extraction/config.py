@@ -97,12 +97,12 @@ def check(config: ExtractConfig) -> None:
     if config.crops not in CROPS:
         raise UserError(f"--crops must be 1, 5 or 10, not {config.crops}.")
     if not config.threshold >= 0:
-        raise UserError(f"--threshold must not be negative, not {config.threshold}.")
+        raise UserError(f"--threshold must be at least 0, not {config.threshold}.")
     if not 1 <= config.clamp <= 255:
-        raise UserError(f"--clamp must lie between 1 and 255, not {config.clamp}.")
+        raise UserError(f"--clamp must be between 1 and 255, not {config.clamp}.")
     for name in ("batch", "workers", "ray_actors"):
         if getattr(config, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} must not be negative, not {getattr(config, name)}.")
+            raise UserError(f"--{name.replace('_', '-')} must be at least 0, not {getattr(config, name)}.")
     if config.engine not in ("local", "ray"):
         raise UserError(f"--engine must be local or ray, not {config.engine}.")
 

@@ -156,7 +156,8 @@ class DecodingProcess:
     def _content(self, length: int) -> dict[str, Any]:
         text = bytearray(length)
         self._read(memoryview(text))
-        return json.loads(text)
+        content: dict[str, Any] = json.loads(text)
+        return content
 
     def _read(self, target: memoryview) -> None:
         while target:

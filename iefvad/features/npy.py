@@ -29,7 +29,7 @@ def open_npy(path: PathLike) -> np.ndarray:
         with open(path, "rb") as file:
             if file.read(6) != b"\x93NUMPY":
                 raise UserError(f"{path} is not a .npy file; save the array with numpy.save")
-        array = np.load(path, mmap_mode="r" if os.path.getsize(path) else None, allow_pickle=False)
+        array: np.ndarray = np.load(path, mmap_mode="r" if os.path.getsize(path) else None, allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
     except (OSError, ValueError, EOFError) as error:
@@ -61,5 +61,5 @@ def load_npy(path: PathLike) -> np.ndarray:
 def _open_features(path: PathLike) -> np.ndarray:
     array = open_npy(path)
     if array.ndim != 2:
-        raise UserError(f"{path} has shape {array.shape}; features are (segments, dimensions)")
+        raise UserError(f"{path} has shape {array.shape}; features must be (segments, dimensions): make it again")
     return array

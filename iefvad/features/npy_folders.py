@@ -113,11 +113,11 @@ def import_npy(
         if crop is not None:
             videos.setdefault(name, []).append(crop)
     if not videos:
-        raise UserError(f"{image_root} holds no NAME__0.npy .. NAME__9.npy feature files; check the folder")
+        raise UserError(f"{image_root} contains no NAME__0.npy .. NAME__9.npy feature files; check the folder")
     absent = [f"{name}__{crop}.npy" for name in videos for crop in videos[name]]
     absent = [name for name in absent if not (event_root / name).is_file()]
     if absent:
-        raise UserError(f"{len(absent)} event files are missing in {event_root}: {few(absent)}")
+        raise UserError(f"{len(absent)} event files are missing in {event_root}: {few(absent)}; check the folder")
     first = next(iter(videos))
     dim = npy_shape(image_root / f"{first}__{videos[first][0]}.npy")[1]
     store = FeatureStore(store_root, settings={"source": "npy", "dim": dim, **(settings or {})}, create=True)

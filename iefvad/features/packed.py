@@ -75,9 +75,11 @@ class PackedStore:
         self.root = Path(root)
         try:
             content = json.loads((self.root / CATALOGUE).read_text(encoding="utf-8"))
-            self.format = content["format"]
-            if self.format != FORMAT:
-                raise UserError(f"{self.root} has packed format {self.format}, this version reads {FORMAT}")
+            if content["format"] != FORMAT:
+                raise UserError(
+                    f"{self.root} has packed format {content['format']}, this version reads {FORMAT}; import"
+                    " the features again into another folder"
+                )
             self.name: str = content["name"]
             self.dim: int = content["dim"]
             self.max_segments: int = content["max_segments"]

@@ -140,9 +140,8 @@ def folder_pair(image_dir: PathLike, event_dir: PathLike, *, fps: float = 30.0, 
     videos = []
     for name, files in pairs.items():
         reader = NpyReader(dict(sorted(files.items())), nan, notes)
-        video = Video(name, (), reader.segments, fps, SEGMENT * reader.segments, crops=tuple(reader.pairs))
-        video.reader = reader
-        videos.append(video)
+        frames = SEGMENT * reader.segments
+        videos.append(Video(name, (), reader.segments, fps, frames, crops=tuple(reader.pairs), reader=reader))
     notes.append("neither classes nor truth are known: the videos can be scored, but not evaluated")
     first = videos[0].reader
     assert isinstance(first, NpyReader)

@@ -26,6 +26,7 @@ class Reader:
         self.nan, self.notes, self.noted = nan, notes, False
 
     def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read the image and event features of one crop, float32 (T, D) each."""
         raise NotImplementedError
 
     def where(self, crop: int) -> tuple[str, str]:
@@ -46,7 +47,7 @@ class Reader:
             return values
         what = f"{where}: {int((~good).sum())} of {good.size} features are NaN or infinite"
         if self.nan == "error":
-            raise UserError(f"{what}; extract it again, or pass --nan zero to put 0 in their place")
+            raise UserError(f"{what}; extract it again, or pass --nan zero to replace them by 0")
         note = f"{what}; they were replaced by 0"
         if not self.noted and note not in self.notes:
             self.notes.append(note)

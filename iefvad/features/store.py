@@ -101,7 +101,10 @@ class FeatureStore:
                     file.write(_json(wanted))
             stored = self._read_settings() or {}  # read back: another process may have been faster
         if stored.get("format") != FORMAT:
-            raise UserError(f"{self.root} has store format {stored.get('format')}, this version reads {FORMAT}")
+            raise UserError(
+                f"{self.root} has store format {stored.get('format')}, this version reads {FORMAT}; extract the videos"
+                " again into another folder"
+            )
         if wanted is not None and wanted != stored:
             keys = [key for key in sorted({*wanted, *stored}) if wanted.get(key) != stored.get(key)]
             differences = "; ".join(f"{key}: {stored.get(key)!r} there, {wanted.get(key)!r} here" for key in keys)
@@ -224,7 +227,7 @@ class FeatureStore:
         ):
             raise UserError(f"{name!r} cannot name a stored video: use a relative name without empty parts or '..'")
         if name.lower() == Path(_SETTINGS).stem:
-            raise UserError(f"a stored video cannot be named {name!r} ({_SETTINGS} is the store's own); rename it")
+            raise UserError(f"a stored video cannot be named {name!r} ({_SETTINGS} belongs to the store); rename it")
         return self.root / f"{name}.safetensors", self.root / f"{name}.json"
 
     def _candidates(self) -> Iterator[str]:
@@ -308,7 +311,10 @@ def _to_half(name: str, kind: str, values: np.ndarray) -> np.ndarray:
     half = to_half(torch.from_numpy(np.array(values, np.float32, order="C")), f"{name}: {kind} features").numpy()
     if not np.isfinite(half).all():
         bad = int((~np.isfinite(values)).any(axis=(0, 2)).sum())
-        raise UserError(f"{name}: {kind} features have NaN or infinity in {bad} of {values.shape[1]} segments")
+        raise UserError(
+            f"{name}: {kind} features contain NaN or infinity in {bad} of {values.shape[1]} segments; extract it again,"
+            " or leave it out"
+        )
     return half
 
 
@@ -320,7 +326,8 @@ def _write_safetensors(file: BinaryIO, tensors: dict[str, np.ndarray], metadata:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(_json(settings))  # tuples become lists, as in settings that are read back
+    plain: dict[str, Any] = json.loads(_json(settings))  # tuples become lists, as in settings that are read back
+    return plain
 
 
 def _json(content: dict[str, Any]) -> bytes:

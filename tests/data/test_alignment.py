@@ -1,4 +1,4 @@
-"""Reading the lengths of videos out of gt.npy and their annotations."""
+"""Finding the lengths of videos from gt.npy and their annotations."""
 
 from __future__ import annotations
 

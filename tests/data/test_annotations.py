@@ -1,4 +1,4 @@
-"""Frame annotations in the forms of the four data sets."""
+"""Frame annotations in the formats of the four data sets."""
 
 from __future__ import annotations
 

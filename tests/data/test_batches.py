@@ -1,4 +1,4 @@
-"""Batches: the same bits however clips are served, one gather from a packed store, and equal training."""
+"""Batches: the same bits from every kind of source, one gather from a packed store, and equal training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAYS = ("table", "reading", "packed")
 
 
 class Made(Reader):
-    """Features made from the crop's number; counts how often each crop is read."""
+    """Makes features from the crop number, and counts how often each crop is read."""
 
     def __init__(self, folder: Path, index: int, segments: int, scale: float = 1.0) -> None:
         super().__init__("error", [])
@@ -68,7 +68,7 @@ def clips_of(way: str, store: PackedStore) -> Clips:
 
 
 def expected(folder: Path, positions: list[int], pad_to: int | None) -> Batch:
-    """A batch put together in the plain way."""
+    """A batch that is made in the simplest way."""
     videos = made(folder)
     items = [(video, crop) for video in videos for crop in video.crops]
     pairs = [[resample(f, BINS).half().float() for f in items[p][0].features(items[p][1])] for p in positions]
@@ -246,7 +246,7 @@ def test_batches_on_a_gpu_have_the_same_bits(
 ) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    monkeypatch.setattr("iefvad.data.batches._SHARE", share)
+    monkeypatch.setattr("iefvad.data.batches._MEMORY_FRACTION", share)
     clips = clips_of(way, store).to("cuda")
     resident = share > 0 and way != "reading"
     assert clips._table is None or clips._table.is_cuda == resident

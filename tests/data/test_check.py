@@ -1,4 +1,4 @@
-"""What `iefvad data check` finds: made-up data sets with one fault each, and the four real ones with exact figures."""
+"""Findings of `iefvad data check`: artificial data sets with one error each, and the four real ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows(videos: list[tuple[str, str]], crops: int, folder: str = "/data/rgb") -
 
 
 def write(root: Path, **changes: str | None) -> Path:
-    """A sound small data set; a keyword replaces a file's text, or takes the file away."""
+    """A correct small data set. A keyword replaces the text of a file, or removes the file."""
     files: dict[str, str | None] = {
         "train_csv": rows(TRAIN, 10),
         "test_csv": rows(TEST, 1),

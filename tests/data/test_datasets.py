@@ -1,4 +1,4 @@
-"""Benchmarks from a store and from the field's lists, with every check that protects a result."""
+"""Benchmarks from a store and from the field's lists, with all checks that protect a result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def values(segments: int, seed: int) -> np.ndarray:
 
 
 class Field:
-    """A small data set in the field's layout: two normal and two abnormal videos to train on, three to test."""
+    """A small data set in the field's layout: two normal and two abnormal training videos, and three test videos."""
 
     train = (("Abuse", "A1", 3), ("Abuse", "A2", 4), ("Normal", "N1", 5), ("Normal", "N2", 2))
     test = (("Abuse", "A3", 3), ("Normal", "N3", 2), ("Abuse", "A4", 5))
@@ -175,7 +175,7 @@ def test_lengths_must_agree(layout: Field) -> None:
 def test_widths_must_agree(layout: Field) -> None:
     for folder in ("rgb", "event"):
         np.save(layout.path(folder, "Abuse", "A4", 5), np.zeros((5, 9), np.float32))
-    with pytest.raises(UserError, match=r"several widths \(.*6, A4 9\)"):
+    with pytest.raises(UserError, match=r"different widths \(.*6, A4 9\)"):
         layout.load()
 
 
@@ -246,7 +246,7 @@ def test_one_name_in_two_folders(layout: Field) -> None:
 
 
 def test_released_list_and_gt(shared_data: Path, tmp_path: Path) -> None:
-    """The published MSAD list with stand-in features whose lengths follow from the published truth's length."""
+    """The published MSAD list, with artificial features whose lengths fit the length of the published truth."""
     source = shared_data / "annotations" / "msad"
     entries = read_list(source / "rgb_vitl_test.csv")
     total = len(np.load(source / "gt.npy", allow_pickle=False)) // 16

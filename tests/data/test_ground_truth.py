@@ -1,4 +1,4 @@
-"""`iefvad data gt`: frame labels of a test list, and that loading takes what it writes."""
+"""`iefvad data gt` writes the frame labels of a test list, and loading accepts them."""
 
 from __future__ import annotations
 

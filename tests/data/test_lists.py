@@ -1,4 +1,4 @@
-"""CSV lists: names, crops, labels, and where the files are."""
+"""CSV lists: names, crops, labels, and the search for files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One long recording cut into clips, and the real hour of footage end to end."""
+"""One long recording that is cut into clips, and a real recording of one hour end to end."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_label_files_that_are_none(tmp_path, text):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_real_hour_beats_event_density(shared_data, tmp_path, monkeypatch):
-    """The documented example on real footage: the trained fusion beats mean event density on the test clips."""
+    """The documented example on a real video: trained fusion is better than mean event density on the test clips."""
     path = Path(__file__).parents[2] / "examples" / "upcam.py"
     spec = importlib.util.spec_from_file_location("upcam", path)
     assert spec and spec.loader

@@ -1,4 +1,4 @@
-"""The embedded benchmark: reproducible, resumable, truthful, and honest about what each stream can see."""
+"""The embedded benchmark: it is reproducible and resumable, and each stream sees what the labels promise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def contents(root: Path) -> dict[str, str]:
 
 
 def event_density(video: VideoPlan, *, anomaly: bool) -> np.ndarray:
-    """Share of pixels whose luma moves by more than 10 levels, per frame; the first frame counts as still."""
+    """Fraction of pixels per frame whose luma changes by more than 10 levels. The first frame has none."""
     luma = np.stack(list(render(video, anomaly=anomaly))) @ np.array([2989, 5870, 1140], np.int32)
     moved = (np.abs(np.diff(luma, axis=0)) > 100_000).mean((1, 2))
     return np.concatenate([[0.0], moved])
@@ -116,7 +116,7 @@ def test_scenes(layout: str) -> None:
 
 @pytest.mark.parametrize("label", [NORMAL, *CLASSES])
 def test_frames(label: str) -> None:
-    """Shapes and brightness; and appearance-only anomalies are seen in the still picture that truth marks."""
+    """Shapes and brightness are right, and appearance-only anomalies are visible in the frames that truth marks."""
     video = short(label)
     frames = np.stack(list(render(video)))
     assert frames.shape == (video.frames, HEIGHT, WIDTH, 3)
@@ -180,7 +180,7 @@ def test_interrupted_set_is_resumed(small: SynthSpec) -> None:
 
 
 def test_workers_render_the_same_bytes(small: SynthSpec, tmp_path: Path) -> None:
-    """Two processes, and a marker that is cut short counts as none."""
+    """Two processes give the same bytes, and a truncated marker counts as missing."""
     (tmp_path / "synth.json").write_text('{"settings": {"ver')
     arguments = SMALL | {"train": (3, 0), "test": (0, 0), "workers": 2}
     spec = generate(tmp_path, seed=5, **arguments)
@@ -212,7 +212,7 @@ def test_negative_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", list(CLASSES))
 def test_events_see_motion_and_not_appearance(label: str) -> None:
-    """Events that the anomaly adds to the same scene without it, summed over three videos."""
+    """Number of events that the anomaly adds to the same scene, summed over three videos."""
     added_inside, added_outside, everyday = 0.0, 0.0, 0.0
     for seed in range(3):
         # Long enough that the vehicle stands for a while after it has rolled in.

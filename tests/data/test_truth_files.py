@@ -1,4 +1,4 @@
-"""Frame truth, name lists, label maps, JSON pairs and lengths, and what is refused of them."""
+"""Frame truth, name lists, label maps, JSON pairs and lengths: what is read, and what is refused."""
 
 from __future__ import annotations
 

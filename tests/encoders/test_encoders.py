@@ -1,4 +1,4 @@
-"""Encoders against open_clip's own models, weight files in every accepted form, and the fixed descriptor."""
+"""Encoders compared with open_clip's models, weight files in every accepted form, and the fixed descriptor."""
 
 from __future__ import annotations
 

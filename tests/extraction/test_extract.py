@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,13 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 
 from ief_kernels import event_synthesis
 from iefvad.cli.extract import main
 from iefvad.encoders.encoder import build_encoder
-from iefvad.encoders.towers import _RANDOM_VIT, _open_clip_tower
 from iefvad.extraction.config import ExtractConfig
 from iefvad.extraction.extract import extract
 from iefvad.extraction.stream import stream_features
@@ -29,9 +27,9 @@ from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
 from iefvad.utils.prefetch import ahead
 from iefvad.video import read_frames, resize, ten_crop
-from tests.helpers.video_files import content, make_video
+from tests.helpers.video_files import content, make_video, small_vit
 
-# Half a unit of float16's last place, relative, plus what float32 sums in another order differ by.
+# Relative: half a unit in the last place of float16. Absolute: differences of float32 sums in another order.
 RTOL, ATOL = 6e-4, 1e-4
 
 
@@ -54,22 +52,32 @@ def videos(originals: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of all originals that was written without an interruption; tests copy it."""
+    folder = tmp_path_factory.mktemp("whole") / "store"
+    extract([originals], folder, quiet())
+    return folder
+
+
 def quiet(**changes: object) -> ExtractConfig:
     return ExtractConfig(quiet=True, **{"device": "cpu", "workers": 1, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("crops", [1, 5, 10])
-def test_features_equal_a_plain_computation(videos: Path, tmp_path: Path, crops: int) -> None:
-    report = extract([videos], tmp_path / "store", quiet(crops=crops, batch=7))
-    assert report.done == ["a", "b", "sub/c"] and not report.failed and not report.skipped
-    assert report.frames == 32 + 32 + 64
+def test_features_equal_a_plain_computation(originals: Path, tmp_path: Path, crops: int) -> None:
+    names = ["a", "b", "sub/c"] if crops == 1 else ["b"]
+    given = [originals] if crops == 1 else [originals / "b.mp4"]
+    report = extract(given, tmp_path / "store", quiet(crops=crops, batch=7))
+    assert report.done == names and not report.failed and not report.skipped
+    assert report.frames == (32 + 32 + 64 if crops == 1 else 32)
     store = FeatureStore(tmp_path / "store")
-    assert store.names() == ["a", "b", "sub/c"] and store.settings["crops"] == list(range(crops))
+    assert store.names() == names and store.settings["crops"] == list(range(crops))
     encoder = build_encoder(device="cpu")
     image, event, sidecar = store.read("b")
     assert (sidecar.frames, sidecar.segments, sidecar.frames_dropped, sidecar.fps) == (33, 2, 1, 10.0)
     assert image.shape == event.shape == (crops, 2, encoder.dim) and image.dtype == np.float16
-    frames = np.stack(list(read_frames(videos / "b.mp4")))[:32]
+    frames = np.stack(list(read_frames(originals / "b.mp4")))[:32]
     cut = torch.from_numpy(ten_crop(frames)[:, :crops])
     rows = torch.stack([encoder.encode_image(cut[:, crop]) for crop in range(crops)])
     torch.testing.assert_close(
@@ -112,13 +120,12 @@ def test_again_skips_and_changed_sources_are_made_again(videos: Path, tmp_path: 
     assert FeatureStore(store).sidecar("a").segments == 3
 
 
-def test_half_written_videos_are_made_again_to_the_same_bytes(videos: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    extract([videos], store, quiet())
+def test_half_written_videos_are_made_again_to_the_same_bytes(originals: Path, whole: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(whole, tmp_path / "store"))
     before = content(store)
     (store / "a.json").unlink()
     (store / "b.safetensors").write_bytes(before["b.safetensors"][:-10])
-    report = extract([videos], store, quiet())
+    report = extract([originals], store, quiet())
     assert report.done == ["a", "b"] and content(store) == before
 
 
@@ -138,17 +145,10 @@ def test_other_settings_are_refused(videos: Path, tmp_path: Path) -> None:
     assert FeatureStore(tmp_path / "store").names() == ["a"]
 
 
-def test_weights_may_move(videos: Path, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    weights = _open_clip_tower(_RANDOM_VIT, torch.float32).state_dict()
-    for name in ("here", "there"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": _RANDOM_VIT}))
-        safetensors.torch.save_file(weights, folder / "model.safetensors")
-    first, second = (quiet(image_model=f"local-dir:{tmp_path / name}") for name in ("here", "there"))
-    extract([videos / "a.mp4"], tmp_path / "store", first)
-    report = extract([videos / "a.mp4", videos / "b.mp4"], tmp_path / "store", second)
+def test_weights_may_move(originals: Path, tmp_path: Path) -> None:
+    first, second = (quiet(image_model=small_vit(tmp_path / name)) for name in ("here", "there"))
+    extract([originals / "a.mp4"], tmp_path / "store", first)
+    report = extract([originals / "a.mp4", originals / "b.mp4"], tmp_path / "store", second)
     assert report.skipped == ["a"] and report.done == ["b"]
 
 
@@ -170,7 +170,7 @@ def test_bad_videos_are_listed_and_the_rest_go_on(
     reasons = {row["name"]: row["reason"] for row in rows}
     assert "fewer than the 16" in reasons["short"] and "truncated" in reasons["sub/c"]
     assert FeatureStore(store).names() == ["a", "b"]
-    # Mended, removed or accepted as it is: the list follows.
+    # The list follows when a video is repaired or removed.
     (videos / "sub" / "c.avi").write_bytes(whole)
     make_video(videos / "short.mp4", 16)
     (videos / "empty.mp4").unlink()
@@ -216,7 +216,11 @@ def test_settings_out_of_range(videos: Path, tmp_path: Path, changes: dict[str, 
 
 
 def test_interruption_keeps_finished_videos(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    originals: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     store, write, calls = tmp_path / "store", FeatureStore.write, []
 
@@ -228,16 +232,15 @@ def test_interruption_keeps_finished_videos(
 
     monkeypatch.setattr(FeatureStore, "write", interrupted)
     begin = threading.active_count()
-    assert main([str(videos), "--out", str(store), "--quiet", "--workers", "2"]) == 130
+    assert main([str(originals), "--out", str(store), "--quiet", "--workers", "2"]) == 130
     assert "same command" in capsys.readouterr().err
     assert threading.active_count() == begin
     monkeypatch.undo()
     assert FeatureStore(store).names() == calls[:1] and calls[0] in (store / "index.csv").read_text()
     assert not list(store.rglob("*.tmp"))
-    report = extract([videos], store, quiet())
+    report = extract([originals], store, quiet())
     assert report.skipped == calls[:1] and len(report.done) == 2
-    extract([videos], tmp_path / "whole", quiet())
-    assert content(store) == content(tmp_path / "whole")
+    assert content(store) == content(whole)
 
 
 def test_full_disk_is_said_and_nothing_half_written_stays(

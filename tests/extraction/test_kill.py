@@ -67,7 +67,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def versions(root: Path) -> dict[str, tuple[int, int]]:
-    """When the finished videos were stored, and as which file."""
+    """{name: (time, inode)} of the stored videos."""
     if not (root / "store.json").exists():
         return {}
     store = FeatureStore(root)
@@ -76,7 +76,7 @@ def versions(root: Path) -> dict[str, tuple[int, int]]:
 
 
 def wait_for_a_moment(seeded: random.Random, store: Path, needed: float) -> None:
-    """A random part of the time that everything takes, or, since starting takes most of it, one amid the writing."""
+    """Wait for a random part of the whole time, or, because most of it is start-up, for a moment during the writing."""
     if seeded.random() < 0.4:
         time.sleep(seeded.uniform(0, needed))
         return
@@ -100,7 +100,7 @@ def test_killed_twenty_times(server: Server, videos: Path, tmp_path: Path, model
     whole = content(tmp_path / "whole")
     seeded = random.Random(20)
     killed, rounds, kept = 0, 0, 0
-    while killed < KILLS // 2:  # of either model: twenty in all
+    while killed < KILLS // 2:  # ten per model
         rounds += 1
         store = tmp_path / f"store{rounds}"
         status = None

@@ -35,7 +35,7 @@ from iefvad.utils.errors import UserError
 from iefvad.video import Segments, read_frames, resize, ten_crop
 from tests.helpers.video_files import content, make_video, small_vit
 
-# Half a unit of float16's last place, relative, plus what float32 sums in another order differ by.
+# Relative: half a unit in the last place of float16. Absolute: differences of float32 sums in another order.
 RTOL, ATOL = 6e-4, 2e-4
 
 
@@ -63,12 +63,20 @@ def encoder(model: str) -> Encoder:
     return build_encoder(image_model=model, device="cpu", batch=7)
 
 
+@pytest.fixture(scope="module")
+def whole(originals: Path, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The content of a store of all originals that was written without an interruption."""
+    folder = tmp_path_factory.mktemp("whole") / "store"
+    extract([originals], folder, quiet(), encoder=encoder)
+    return content(folder)
+
+
 def quiet(**changes: object) -> ExtractConfig:
     return ExtractConfig(quiet=True, device="cpu", **changes)  # type: ignore[arg-type]
 
 
 def decoders() -> set[int]:
-    """Living processes that decode for this one."""
+    """Process ids of the living decoding processes of this process."""
     found = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,stat=,args="], capture_output=True, text=True)
     lines = [line.split(None, 2) for line in found.stdout.splitlines()]
     return {int(pid) for pid, state, args in lines if "extraction.decoding" in args and state[0] != "Z"}
@@ -96,10 +104,10 @@ def test_features_equal_a_plain_computation(videos: Path, tmp_path: Path, encode
     torch.testing.assert_close(torch.from_numpy(event).float(), rows, rtol=RTOL, atol=ATOL)
 
 
-def test_neither_company_nor_processes_change_a_byte(videos: Path, tmp_path: Path, model: str) -> None:
-    extract([videos], tmp_path / "together", quiet(image_model=model))
-    extract([videos], tmp_path / "processes", quiet(image_model=model, workers=3))
-    for path in (videos / "b.mp4", videos / "a.mp4", videos):
+def test_neither_company_nor_processes_change_a_byte(originals: Path, tmp_path: Path, model: str) -> None:
+    extract([originals], tmp_path / "together", quiet(image_model=model))
+    extract([originals], tmp_path / "processes", quiet(image_model=model, workers=3))
+    for path in (originals / "b.mp4", originals / "a.mp4", originals):
         extract([path], tmp_path / "alone", quiet(image_model=model))
     whole = content(tmp_path / "together")
     assert content(tmp_path / "processes") == whole
@@ -107,7 +115,7 @@ def test_neither_company_nor_processes_change_a_byte(videos: Path, tmp_path: Pat
 
 
 class _ByPlace:
-    """An encoder like those of devices whose matrix products depend on a row's place: rows carry it."""
+    """An encoder as on devices where a result depends on the place of its row in the batch: it adds that place."""
 
     dim, batch, device = 3, 4, torch.device("cpu")
 
@@ -201,7 +209,7 @@ def test_bad_videos_are_listed_and_the_rest_go_on(
 
 
 def test_a_crash_of_the_decoder_fails_one_video(
-    videos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+    originals: Path, tmp_path: Path, encoder: Encoder, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode, started = DecodingProcess.decode, set()
 
@@ -213,36 +221,39 @@ def test_a_crash_of_the_decoder_fails_one_video(
                 os.kill(self.pid, signal.SIGSEGV)
 
     monkeypatch.setattr(local.DecodingProcess, "decode", crashing)
-    report = extract([videos], tmp_path / "store", quiet(workers=1), encoder=encoder)
+    report = extract([originals], tmp_path / "store", quiet(workers=1), encoder=encoder)
     assert report.done == ["a", "sub/c"] and list(report.failed) == ["b"] and len(started) == 2
     assert "SIGSEGV" in report.failed["b"] and "b.mp4" in report.failed["b"]
     monkeypatch.undo()
-    assert extract([videos], tmp_path / "store", quiet(), encoder=encoder).done == ["b"]
-    extract([videos], tmp_path / "whole", quiet(), encoder=encoder)
-    assert content(tmp_path / "store") == content(tmp_path / "whole") and not decoders()
+    assert extract([originals], tmp_path / "store", quiet(), encoder=encoder).done == ["b"]
+    assert content(tmp_path / "store") == whole and not decoders()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_end_in_the_middle_leaves_nothing_running(
-    videos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    originals: Path,
+    tmp_path: Path,
+    encoder: Encoder,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
 ) -> None:
-    whole, calls = encoder.encode_image, []
+    encode, calls = encoder.encode_image, []
 
     def ending(frames: Tensor) -> Tensor:
         calls.append(len(frames))
         if len(calls) == 5:
             raise error("out of memory")
-        return whole(frames)
+        return encode(frames)
 
     monkeypatch.setattr(encoder, "encode_image", ending)
     begin = threading.active_count()
     with pytest.raises(error):
-        extract([videos], tmp_path / "store", quiet(workers=2), encoder=encoder)
+        extract([originals], tmp_path / "store", quiet(workers=2), encoder=encoder)
     assert threading.active_count() == begin and not decoders()
     monkeypatch.undo()
-    extract([videos], tmp_path / "store", quiet(), encoder=encoder)
-    extract([videos], tmp_path / "whole", quiet(), encoder=encoder)
-    assert content(tmp_path / "store") == content(tmp_path / "whole")
+    extract([originals], tmp_path / "store", quiet(), encoder=encoder)
+    assert content(tmp_path / "store") == whole
 
 
 def test_full_disk_ends_the_run(
@@ -317,7 +328,7 @@ def test_progress_counts_bytes_and_says_when_it_is_over(
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its memory from /proc")
 def test_memory_does_not_grow_with_the_video():
-    """Features that are kept must not pin the heap between the large buffers that come and go."""
+    """Stored features must not fragment the heap between the large temporary buffers."""
     code = """
 import torch
 from iefvad.encoders.encoder import build_encoder

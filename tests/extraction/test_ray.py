@@ -132,7 +132,7 @@ def test_files_equal_those_of_the_local_engine(videos: Path, tmp_path: Path, cap
     extract([videos], tmp_path / "local", config(crops=5, image_model=model))
     extract(
         [videos / "c.mp4"], tmp_path / "ray", config(crops=5, image_model=model)
-    )  # begun by the one, ended by the other
+    )  # begun by the local engine, finished by Ray
     capfd.readouterr()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
     try:

@@ -1,4 +1,4 @@
-"""`iefvad features`: import from each kind of source, export, and what it tells of a store."""
+"""`iefvad features`: import from each kind of source, export, and the description of a store."""
 
 from __future__ import annotations
 
@@ -28,16 +28,27 @@ def store(tmp_path: Path) -> Path:
     return write_store(tmp_path / "store", train=8, test=4)
 
 
-def test_import_of_a_store_is_trained_and_evaluated_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store, packed = write_store(tmp_path / "store"), tmp_path / "packed"
-    assert main(["import", str(store), "--out", str(packed)]) == 0
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a `store`, the `packed` store that was imported from it, and a `run` that was trained on that."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_store(folder / "store")
+    assert main(["import", str(folder / "store"), "--out", str(folder / "packed")]) == 0
+    assert train(training_flags(folder / "packed", folder / "run", "--epochs", "1")) == 0
+    return folder
+
+
+def test_import_of_a_store_is_trained_and_evaluated_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, packed = trained / "store", trained / "packed"
+    assert main(["import", str(store), "--out", str(tmp_path / "packed")]) == 0
     told = capsys.readouterr().out
     assert "train: 32 videos (16 abnormal)" in told and "truth of 8, event densities of 8" in told
     assert main(["import", str(store), "--out", str(packed)]) == 0
     assert "already imported" in capsys.readouterr().out
-    assert train(training_flags(packed, tmp_path / "run", "--epochs", "1")) == 0
-    assert (tmp_path / "run" / "metrics.json").exists()
-    assert evaluate([str(tmp_path / "run"), "--features", str(packed), "--robustness", "false"]) == 0
+    assert (trained / "run" / "metrics.json").exists()
+    assert evaluate([str(trained / "run"), "--features", str(packed), "--robustness", "false"]) == 0
     capsys.readouterr()
     lists = ["--train-list", str(store / "train.csv")]
     assert train([*training_flags(packed, tmp_path / "run"), *lists]) == 2
@@ -71,7 +82,7 @@ def test_export_and_import_of_the_field_s_layout(
 
 
 def test_real_features_through_import_and_the_network(shared_data: Path, tmp_path: Path) -> None:
-    """ViT-B/16 features of public videos (512 wide, names without a crop); no event features exist, so twice these."""
+    """ViT-B/16 features of public videos (512 wide, names without a crop). They also replace the event features."""
     folder = tmp_path / "clips"
     folder.mkdir()
     sources = [*(shared_data / "features" / "clip_vitb16_violence").glob("*[0-9].npy")]
@@ -93,12 +104,12 @@ def test_real_features_through_import_and_the_network(shared_data: Path, tmp_pat
         with torch.inference_mode():
             scores = model(image[None, :256], event[None, :256]).scores
         assert scores.shape == (1, min(video.segments, 256)) and torch.isfinite(scores).all()
-    # the truth among these files is no feature and is named as such
+    # the truth among these files is not a feature file, and the message names it
     shutil.copy(shared_data / "features" / "clip_vitb16_violence" / "my_gt_ucf.npy", folder)
     assert main(["import", *flags[:4], "--out", str(tmp_path / "q")]) == 2
 
 
-def test_bare_features_are_scored(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bare_features_are_scored(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     random = np.random.default_rng(0)
     for folder in ("image", "event"):
         (tmp_path / folder).mkdir()
@@ -106,8 +117,7 @@ def test_bare_features_are_scored(store: Path, tmp_path: Path, capsys: pytest.Ca
             np.save(tmp_path / folder / name, random.normal(size=(segments, DIM)))
     flags = ["--image-dir", str(tmp_path / "image"), "--event-dir", str(tmp_path / "event")]
     assert main(["import", *flags, "--out", str(tmp_path / "p")]) == 0
-    assert train(training_flags(store, tmp_path / "run", "--epochs", "1")) == 0
-    arguments = [str(tmp_path / "run"), "--features", str(tmp_path / "p"), "--out", str(tmp_path / "scored")]
+    arguments = [str(trained / "run"), "--features", str(tmp_path / "p"), "--out", str(tmp_path / "scored")]
     assert evaluate([*arguments, "--robustness", "false"]) == 0
     rows = (tmp_path / "scored" / "scores.csv").read_text().splitlines()
     assert len(rows) == 1 + 45 and rows[1].startswith("a,")
@@ -197,7 +207,7 @@ def test_unknown_action(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_command_killed_at_any_time_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    """The real command in a process of its own, killed as soon as the journal has grown."""
+    """The real command in its own process, killed as soon as the journal has grown."""
     random = np.random.default_rng(0)
     (tmp_path / "f").mkdir()
     for index in range(1000):

@@ -1,4 +1,4 @@
-"""The packed store: what it holds, its size, bare features, and stores that are damaged."""
+"""The packed store: its content, its size, features without lists, and damaged stores."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_size_is_known_before_writing(tmp_path: Path, clips: int, segments: int,
     pack(Benchmark("b", videos, videos[:1], dim), tmp_path / "p", progress=False)
     size = (tmp_path / "p" / "train.safetensors").stat().st_size
     features = 2 * 2 * (clips * segments + 1) * dim
-    # beside the features: 8 bytes a clip and a header of under 1 kB
+    # beside the features: 8 bytes per clip and a header of less than 1 kB
     assert features < size < features + 8 * (clips + 1) + 1024
 
 

@@ -1,4 +1,4 @@
-"""Imports into a packed store: killed ones go on to the same bytes, and wrong inputs are refused."""
+"""Imports into a packed store: killed ones continue to the same bytes, and wrong inputs are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def field(tmp_path: Path) -> Field:
 
 
 def dies(function: Callable[[], object]) -> None:
-    """Run a function in a child process that must be killed by SIGKILL, of which no `finally` knows."""
+    """Run a function in a child process that must be killed by SIGKILL, which no `finally` notices."""
     child = os.fork()
     if child == 0:
         try:
@@ -51,7 +51,7 @@ def kill() -> None:
 
 
 def killed_at(point: str, count: int) -> None:
-    """Arrange that this process is killed at the `count`-th passage of a point of the import."""
+    """Kill this process when a point of the import is reached for the `count`-th time."""
     passed = SimpleNamespace(times=0)
 
     def due() -> bool:

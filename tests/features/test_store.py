@@ -1,4 +1,4 @@
-"""The feature store: round trips, resume, damage, a full disk, several writers, and the field's .npy layout."""
+"""The feature store: writing and reading, resuming, damage, a full disk, several writers, the field's .npy layout."""
 
 from __future__ import annotations
 
@@ -222,8 +222,8 @@ def test_damaged_videos_count_as_absent(store: FeatureStore, damage) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (np.nan, "image features have NaN or infinity in 1 of 4 segments"),
-        (-np.inf, "image features have NaN or infinity in 1 of 4 segments"),
+        (np.nan, "image features contain NaN or infinity in 1 of 4 segments"),
+        (-np.inf, "image features contain NaN or infinity in 1 of 4 segments"),
         (70000.0, "image features reach 7e[+]04, beyond float16"),
     ],
 )
@@ -426,5 +426,5 @@ def test_import_npy_of_damaged_files(tmp_path: Path) -> None:
         os.truncate(image_dir / "clip__0.npy", size)
         with pytest.raises(UserError, match=message):
             import_npy(image_dir, event_dir, tmp_path / "store")
-    with pytest.raises(UserError, match="holds no NAME__0"):
+    with pytest.raises(UserError, match="contains no NAME__0"):
         import_npy(tmp_path / "nowhere", event_dir, tmp_path / "store")

@@ -1,4 +1,4 @@
-"""Small videos, a model in memory that scores them, and servers that send them: for the tests of detection."""
+"""For the tests of detection: small videos, a small model in memory, and servers that send videos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from iefvad.model.config import ModelConfig
 
 
 def write_video(path: Path, *, frames: int = 160, fps: int = 25, seed: int = 0, burst: range = range(0)) -> Path:
-    """A textured still picture, 128 x 96; a block flickers in the segments of `burst`."""
+    """Write a video of a textured still picture, 128 x 96. A block flickers in the segments of `burst`."""
     random = np.random.default_rng(seed)
     still = cv2.GaussianBlur(random.integers(0, 255, (96, 128, 3), dtype=np.uint8), (0, 0), 3)
     form = {".ts": "mpegts"}.get(path.suffix)
@@ -41,7 +41,7 @@ def write_video(path: Path, *, frames: int = 160, fps: int = 25, seed: int = 0, 
 
 
 def small_model(chunk: int = 8, **config) -> IEFVAD:
-    """An untrained network on the fixed descriptor; its scores vary with the picture, which is enough here."""
+    """Return an untrained network on the fixed descriptor. Its scores vary with the picture, which is enough here."""
     torch.manual_seed(0)
     encoder = build_encoder(device="cpu")
     model = IEFVAD(ModelConfig(**{"dim": encoder.dim, "heads": 2, "refine_steps": 1, **config})).eval()
@@ -58,7 +58,7 @@ def small_detector(*, live: bool = False, model: IEFVAD | None = None, **setting
 
 @contextlib.contextmanager
 def tcp_server(*replies: bytes | Callable[[socket.socket], None], keep: bool = False) -> Iterator[str]:
-    """Sends one reply a connection, then closes it; after the last it listens no more, or repeats it with `keep`."""
+    """Send one reply per connection, then close it. The server ends after the last one, or repeats it with `keep`."""
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
     stop = threading.Event()
@@ -90,7 +90,7 @@ def tcp_server(*replies: bytes | Callable[[socket.socket], None], keep: bool = F
 
 
 def paced(data: bytes, seconds: float, then: float = 0.0) -> Callable[[socket.socket], None]:
-    """Send `data` evenly over so many seconds, like a camera; then keep the line open."""
+    """Send `data` evenly over some seconds, like a camera, then keep the connection open."""
 
     def send(connection: socket.socket) -> None:
         for part in range(50):
@@ -103,7 +103,7 @@ def paced(data: bytes, seconds: float, then: float = 0.0) -> Callable[[socket.so
 
 @contextlib.contextmanager
 def http_server(data: bytes, *, breaks: int = 0, breaks_at: float = 0.5) -> Iterator[str]:
-    """Serves `data` as /video.mp4; the first `breaks` requests get only a share of it."""
+    """Serve `data` as /video.mp4. The first `breaks` requests get only a fraction of it."""
     left = [breaks]
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -133,7 +133,7 @@ def http_server(data: bytes, *, breaks: int = 0, breaks_at: float = 0.5) -> Iter
 
 
 def faststart(path: Path) -> bytes:
-    """An MP4's bytes with its index in front, so that it can be read without seeking."""
+    """Return the bytes of an MP4 with its index at the beginning, so that it can be read without seeking."""
     target = path.with_name(f"front_{path.name}")
     with av.open(str(path)) as source, av.open(str(target), "w", options={"movflags": "faststart"}) as copy:
         stream = copy.add_stream_from_template(source.streams.video[0])

@@ -1,7 +1,7 @@
-"""Starts `iefvad extract` as often as it is asked to, each time in a new process that has everything imported.
+"""Starts `iefvad extract` for each request, in a new process that has everything imported already.
 
-A line of JSON arguments on standard input forks a process that runs the command; its number is printed, and after a
-line "wait" its exit status (negative: the signal that ended it). Nothing has run here before a fork but imports.
+A line of JSON arguments on standard input forks a process that runs the command. Its process id is printed, and after a
+line "wait" its exit status (negative: the signal that ended it). Before a fork, nothing has run here except imports.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small data set in the field's layout, which tests pack."""
+"""A small data set in the field's layout, for the tests of packing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BINS = 8
 
 
 class Field:
-    """Released features: four videos of two crops to train on, two of crop 5 to test; `gt.npy` and both lists."""
+    """Released features: four training videos with two crops, two test videos with crop 5, `gt.npy` and both lists."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -49,5 +49,5 @@ class Field:
 
 
 def bytes_of(root: Path) -> dict[str, bytes]:
-    """Content of every file in a folder."""
+    """Return {name: content} of the files in a folder."""
     return {path.name: path.read_bytes() for path in sorted(root.iterdir())}

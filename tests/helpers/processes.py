@@ -1,8 +1,8 @@
-"""What every process of `torchrun tests/processes.py CASES` does: several training runs, one after another.
+"""The program of each process of `torchrun tests/helpers/processes.py CASES`: several training runs, one after another.
 
-CASES is a JSON list of {"name", "argv", "stop": epoch or null, "fail": rank or null}; beside it NAME_RANK.json gets the
-exit status and what the process printed. "stop" interrupts the training before that epoch; "fail" lets one process read
-the features of nine videos and no more.
+CASES is a JSON list of {"name", "argv", "stop": epoch or null, "fail": rank or null}. NAME_RANK.json beside it gets the
+exit status and the output of the process. "stop" interrupts the training before that epoch. "fail" makes one process
+fail after it has read the features of nine videos.
 """
 
 from __future__ import annotations

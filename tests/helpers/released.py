@@ -1,4 +1,4 @@
-"""The published network in plain PyTorch, and data laid out as its authors' lists and features are."""
+"""The released network in plain PyTorch, and data in the layout of the released lists and features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ CROPS = 10
 
 
 class Published(nn.Module):
-    """The published network from its description (SPEC §3): names, order of operations, padding attended."""
+    """The released network, from its description (`docs/specification.md#released-checkpoints`).
+
+    It has the released names and order of operations, and its attention sees the padding.
+    """
 
     def __init__(self, dim: int, layers: int, heads: int, steps: int, hidden: int) -> None:
         super().__init__()
@@ -55,7 +58,7 @@ class Published(nn.Module):
 
 
 def vary(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights of which none is at a value (0, 1) that hides a mistake."""
+    """Change all weights, so that none has a value (0 or 1) that hides a mistake."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in network.named_parameters():
@@ -66,7 +69,7 @@ def vary(network: nn.Module, seed: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def published_scores(network: Published, image: Tensor, event: Tensor) -> np.ndarray:
-    """(T, D) features → (T,) scores: pieces of 256 segments, the last one padded with zeros that are attended."""
+    """(T, D) features → (T,) scores: chunks of 256 segments; the attention sees the zeros that pad the last one."""
     scores = []
     for start in range(0, len(image), CHUNK):
         pair = [features[start : start + CHUNK] for features in (image, event)]
@@ -87,10 +90,11 @@ def write_field(
     image_folder: str = "rgb",
     seed: int = 0,
 ) -> dict[str, Path]:
-    """Features, lists and gt.npy in the field's layout; test videos have the given numbers of segments.
+    """Write features, lists and gt.npy in the field's layout. `test` has the numbers of segments of the test videos.
 
-    ROOT/vitb/rgb/CLASS/NAME__{0..9}.npy (`image_folder` for rgb) and the same under event_thr_10; train lists name
-    every crop, the test list crop 5, both by paths of another machine (`windows`: with a drive and backslashes).
+    Features are ROOT/vitb/rgb/CLASS/NAME__{0..9}.npy (`image_folder` instead of rgb), and the same below event_thr_10.
+    The training list has every crop, the test list only crop 5. Both have paths of another machine (`windows`: with a
+    drive and backslashes).
     """
     random = np.random.default_rng(seed)
     truth: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""Small feature stores and lists that tests train on."""
+"""Small feature stores and lists, for tests that train."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SETTINGS = {
 
 
 def features(random: np.random.Generator, segments: int, shift: slice, dimension: int) -> np.ndarray:
-    """(1, T, D) float16 noise; within `shift` five dimensions stand out."""
+    """Return noise, float16 (1, T, D), with five larger dimensions within `shift`."""
     values = random.normal(size=(1, segments, DIM)).astype(np.float32)
     values[:, shift, dimension : dimension + 5] += 4.0
     return values.astype(np.float16)
 
 
 def write_store(root: Path, *, train: int = 32, test: int = 8, seed: int = 0) -> Path:
-    """A store with lists and annotations; class Run shows in events alone, class Smoke in images alone."""
+    """Write a store with lists and annotations. Class Run is visible only in events, class Smoke only in images."""
     random = np.random.default_rng(seed)
     store = FeatureStore(root, settings=SETTINGS, create=True)
     lines = []
@@ -69,6 +69,6 @@ def write_store(root: Path, *, train: int = 32, test: int = 8, seed: int = 0) ->
 
 
 def training_flags(store: Path, out: Path, *more: str) -> list[str]:
-    """Command line of a run of seconds on such a store."""
+    """Return the command line of a training run of a few seconds on such a store."""
     fast = ["--epochs", "4", "--batch", "8", "--lr", "5e-3", "--heads", "2", "--refine-steps", "2", "--device", "cpu"]
     return ["--features", str(store), "--preset", "synth", "--out", str(out), *fast, *more]

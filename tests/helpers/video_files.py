@@ -1,4 +1,4 @@
-"""Small real video files, a small encoder, and the content of folders, for the tests of extraction."""
+"""For the tests of extraction: small real video files, a small encoder, and the content of folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iefvad.encoders.towers import _open_clip_tower
 
 
 def make_video(path: Path, frames: int = 40, size: tuple[int, int] = (96, 64), seed: int = 0) -> Path:
-    """A bright square that moves over noise, in a real compressed file."""
+    """Write a real compressed video of a bright square that moves over noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     width, height = size
@@ -32,12 +32,12 @@ def make_video(path: Path, frames: int = 40, size: tuple[int, int] = (96, 64), s
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its relative path."""
+    """Return {relative path: content} of the files below a folder."""
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def small_vit(folder: Path) -> str:
-    """Write an open_clip model of a millisecond a frame; returns its name for --image-model."""
+    """Write an open_clip model that needs about a millisecond per frame. Returns its name for --image-model."""
     vision = {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 32}
     model = {"embed_dim": 48, "vision_cfg": vision}
     folder.mkdir(parents=True)

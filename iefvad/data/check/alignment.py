@@ -1,8 +1,8 @@
-"""Where each video lies in a gt.npy whose per-video lengths are not written anywhere.
+"""Finds where each video starts in a gt.npy, whose lengths per video are not written anywhere.
 
-The labels of a video of T segments are known from its annotation for every T, so the file itself tells which lengths
-are possible: a video may go on as long as its labels agree with the file's. Going through the list forwards and
-backwards leaves, for each video, the starts that are part of some complete reading of the file.
+The annotation of a video gives its labels for every number of segments T. So the file shows which T are possible: those
+for which the labels agree with the file. One pass through the list forwards and one backwards keep, for each video, the
+starts that belong to at least one complete reading of the file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from iefvad.video import SEGMENT
 
 @dataclass(frozen=True)
 class Alignment:
-    """`starts` (N, 2): first and last possible start of each video, in segments; `segments` in the whole file.
+    """Result of `align` for N videos.
 
-    Where the file cannot be read as these annotations in this order, `starts` is None and `stuck` is the first video
-    that does not fit, which would have to start no earlier than segment `reached`.
+    Attributes:
+        starts: (N, 2), first and last possible start of each video in segments. None if the annotations do not fit the
+            file in this order.
+        segments: Number of segments in the file.
+        stuck: Position of the first video that does not fit, N if the file is longer than all videos, or None.
+        reached: Segment before which `stuck` cannot start.
     """
 
     starts: np.ndarray | None
@@ -30,7 +34,7 @@ class Alignment:
     reached: int = 0
 
     def lengths(self) -> dict[int, int]:
-        """T of the videos whose start and end are both certain, by their position in the list."""
+        """Return {position: T} of the videos whose start and end are both certain."""
         if self.starts is None:
             return {}
         bounds = np.concatenate([self.starts, [[self.segments, self.segments]]])
@@ -43,9 +47,13 @@ class Alignment:
 
 
 def align(gt: np.ndarray, videos: Sequence[Sequence[tuple[int, int]]]) -> Alignment:
-    """Fit annotated `videos` (half-open intervals in frames, in list order) to `gt`, (16·ΣT,) of 0 and 1.
+    """Fit annotated videos to frame labels.
 
-    Every video has at least one segment; its length is otherwise free, and what its length cuts off is cut off.
+    Every video has at least one segment. Its length is otherwise free, and its intervals are clipped to it.
+
+    Args:
+        gt: Frame labels, 0 or 1, (16·ΣT,).
+        videos: Half-open intervals in frames of each video, in the order of the list.
     """
     segments = len(gt) // SEGMENT
     codes = _codes(np.asarray(gt[: segments * SEGMENT]))
@@ -80,10 +88,11 @@ def align(gt: np.ndarray, videos: Sequence[Sequence[tuple[int, int]]]) -> Alignm
 
 
 def _reach(codes: np.ndarray, following: np.ndarray, pattern: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    # The furthest end of the video for each start: up to there its labels and the file's agree.
+    # The last possible end of the video for each start: until there, its labels agree with the file.
     shown = np.flatnonzero(pattern)
+    ends: np.ndarray = following[starts]
     if len(shown) == 0:
-        return following[starts]
+        return ends
     first, count = int(shown[0]), len(codes)
     ends = np.minimum(following[starts], starts + first)
     for index in np.flatnonzero(following[starts] == starts + first):
@@ -103,7 +112,7 @@ def _pattern(intervals: Sequence[tuple[int, int]]) -> np.ndarray:
 
 
 def _codes(labels: np.ndarray) -> np.ndarray:
-    # The 16 labels of a segment as one number.
-    return np.packbits(labels.astype(bool).reshape(-1, SEGMENT), axis=1).astype(np.uint16) @ np.array(
-        [256, 1], np.uint16
-    )
+    # The 16 labels of each segment as one number.
+    pairs: np.ndarray = np.packbits(labels.astype(bool).reshape(-1, SEGMENT), axis=1).astype(np.uint16)
+    codes: np.ndarray = pairs @ np.array([256, 1], np.uint16)
+    return codes

@@ -1,10 +1,11 @@
-"""The check of one data set: every list, annotation and truth file read and compared with the others."""
+"""Runs all checks of one data set: every list, annotation and truth file is compared with the others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from iefvad.data.check.feature_checks import check_features
 from iefvad.data.check.findings import FileRow, Findings, Report, amount
 from iefvad.data.check.label_checks import check_labels
 from iefvad.data.check.list_checks import (
@@ -26,17 +27,19 @@ from iefvad.data.check.recognise import (
 )
 from iefvad.data.check.row_checks import check_events, check_rows
 from iefvad.data.check.truth_checks import check_gt, check_intervals, check_lengths, check_truth, interval_count
-from iefvad.data.lists import Relocator
-from iefvad.features.npy import npy_shape
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
-from iefvad.video import SEGMENT
 
 
 def check_data_set(data_set: DataSet, *, features: Path | None = None) -> Report:
-    """Read and compare everything of a data set. `features`: also look for its feature files below this folder.
+    """Compare all files of a data set.
 
-    Raises UserError for a list's path that leads out of `features`.
+    Args:
+        data_set: The data set.
+        features: Folder below which the feature files of the lists are searched and compared too.
+
+    Raises:
+        UserError: A path in a list may lead out of `features`.
     """
     found = Findings()
     for label, reason in data_set.unreadable.items():
@@ -52,7 +55,7 @@ def check_data_set(data_set: DataSet, *, features: Path | None = None) -> Report
     truths = check_truth(data_set, found)
     fitting = check_gt(data_set, found)
     if features is not None:
-        _check_features(data_set, features, found)
+        check_features(data_set, features, found)
     classes = {}
     for split in SPLITS:
         main = reference(data_set, split)
@@ -126,66 +129,6 @@ def _what(source: Source) -> str:
     if source.partial:
         words.append("first rows")
     return ", ".join(words)
-
-
-def _check_features(data_set: DataSet, features: Path, found: Findings) -> None:
-    lengths: dict[str, dict[str, int]] = {}
-    for source in data_set.of("list"):
-        if all(entry.crop is None and not entry.path.endswith(".npy") for entry in source.entries):
-            continue
-        relocator = Relocator(features, source.path.parent)
-        absent, differing, bad = [], [], []
-        segments: dict[str, int] = {}
-        for entry in source.entries:
-            path = relocator.find(entry.path)
-            if path is None:
-                absent.append(entry.path)
-                continue
-            try:
-                count = npy_shape(path)[0]
-            except UserError as error:
-                bad.append(str(error))
-                continue
-            if segments.setdefault(entry.name, count) != count:
-                differing.append(entry.name)
-        there = len(source.entries) - len(absent)
-        if absent:
-            found.add(
-                "problem",
-                f"{len(absent)} of {amount(len(source.entries), 'file')} of {{files}} are not below"
-                " the features folder",
-                source.label,
-                names=absent,
-            )
-        elif not bad:
-            found.add("good", f"all {amount(there, 'file')} of {{files}} are below the features folder", source.label)
-        if bad:
-            found.add(
-                "problem",
-                f"{amount(len(bad), 'file')} of {{files}} cannot be read as features",
-                source.label,
-                names=bad,
-            )
-        if differing:
-            found.add(
-                "problem",
-                f"crops of {amount(len(set(differing)), 'video')} of {{files}} differ in length",
-                source.label,
-                names=sorted(set(differing)),
-            )
-        if source.split == "test" and not absent and not bad:
-            lengths[source.label] = segments
-    main = reference(data_set, "test")
-    for gt in data_set.of("gt"):
-        if main is not None and main.label in lengths and gt.gt is not None:
-            expected = SEGMENT * sum(lengths[main.label].values())
-            fits = expected == len(gt.gt)
-            relation = "fits" if fits else "does not fit"
-            found.add(
-                "good" if fits else "problem",
-                f"{gt.label} ({amount(len(gt.gt), 'frame')}) {relation} the features of {main.label}"
-                f" ({amount(expected, 'frame')})",
-            )
 
 
 def check_all(

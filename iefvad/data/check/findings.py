@@ -1,4 +1,4 @@
-"""What a check found, and the report of one data set."""
+"""What checks found, and the report of one data set."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ Level = Literal["problem", "note", "good"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: `text` says what, `why` explains it, `names` are the videos (or values) it is about.
+    """One result of a check.
 
-    A "problem" changes results or stops work; a "note" is to be known; "good" is a check that passed.
+    Attributes:
+        level: "problem" changes results or stops work, "note" is worth knowing, "good" is a check that passed.
+        text: What was found.
+        names: The videos (or values) that it is about.
+        why: Explanation and remedy.
     """
 
     level: Level
@@ -25,7 +29,17 @@ class Finding:
 
 @dataclass
 class FileRow:
-    """One line of the table of files; None where the file does not tell."""
+    """One row of the table of files. Numbers are None if the file does not tell them.
+
+    Attributes:
+        file: Name of the file.
+        what: Kind of file.
+        videos: Number of videos.
+        abnormal: Number of abnormal videos.
+        intervals: Number of abnormal intervals.
+        frames: Number of frames.
+        abnormal_frames: Number of abnormal frames.
+    """
 
     file: str
     what: str
@@ -38,9 +52,16 @@ class FileRow:
 
 @dataclass
 class Report:
-    """All about one data set: its files, the classes of its splits, a `verdict` in a few sentences, and the findings.
+    """The report of one data set.
 
-    Findings come problems first; `skipped` files were not recognised, `unreadable` ones (label → reason) look damaged.
+    Attributes:
+        name: Name of the data set.
+        files: Table of the files.
+        classes: Number of videos per class, for each split.
+        verdict: The result in a few sentences.
+        findings: All findings, problems first.
+        skipped: Files that were not recognised.
+        unreadable: {file: reason} of the files that look damaged.
     """
 
     name: str
@@ -53,22 +74,22 @@ class Report:
 
     @property
     def problems(self) -> list[Finding]:
-        """The findings that change results or stop work."""
+        """Return the findings that change results or stop work."""
         return [finding for finding in self.findings if finding.level == "problem"]
 
 
 def listed(labels: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Return `a`, `a and b`, or `a, b and c`."""
     return labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + " and " + labels[-1]
 
 
 def amount(count: int, thing: str) -> str:
-    """`1 video`, `1,234 videos`."""
+    """Return `1 video` or `1,234 videos`."""
     return f"{count:,} {thing}" + ("" if count == 1 else "s")
 
 
 class Findings:
-    """Collects findings; those that differ only in the file they are about become one."""
+    """Collects findings. Findings that differ only in their file become one."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[Level, str, tuple[str, ...], str], list[str]] = {}
@@ -82,13 +103,21 @@ class Findings:
         names: Iterable[str] = (),
         why: str = "",
     ) -> None:
-        """Add one. `{files}` in `text` stands for the files it is about, and `[has/have]` agrees with their number."""
+        """Add a finding.
+
+        Args:
+            level: Level of the finding.
+            text: What was found. `{files}` stands for the files, and `[has/have]` agrees with their number.
+            file: The file that it is about.
+            names: The videos (or values) that it is about.
+            why: Explanation and remedy.
+        """
         files = self._found.setdefault((level, text, tuple(names), why), [])
         if file and file not in files:
             files.append(file)
 
     def all(self) -> list[Finding]:
-        """Problems, then notes, then what is good, each in the order of its finding."""
+        """Return problems, then notes, then passed checks, each in the order in which they were added."""
         order = {"problem": 0, "note": 1, "good": 2}
         made = []
         for (level, text, names, why), files in sorted(self._found.items(), key=lambda item: order[item[0][0]]):

@@ -1,4 +1,4 @@
-"""Checks of labels: between files, within a file, and against the label map."""
+"""Checks of labels: between files, within one file, and with the label map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from iefvad.data.lists import classes_of
 
 
 def check_labels(data_set: DataSet, found: Findings) -> None:
-    """Labels that disagree between files, within a file, or with the label map."""
+    """Find labels that disagree between files, within one file, or with the label map."""
     mapping: dict[str, str] = {}
     for source in data_set.of("labels"):
         mapping.update(source.mapping)

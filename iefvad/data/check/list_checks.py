@@ -1,4 +1,4 @@
-"""Checks of who is in which list: test videos that are trained on, and names that differ between files."""
+"""Checks of the videos in each list: test videos that are trained on, and names that differ between files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_DIGIT = re.compile(r"\D")
 
 
 def reference(data_set: DataSet, split: Split) -> Source | None:
-    """The list that the others of its split are compared with: whole, of images, and the released one if there."""
+    """Return the list that others of its split are compared with: complete, of images, and released, if possible."""
     lists = [source for source in data_set.of("list", "names") if source.split == split]
     order = sorted(
         lists,
@@ -33,7 +33,7 @@ def reference(data_set: DataSet, split: Split) -> Source | None:
 
 
 def tested_sources(data_set: DataSet) -> list[Source]:
-    """The files that say which videos are tested: lists, annotations, and truth that covers the test list."""
+    """Return the files that tell which videos are tested: lists, annotations, and truth that covers the test list."""
     main = reference(data_set, "test")
     found = [source for source in data_set.of("list", "names", "annotations") if source.split == "test"]
     for source in data_set.of("truth"):
@@ -43,7 +43,11 @@ def tested_sources(data_set: DataSet) -> list[Source]:
 
 
 def check_overlap(data_set: DataSet, found: Findings) -> list[str]:
-    """Test videos that are trained on, by each file that says what is tested. Returns a sentence for each overlap."""
+    """Find test videos that are trained on, for each file that tells which videos are tested.
+
+    Returns:
+        One sentence per overlap.
+    """
     train, main = reference(data_set, "train"), reference(data_set, "test")
     if train is None:
         found.add("note", "there is no training list, so nothing is known of an overlap with the test videos")
@@ -61,7 +65,7 @@ def check_overlap(data_set: DataSet, found: Findings) -> list[str]:
         if not both and not video_parts(source, train.videos):
             found.add("good", f"none of the {tested} of {{files}} is in {train.label}{part}", source.label)
         if not both or len(source.videos) < largest[tuple(both)]:
-            continue  # of annotations that leave normal videos out, the whole list tells the same
+            continue  # the complete list tells the same as annotations without normal videos
         why = "results on them are too good: take them out of the training list"
         if main is not None and not set(both) & set(main.videos):
             why = (
@@ -84,9 +88,10 @@ def check_overlap(data_set: DataSet, found: Findings) -> list[str]:
 
 
 def check_parts(data_set: DataSet, found: Findings) -> list[str]:
-    """Test videos annotated in parts (``NAME_0``, ``NAME_1``), which no comparison of names would find in a list.
+    """Find test videos that are annotated in parts (``NAME_0``, ``NAME_1``), whose names are not in any list.
 
-    Returns a sentence where such videos are trained on.
+    Returns:
+        One sentence per file, if such videos are trained on.
     """
     told: list[str] = []
     train, main = reference(data_set, "train"), reference(data_set, "test")
@@ -124,7 +129,7 @@ def check_parts(data_set: DataSet, found: Findings) -> list[str]:
 
 
 def video_parts(source: Source, known: Iterable[str]) -> dict[str, list[str]]:
-    """The names of `source` that are parts of videos of `known`, by video."""
+    """Return {video: names in `source` that are parts of it}, for the videos `known`."""
     known = set(known)
     whole: dict[str, list[str]] = {}
     for name in source.videos:
@@ -135,7 +140,7 @@ def video_parts(source: Source, known: Iterable[str]) -> dict[str, list[str]]:
 
 
 def check_names(data_set: DataSet, found: Findings) -> None:
-    """Videos that one test file has and another lacks, or names or orders otherwise."""
+    """Find videos that a test file lacks, adds, spells differently or lists in another order."""
     main = reference(data_set, "test")
     if main is None:
         return
@@ -202,7 +207,7 @@ def check_names(data_set: DataSet, found: Findings) -> None:
 
 
 def check_training_names(data_set: DataSet, found: Findings) -> None:
-    """Training lists that do not name the same videos."""
+    """Find training lists that do not name the same videos."""
     main = reference(data_set, "train")
     for source in data_set.of("list", "names"):
         if main is None or source is main or source.split != "train" or source.partial or main.partial:
@@ -240,7 +245,7 @@ def _truth_of_others(source: Source, main: Source, both: int) -> str:
 def _spellings(
     source: Source, main: Source, extra: list[str], missing: list[str], found: Findings
 ) -> tuple[list[str], list[str]]:
-    # Pairs off names that mean one video: other case, a suffix dropped, or nearly the same letters.
+    # Finds pairs of names that mean the same video: other case, without a suffix, or nearly the same letters.
     left = dict.fromkeys(missing)
     by_plain = {plain_name(name): name for name in missing}
     cut: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""What the files of a data set are: recognised by their content, grouped by data set."""
+"""Recognises the files of data sets by their content, and groups them by data set."""
 
 from __future__ import annotations
 
@@ -42,11 +42,21 @@ _NUMBER = re.compile(r"\s[+-]?\d+(\.0*)?(\s|$)")
 
 @dataclass
 class Source:
-    """One file: its `label` (how it is shown), `kind`, and what it says.
+    """One file and its content.
 
-    `videos` is the internal form, name → annotation, of whatever names videos; `entries` the rows of a list; `truth`
-    the frame labels of each video; `gt` (16·ΣT,) of a gt.npy; `mapping` of a label map; `order` names the list whose
-    order the file follows. `partial` lists hold the first rows of a longer one.
+    Attributes:
+        path: The file.
+        label: How reports call it.
+        kind: Kind of file.
+        split: "train" or "test", or None if it belongs to no split.
+        event: Whether it lists event features.
+        partial: Whether it has only the first rows of a longer list.
+        videos: {name: annotation} of the videos that the file names.
+        entries: Rows of a list.
+        truth: {name: frame labels} of frame truth.
+        gt: Frame labels of a gt.npy, (16·ΣT,).
+        mapping: Content of a label map.
+        order: Label of the list whose order the file follows.
     """
 
     path: Path
@@ -65,7 +75,14 @@ class Source:
 
 @dataclass
 class DataSet:
-    """All files of one data set; `skipped` were not recognised, `unreadable` (label → reason) look damaged."""
+    """All files of one data set.
+
+    Attributes:
+        name: Name of the data set.
+        sources: Files that were read.
+        skipped: Labels of the files that were not recognised.
+        unreadable: {label: reason} of the files that look damaged.
+    """
 
     name: str
     sources: list[Source] = field(default_factory=list)
@@ -73,21 +90,28 @@ class DataSet:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def of(self, *kinds: Kind) -> list[Source]:
-        """The files of some kinds, in order."""
+        """Return the files of the given kinds, in order."""
         return [source for source in self.sources if source.kind in kinds]
 
 
 def read_source(
     path: Path, label: str | None = None, *, kind: Kind | None = None, split: Split | None = None
 ) -> Source:
-    """Read one file of any kind but VadCLIP's JSON pair. Raises UserError for what cannot be read as what it seems.
+    """Read one file of any kind except VadCLIP's JSON pair (see `pair_segments`).
 
-    `kind` and `split` are told by content and by the name where they are not given.
+    Args:
+        path: The file, or a folder of frame truth.
+        label: How reports call it. Default: its name.
+        kind: Kind of file. Default: recognised by content.
+        split: Split of the file. Default: recognised by its label.
+
+    Raises:
+        UserError: The file is not recognised or cannot be read.
     """
     label = label or path.name
     kind = kind or _kind(path)
     if kind is None:
-        raise UserError(f"{path} is no file of a data set that is known here (lists, annotations, frame truth)")
+        raise UserError(f"{path} is not a known file of a data set; give lists, annotations or frame truth")
     lower = label.lower()
     if split is None and kind != "labels":
         split = "train" if "train" in lower else "test"
@@ -111,10 +135,12 @@ def read_source(
 
 
 def find_data_sets(folders: Iterable[PathLike]) -> list[DataSet]:
-    """Search folders, and what lies below them, for files of data sets.
+    """Search folders, with their sub-folders, for files of data sets.
 
-    Files belong to the data set that their path names (ucf, xd, shang, msad), else to their folder. Raises UserError
-    for a folder that is absent or holds nothing of the kind.
+    A file belongs to the data set that its path names (ucf, xd, shang, msad), else to the data set of its folder.
+
+    Raises:
+        UserError: A folder does not exist, or there are no files of data sets.
     """
     found: dict[str, list[Path]] = {}
     for folder in folders:
@@ -133,9 +159,15 @@ def find_data_sets(folders: Iterable[PathLike]) -> list[DataSet]:
 
 
 def pair_segments(data_set: DataSet, path: Path, label: str) -> None:
-    """Add VadCLIP's JSON pair of intervals (`path`) and classes, in the order of the test list that it fits best.
+    """Add VadCLIP's JSON pair of intervals and classes to a data set, in the order of the test list that fits best.
 
-    Raises UserError where the classes are not beside it, and where no test list fits.
+    Args:
+        data_set: The data set, with its test lists.
+        path: File of the intervals. The file of the classes is beside it.
+        label: How reports call it.
+
+    Raises:
+        UserError: The file of the classes is missing, or no test list fits.
     """
     known: dict[str, Annotation] = {}
     for source in data_set.of("annotations"):
@@ -171,7 +203,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def _is_truth_folder(first: Path) -> bool:
-    # Thousands of feature files may lie there: one header tells what they are.
+    # The folder may have thousands of feature files. One header tells what they are.
     try:
         return open_npy(first).ndim == 1
     except UserError:
@@ -214,7 +246,8 @@ def _read_all(name: str, paths: Sequence[Path]) -> DataSet:
 
 
 def _tell_splits(data_set: DataSet) -> None:
-    # VadCLIP's `ucf_CLIP_rgb.csv` beside `ucf_CLIP_rgbtest.csv`: a list of every crop that is not called test.
+    # VadCLIP has `ucf_CLIP_rgb.csv` beside `ucf_CLIP_rgbtest.csv`: the training list has no "train" in its name, but
+    # it lists every crop.
     for source in data_set.of("list"):
         if not re.search("train|test", source.label, re.IGNORECASE):
             crops = {entry.crop for entry in source.entries}
@@ -222,7 +255,7 @@ def _tell_splits(data_set: DataSet) -> None:
 
 
 def _kind(path: Path) -> Kind | None:
-    # Anything that looks like a damaged file of a known kind has that kind, so that reading it says what is wrong.
+    # A damaged file of a known kind has that kind, so that reading it tells what is wrong.
     suffix = path.suffix.lower()
     if path.is_dir() or suffix == ".npz":
         return "truth"
@@ -266,7 +299,7 @@ def _read_gt(path: Path) -> np.ndarray:
 
 
 def class_counts(videos: Mapping[str, Annotation]) -> dict[str, int]:
-    """Videos of each class, "normal" for those of none; a video of several classes counts in each."""
+    """Return the number of videos per class, and of "normal" ones. A video with several classes counts in each."""
     counts: dict[str, int] = {}
     for annotation in videos.values():
         for kind in annotation.classes or ("normal",):
@@ -275,12 +308,12 @@ def class_counts(videos: Mapping[str, Annotation]) -> dict[str, int]:
 
 
 def plain_class(kind: str, mapping: Mapping[str, str]) -> str:
-    """A class as one spelling: mapped by the label map, lower case, letters and digits alone ("B6" → "caraccident")."""
+    """Return one spelling of a class: by the label map, lower case, only letters and digits ("B6" → "caraccident")."""
     return re.sub(r"[^a-z0-9]", "", mapping.get(kind, kind).lower())
 
 
 def plain_name(name: str) -> str:
-    """A video's name without case and folder, to find the same video under another spelling."""
+    """Return a video's name without case and folder, to find the same video with another spelling."""
     return base_name(name).casefold()
 
 

@@ -1,11 +1,11 @@
-"""Reports of the data check for people: text, Markdown, JSON."""
+"""Writes the reports of the data check as text, Markdown and JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from iefvad.data.check.findings import FileRow, Report, amount
@@ -19,12 +19,12 @@ _COLUMNS = ("file", "what it is", "videos", "abnormal", "intervals", "frames", "
 
 
 def as_text(reports: Sequence[Report], *, names: int = 5) -> str:
-    """The reports as text of 118 columns; at most `names` videos are named a finding, all of them if 0."""
+    """Return the reports as text of 118 columns, with at most `names` videos per finding (0: all)."""
     return "\n\n".join(_text(report, names) for report in reports) + "\n"
 
 
 def as_markdown(reports: Sequence[Report]) -> str:
-    """The reports as Markdown, every video named."""
+    """Return the reports as Markdown, with all videos of each finding."""
     lines = ["# Data check"]
     for report in reports:
         lines += ["", f"## {report.name}", "", *report.verdict, ""]
@@ -45,14 +45,22 @@ def as_markdown(reports: Sequence[Report]) -> str:
 
 
 def as_json(reports: Sequence[Report]) -> str:
-    """The reports as a JSON list."""
+    """Return the reports as a JSON list."""
     return json.dumps([dataclasses.asdict(report) for report in reports], indent=2, ensure_ascii=False) + "\n"
 
 
 def write_reports(path: Path, reports: Sequence[Report]) -> None:
-    """Write Markdown (.md), JSON (.json) or text (.txt), by the suffix. Raises UserError for another one."""
+    """Write the reports to a file: Markdown (.md), JSON (.json) or text (.txt), by its suffix.
+
+    Raises:
+        UserError: The file has another suffix, or it cannot be written.
+    """
     suffix = path.suffix.lower()
-    writers = {".md": as_markdown, ".json": as_json, ".txt": lambda given: as_text(given, names=0)}
+    writers: dict[str, Callable[[Sequence[Report]], str]] = {
+        ".md": as_markdown,
+        ".json": as_json,
+        ".txt": lambda given: as_text(given, names=0),
+    }
     if suffix not in writers:
         raise UserError(f"--out {path}: the report is written as .md, .json or .txt; choose one of these endings")
     write_text(path, writers[suffix](reports))
@@ -94,8 +102,8 @@ def _table(rows: Sequence[FileRow]) -> list[str]:
 
 def _cells(row: FileRow) -> list[str]:
     numbers = (row.videos, row.abnormal, row.intervals, row.frames, row.abnormal_frames)
-    share = f"{row.abnormal_frames / row.frames:.1%}" if row.frames and row.abnormal_frames is not None else ""
-    return [row.file, row.what, *("" if number is None else f"{number:,}" for number in numbers), share]
+    fraction = f"{row.abnormal_frames / row.frames:.1%}" if row.frames and row.abnormal_frames is not None else ""
+    return [row.file, row.what, *("" if number is None else f"{number:,}" for number in numbers), fraction]
 
 
 def _classes(counts: dict[str, int]) -> str:

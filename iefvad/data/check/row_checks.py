@@ -1,4 +1,4 @@
-"""Checks of the rows of lists: rows listed twice, crops missing, paths, and event lists beside image lists."""
+"""Checks of the rows of lists: repeated rows, missing crops, paths, and event lists that belong to image lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CROPS = 10
 
 
 def check_rows(data_set: DataSet, found: Findings) -> None:
-    """Rows listed twice, crops missing, and paths that will not be found elsewhere."""
+    """Find repeated rows, missing crops, and paths that another machine will not find."""
     for source in data_set.of("list"):
         repeated = [path for path, count in Counter(entry.path for entry in source.entries).items() if count > 1]
         if repeated:
@@ -33,17 +33,17 @@ def check_rows(data_set: DataSet, found: Findings) -> None:
                 told[entry.name] = entry.crops
         counts = {name: told.get(name, len(numbers)) for name, numbers in crops.items()}
         if source.partial and counts:
-            counts.pop(source.entries[-1].name)  # the cut may have gone through it
+            counts.pop(source.entries[-1].name)  # its rows may be incomplete
         if (
             counts
             and max(counts.values()) > 1
-            and (few := [f"{name} ({count})" for name, count in counts.items() if count < CROPS])
+            and (fewer := [f"{name} ({count})" for name, count in counts.items() if count < CROPS])
         ):
             found.add(
                 "problem",
-                f"{{files}} [lists/list] {amount(len(few), 'video')} with fewer than ten crops",
+                f"{{files}} [lists/list] {amount(len(fewer), 'video')} with fewer than ten crops",
                 source.label,
-                names=few,
+                names=fewer,
                 why="the other crops would not be trained on",
             )
         windows = [entry.path for entry in source.entries if is_windows_path(entry.path)]
@@ -66,7 +66,7 @@ def check_rows(data_set: DataSet, found: Findings) -> None:
 
 
 def check_events(data_set: DataSet, found: Findings) -> None:
-    """Event lists beside image lists: the same videos, crops and order, and how one path gives the other."""
+    """Compare event lists with image lists: videos, crops, order, and how the path of one gives the other."""
     lists = data_set.of("list")
     for source in [source for source in lists if source.event]:
         candidates = [

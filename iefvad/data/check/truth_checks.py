@@ -1,4 +1,4 @@
-"""Checks of truth: intervals that cannot be right, and whether annotations and frame truth say the same."""
+"""Checks of truth: impossible intervals, and whether annotations and frame truth agree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iefvad.video import SEGMENT
 
 
 def check_intervals(data_set: DataSet, found: Findings) -> None:
-    """Intervals of no frame, that end before they start, or that run on beyond the end of their video."""
+    """Find intervals without a frame, that end before they start, or that end after their video."""
     inclusive = {source.label for source in data_set.of("annotations") if _ends_are_inclusive(data_set, source)}
     for source in data_set.of("annotations"):
         empty, inverted = [], []
@@ -54,12 +54,12 @@ def _beyond(source: Source, lengths: dict[str, int], where: str, found: Findings
         end = max((end for _, end in annotation.intervals), default=0)
         if name in lengths and end > lengths[name]:
             over[name] = end - lengths[name]
-    for few in (True, False):
-        names = sorted(name for name in over if (over[name] <= SEGMENT) == few)
+    for slight in (True, False):
+        names = sorted(name for name in over if (over[name] <= SEGMENT) == slight)
         if not names:
             continue
         most, least = max(over[name] for name in names), min(over[name] for name in names)
-        whole = few and all(length % SEGMENT == 0 for length in lengths.values())
+        whole = slight and all(length % SEGMENT == 0 for length in lengths.values())
         why = "they are clipped to the video"
         if whole:
             why = (
@@ -69,7 +69,7 @@ def _beyond(source: Source, lengths: dict[str, int], where: str, found: Findings
             if most == SEGMENT:
                 why += f"; where it is {SEGMENT}, the end lies one past the last frame left over as well"
         found.add(
-            "note" if few else "problem",
+            "note" if slight else "problem",
             f"{{files}} [has/have] {amount(len(names), 'video')} whose intervals go beyond the end ({where}), by"
             f" {least} to {most} frames"
             if least < most
@@ -82,9 +82,10 @@ def _beyond(source: Source, lengths: dict[str, int], where: str, found: Findings
 
 
 def check_truth(data_set: DataSet, found: Findings) -> list[str]:
-    """Frame truth of each video rebuilt from each file of annotations, and every difference.
+    """Rebuild the frame truth of each video from each file of annotations, and find every difference.
 
-    Returns a sentence for each file of annotations that gives it exactly and annotates all that is abnormal.
+    Returns:
+        One sentence per file of annotations that gives the truth exactly and annotates all abnormal videos.
     """
     exact = []
     for truth in data_set.of("truth"):
@@ -211,7 +212,7 @@ def _ends_are_inclusive(data_set: DataSet, source: Source) -> bool:
 
 
 def check_lengths(data_set: DataSet, found: Findings) -> None:
-    """Lengths of videos where two files tell them."""
+    """Compare the lengths of videos if two files tell them."""
     truths = data_set.of("truth")
     for source in data_set.of("annotations"):
         told = {name: annotation.frames for name, annotation in source.videos.items() if annotation.frames}
@@ -242,9 +243,12 @@ def check_lengths(data_set: DataSet, found: Findings) -> None:
 
 
 def check_gt(data_set: DataSet, found: Findings) -> list[str]:
-    """Whether a gt.npy is what the annotations give in the order of the test list, whatever the videos' lengths.
+    """Check whether a gt.npy is what the annotations give in the order of the test list, for some lengths of videos.
 
-    The lengths are those that follow from the file (`iefvad.data.check.alignment`). Returns a sentence for each match.
+    `iefvad.data.check.alignment` finds the possible lengths.
+
+    Returns:
+        One sentence per match.
     """
     main = reference(data_set, "test")
     exact: list[str] = []
@@ -315,5 +319,5 @@ def _fit(label: str, labels: np.ndarray, source: Source, main: Source, data_set:
 
 
 def interval_count(annotations: Sequence[Annotation]) -> int:
-    """Intervals in all."""
+    """Return the number of intervals of all annotations."""
     return sum(len(annotation.intervals) for annotation in annotations)

@@ -1,4 +1,4 @@
-"""What acts: walking people, cyclists and vehicles, drawn with sub-pixel positions."""
+"""Actors: walking people, cyclists, birds and vehicles, drawn with sub-pixel positions."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def _fixed(x: float, y: float) -> tuple[int, int]:
 
 
 def line(image: Image, x0: float, y0: float, x1: float, y1: float, colour: Colour, width: float) -> None:
-    """An anti-aliased stroke between two points given in pixels."""
+    """Draw an anti-aliased line between two points given in pixels."""
     cv2.line(image, _fixed(x0, y0), _fixed(x1, y1), colour, max(1, round(width)), cv2.LINE_AA, SHIFT)
 
 
 def disc(image: Image, x: float, y: float, radius: float, colour: Colour) -> None:
-    """An anti-aliased filled circle."""
+    """Draw an anti-aliased filled circle."""
     cv2.circle(image, _fixed(x, y), round(radius * (1 << SHIFT)), colour, -1, cv2.LINE_AA, SHIFT)
 
 
 def polygon(image: Image, points: list[tuple[float, float]], colour: Colour) -> None:
-    """An anti-aliased filled convex polygon."""
+    """Draw an anti-aliased filled convex polygon."""
     cv2.fillConvexPoly(image, np.array([_fixed(x, y) for x, y in points], np.int32), colour, cv2.LINE_AA, SHIFT)
 
 
 def shadow(image: Image, x: float, y: float, half_width: float, half_height: float) -> None:
-    """Darkens the ground under an actor."""
+    """Darken the ground under an actor."""
     x0, x1 = max(int(x - half_width), 0), min(int(x + half_width) + 1, WIDTH)
     y0, y1 = max(int(y - half_height), 0), min(int(y + half_height) + 1, HEIGHT)
     if x0 < x1 and y0 < y1:
@@ -58,7 +58,15 @@ def shadow(image: Image, x: float, y: float, half_width: float, half_height: flo
 
 @dataclass
 class Pose:
-    """How a body stands: `gait` phase and `stride` (fraction of a leg), arms, and `tilt` of the body in radians."""
+    """Pose of a body.
+
+    Attributes:
+        gait: Phase of the steps in radians.
+        stride: Length of a step as a fraction of a leg.
+        arm_left: Angle of the left arm in radians.
+        arm_right: Angle of the right arm in radians.
+        tilt: Tilt of the body in radians.
+    """
 
     gait: float = 0.0
     stride: float = 0.35
@@ -68,14 +76,14 @@ class Pose:
 
 
 class Person:
-    """A walker. Strolls along its walkway, stops now and then, comes back after it has left the picture."""
+    """A walker: walks along its walkway, sometimes stops, and comes back after it has left the picture."""
 
     def __init__(self, rng: np.random.Generator, scene: Scene, *, y: float | None = None, x: float | None = None):
         self.rng, self.scene = rng, scene
         self.y = scene.walkway_row(rng) if y is None else y
         self.x = float(rng.uniform(0, WIDTH)) if x is None else x
         self.size = float(rng.uniform(0.9, 1.08))
-        self.pace = float(rng.uniform(0.026, 0.042))  # body heights a frame
+        self.pace = float(rng.uniform(0.026, 0.042))  # body heights per frame
         self.heading = float(rng.choice([-1.0, 1.0]))
         self.drift = float(rng.uniform(-0.12, 0.12))
         self.phase = float(rng.uniform(0, 2 * pi))
@@ -84,21 +92,22 @@ class Person:
         self.skin = jitter(rng, ((222, 180, 150), (150, 108, 82), (96, 66, 50))[int(rng.integers(3))], 10)
         self.pause = 0
         self.pose = Pose()
-        self.script: Callable[[Person, int], bool] | None = None  # True when it has moved the person this frame
+        # Replaces ordinary behaviour; returns True if it has moved the person in this frame.
+        self.script: Callable[[Person, int], bool] | None = None
 
     @property
     def height(self) -> float:
-        """Pixels from sole to crown at the present place."""
+        """Height in pixels at the present place."""
         return self.size * self.scene.person_height(self.y)
 
     def step(self, t: int) -> None:
-        """Moves on by one frame."""
+        """Move by one frame."""
         if self.script is not None and self.script(self, t):
             return
         self.stroll()
 
     def stroll(self) -> None:
-        """One frame of ordinary behaviour."""
+        """Do one frame of ordinary behaviour."""
         if self.pause > 0:
             self.pause -= 1
             self.stand()
@@ -108,12 +117,12 @@ class Person:
                 self.pause = int(self.rng.integers(15, 70))
 
     def stand(self) -> None:
-        """One frame of standing still, with a little weight shifting."""
+        """Stand for one frame, with small movements."""
         self.phase += 0.05
         self.pose = Pose(0.0, 0.12, 0.1 * sin(self.phase), -0.1 * sin(self.phase))
 
     def walk(self, speed: float) -> None:
-        """One frame of walking at `speed` body heights a frame (negative: to the left)."""
+        """Walk for one frame at `speed` body heights per frame (negative: to the left)."""
         height = self.height
         self.heading = 1.0 if speed > 0 else -1.0
         self.x += speed * height
@@ -136,7 +145,7 @@ class Person:
         return min(b[0] for b in self.scene.walkways), max(b[1] for b in self.scene.walkways)
 
     def draw(self, image: Image) -> None:
-        """Paints shadow, legs, trunk, arms and head."""
+        """Draw shadow, legs, trunk, arms and head."""
         h, pose = self.height, self.pose
         ax, ay = sin(pose.tilt), -cos(pose.tilt)  # body axis, from feet to head
         width = max(1.0, 0.085 * h)
@@ -163,7 +172,7 @@ class Person:
 
 
 class Chatters:
-    """Two people who stand together and gesture: what a scuffle looks like in a single picture."""
+    """Two people who stand together and gesture. In a single picture this looks like a scuffle."""
 
     def __init__(self, rng: np.random.Generator, scene: Scene):
         x, self.y = float(rng.uniform(0.25, 0.75)) * WIDTH, scene.walkway_row(rng)
@@ -171,19 +180,19 @@ class Chatters:
         self.pair = [Person(rng, scene, x=x + s * gap, y=self.y) for s in (-1, 1)]
 
     def step(self, t: int) -> None:
-        """Calm gestures."""
+        """Make calm gestures."""
         for i, person in enumerate(self.pair):
             person.phase += 0.09
             person.pose = Pose(0.0, 0.15, 0.5 * sin(person.phase), 0.4 * cos(1.3 * person.phase + i))
 
     def draw(self, image: Image) -> None:
-        """Paints both."""
+        """Draw both people."""
         for person in self.pair:
             person.draw(image)
 
 
 class Cyclist(Person):
-    """A quick but ordinary passer-by: about half a sprint's speed."""
+    """A fast but ordinary cyclist, at about half the speed of a sprint."""
 
     def __init__(self, rng: np.random.Generator, scene: Scene):
         super().__init__(rng, scene)
@@ -193,7 +202,7 @@ class Cyclist(Person):
         self.x = -20.0 if self.heading > 0 else WIDTH + 20.0
 
     def step(self, t: int) -> None:
-        """Rides across, waits out of sight, comes back."""
+        """Ride across the picture, wait outside, and come back."""
         if self.wait > 0:
             self.wait -= 1
             return
@@ -205,7 +214,7 @@ class Cyclist(Person):
             self.y = self.scene.walkway_row(self.rng)
 
     def draw(self, image: Image) -> None:
-        """Paints the rider over the bicycle."""
+        """Draw the rider over the bicycle."""
         h = self.height
         wheel = 0.17 * h
         for side in (-1, 1):
@@ -218,7 +227,7 @@ class Cyclist(Person):
 
 
 class Bird:
-    """A small quick thing in the air that nobody threw."""
+    """A small fast thing in the air that nobody threw."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -228,10 +237,10 @@ class Bird:
         self.wait, self.heading = wait, float(self.rng.choice([-1.0, 1.0]))
         self.x = -6.0 if self.heading > 0 else WIDTH + 6.0
         self.height, self.speed = float(self.rng.uniform(8, 60)), float(self.rng.uniform(2.0, 3.2))
-        self.y = 0.0  # painted first, behind everyone
+        self.y = 0.0  # drawn first, behind everyone
 
     def step(self, t: int) -> None:
-        """Flies across now and then."""
+        """Fly across the picture from time to time."""
         self.wait -= 1
         if self.wait <= 0:
             self.x += self.heading * self.speed
@@ -240,14 +249,14 @@ class Bird:
                 self._launch(int(self.rng.integers(120, 320)))
 
     def draw(self, image: Image) -> None:
-        """Two wings that beat."""
+        """Draw two moving wings."""
         beat = 1.5 * sin(0.9 * self.x)
         for side in (-1, 1):
             line(image, self.x, self.height, self.x + 2.6 * side, self.height - beat, (40, 40, 44), 1)
 
 
 class Vehicle:
-    """A car or van seen from the side; `x` is its middle, `y` the row of its wheels."""
+    """A car or van, seen from the side. `x` is its middle and `y` the row of its wheels, in pixels."""
 
     def __init__(self, rng: np.random.Generator, scene: Scene, *, x: float, y: float, heading: float = 1.0):
         self.rng, self.x, self.y, self.heading = rng, x, y, heading
@@ -258,15 +267,15 @@ class Vehicle:
 
     @property
     def length(self) -> float:
-        """Pixels from bumper to bumper."""
+        """Length in pixels."""
         return self.unit * (1.75 if self.van else 1.85)
 
     def step(self, t: int) -> None:
-        """Drives on at its speed (pixels a frame)."""
+        """Drive at its speed, in pixels per frame."""
         self.x += self.heading * self.speed
 
     def draw(self, image: Image) -> None:
-        """Paints shadow, body, cabin, windows, wheels and lamps."""
+        """Draw shadow, body, cabin, windows, wheels and lamps."""
         half, u, f = self.length / 2, self.unit, self.heading
         if self.x + half < -2 or self.x - half > WIDTH + 2:
             return
@@ -295,7 +304,7 @@ class Vehicle:
 
 
 class Traffic(Vehicle):
-    """A vehicle that keeps to its lane of the road and returns after a while."""
+    """A vehicle that stays in its lane of the road and returns after some time."""
 
     def __init__(self, rng: np.random.Generator, scene: Scene, lane: int):
         heading = 1.0 if lane % 2 else -1.0
@@ -303,7 +312,7 @@ class Traffic(Vehicle):
         self.speed = float(rng.uniform(1.4, 3.0))
 
     def step(self, t: int) -> None:
-        """Drives; out of sight it becomes another car with a gap before it."""
+        """Drive. Outside the picture it becomes another car after a gap."""
         super().step(t)
         if self.heading * (self.x - WIDTH / 2) > WIDTH / 2 + self.length:
             self.x = WIDTH / 2 - self.heading * (WIDTH / 2 + self.length + float(self.rng.uniform(0, 260)))

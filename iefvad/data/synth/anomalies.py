@@ -1,11 +1,13 @@
 """The eight kinds of anomaly, one small class each.
 
-An anomaly is set up once, before the first frame, with its intervals of truth (half-open, in frames). It adds people
-who behave like everyone else outside the intervals. Each frame it may `step`, and paint `over` the actors.
+An anomaly is set up once, before the first frame, with its abnormal intervals (half-open, in frames). It adds people
+who behave like everyone else outside the intervals. In each frame it may move (`step`) and draw over the actors
+(`over`).
 
-Motion only: sprint, scuffle, fall, thrown object: each single picture holds people such as normal videos hold.
-Appearance only: smoke, abandoned object, vehicle on the walkway: slow or at rest, so below the event threshold.
-Both: explosion.
+- Visible in motion only: sprint, scuffle, fall, thrown object. Each single picture shows people as in normal videos.
+- Visible in appearance only: smoke, abandoned object, vehicle on the walkway. They are slow or at rest, so their
+  changes are below the event threshold.
+- Visible in both: explosion.
 """
 
 from __future__ import annotations
@@ -22,24 +24,42 @@ from iefvad.data.synth.actors import Person, Pose, Vehicle, disc, line, polygon,
 from iefvad.data.synth.scene import HEIGHT, LAYOUTS, WIDTH, Colour, Image, Scene, fractal, jitter, shade
 
 Intervals = Sequence[tuple[int, int]]
-LEFT, RIGHT = 0.24 * WIDTH, 0.76 * WIDTH  # inside every centre crop
+LEFT, RIGHT = 0.24 * WIDTH, 0.76 * WIDTH  # always inside the centre crop
 
 
 class Actor(Protocol):
-    """Anything with a depth (`y`, the row it stands on) that moves and paints itself."""
+    """Anything that has a depth, moves and draws itself."""
 
     @property
-    def y(self) -> float: ...
-    def step(self, t: int) -> None: ...
-    def draw(self, image: Image) -> None: ...
+    def y(self) -> float:
+        """The row it stands on, in pixels."""
+        ...
+
+    def step(self, t: int) -> None:
+        """Move to frame t."""
+        ...
+
+    def draw(self, image: Image) -> None:
+        """Draw itself."""
+        ...
 
 
 class Anomaly:
-    """Base: remembers its place and time; `actors` join the scene's own."""
+    """Base class: knows its place and time.
 
-    coverage: tuple[float, float] = (0.16, 0.3)  # of the video's frames
-    layouts: tuple[str, ...] = LAYOUTS  # where it can happen
-    lasting = False  # one interval, to the end of the video
+    Args:
+        rng: Source of randomness.
+        scene: The scene.
+        frames: Number of frames of the video.
+        intervals: Abnormal intervals [start, end) in frames.
+
+    Attributes:
+        actors: Actors that join those of the scene.
+    """
+
+    coverage: tuple[float, float] = (0.16, 0.3)  # minimum and maximum fraction of abnormal frames
+    layouts: tuple[str, ...] = LAYOUTS  # layouts where it can happen
+    lasting = False  # whether it has one interval that lasts to the end of the video
 
     def __init__(self, rng: np.random.Generator, scene: Scene, frames: int, intervals: Intervals) -> None:
         self.rng, self.scene, self.frames, self.intervals = rng, scene, frames, list(intervals)
@@ -49,30 +69,32 @@ class Anomaly:
         self.set_up()
 
     def set_up(self) -> None:
-        """Adds actors."""
+        """Add actors."""
 
     def active(self, t: int) -> tuple[int, int] | None:
-        """The interval that frame t lies in."""
+        """Return the interval that contains frame t, or None."""
         return next(((s, e) for s, e in self.intervals if s <= t < e), None)
 
     def step(self, t: int) -> None:
-        """Moves what is not an actor."""
+        """Move everything that is not an actor."""
 
     def over(self, image: Image, t: int) -> None:
-        """Paints in front of the actors."""
+        """Draw in front of the actors."""
 
 
 class Sprint(Anomaly):
-    """People who strolled start to run, turn about and run back, until they stroll again."""
+    """People who walk start to run, turn around and run back, until they walk again."""
 
     def set_up(self) -> None:
+        """Add the runners."""
         for _ in range(int(self.rng.integers(3, 5))):
             runner = Person(self.rng, self.scene, x=float(self.rng.uniform(LEFT, RIGHT)))
             runner.script = partial(self._run, pace=float(self.rng.uniform(0.15, 0.2)))
             self.actors.append(runner)
 
     def _run(self, person: Person, t: int, pace: float) -> bool:
-        if not LEFT < person.x < RIGHT:  # always in view: were they so only while they run, a picture would tell
+        # They are always in view, so that their presence in a picture does not reveal the anomaly.
+        if not LEFT < person.x < RIGHT:
             person.heading = 1.0 if person.x < WIDTH / 2 else -1.0
         if self.active(t) is None:
             return False
@@ -81,9 +103,10 @@ class Sprint(Anomaly):
 
 
 class Scuffle(Anomaly):
-    """Two people who stood together fall upon each other."""
+    """Two people who stand together start to fight."""
 
     def set_up(self) -> None:
+        """Add both people."""
         self.gap = 0.2 * self.scene.person_height(self.y)
         for side in (-1.0, 1.0):
             fighter = Person(self.rng, self.scene, x=self.x + side * self.gap, y=self.y)
@@ -109,11 +132,12 @@ class Scuffle(Anomaly):
 
 
 class Fall(Anomaly):
-    """Somebody slips, falls headlong, struggles up and falls again."""
+    """Somebody slips, falls, stands up with difficulty and falls again."""
 
-    period = 34
+    period = 34  # frames from one fall to the next
 
     def set_up(self) -> None:
+        """Add the people who fall."""
         for i in range(int(self.rng.integers(1, 3))):
             person = Person(self.rng, self.scene, x=self.x + 26 * i - 13, y=min(self.y + 7 * i, HEIGHT - 8))
             offset = int(self.rng.integers(0, 18)) * i
@@ -148,6 +172,7 @@ class ThrownObject(Anomaly):
     """Somebody throws bottles and stones across the picture, one after another."""
 
     def set_up(self) -> None:
+        """Add the thrower."""
         self.thrower = Person(self.rng, self.scene, x=float(self.rng.choice([LEFT + 6, RIGHT - 6])), y=self.y)
         self.side = 1.0 if self.thrower.x < WIDTH / 2 else -1.0
         self.thrower.script = self._throw
@@ -166,6 +191,7 @@ class ThrownObject(Anomaly):
         return True
 
     def step(self, t: int) -> None:
+        """Throw, and move what flies."""
         if self.active(t) is not None and t >= self.next:
             h = self.thrower.height
             for _ in range(int(self.rng.integers(3, 6))):
@@ -181,17 +207,19 @@ class ThrownObject(Anomaly):
         self.flying = [s for s in self.flying if s[1] < s[4] and -5 < s[0] < WIDTH + 5]
 
     def over(self, image: Image, t: int) -> None:
+        """Draw what flies."""
         for x, y, *_ in self.flying:
             disc(image, x, y, 2.8, self.colour)
             line(image, x, y, x + 3.2 * cos(0.9 * t), y + 3.2 * sin(0.9 * t), self.colour, 2)
 
 
 class Smoke(Anomaly):
-    """Smoke that gathers, hangs and thins out over seconds: much to see, but no pixel changes quickly."""
+    """Smoke that appears and disappears over seconds. It is well visible, but no pixel changes fast."""
 
     coverage = (0.2, 0.34)
 
     def set_up(self) -> None:
+        """Choose texture, brightness and wind."""
         self.texture = 0.72 + 0.16 * fractal(self.rng, HEIGHT + 80, WIDTH + 80, (14, 28))
         self.peak = float(self.rng.uniform(0.95, 1.05))
         self.grey = np.float32(self.rng.uniform(205, 232)) if self.rng.random() < 0.6 else np.float32(44)
@@ -200,7 +228,7 @@ class Smoke(Anomaly):
         self.spread = float(self.rng.uniform(56, 76))
 
     def density(self, t: int) -> float:
-        """0..1: how far the smoke has gathered in frame t."""
+        """Return the density of the smoke in frame t, 0 to 1."""
         interval = self.active(t)
         if interval is None:
             return 0.0
@@ -210,13 +238,14 @@ class Smoke(Anomaly):
         return min(1.0, (t - start + 1) / build) * fade
 
     def over(self, image: Image, t: int) -> None:
+        """Draw the smoke of frame t."""
         density = self.density(t)
         if density > 0:
             interval = self.active(t)
             self.paint(image, density, 0 if interval is None else t - interval[0])
 
     def paint(self, image: Image, density: float, age: float) -> None:
-        """Blends the cloud in; `age` in frames moves its texture."""
+        """Draw the cloud with a density of 0 to 1. `age` in frames moves its texture."""
         size = self.spread * (0.55 + 0.45 * density)
         cx, cy = self.x + self.wind * age, self.y - 0.45 * size - self.rise * age
         field = np.exp(-0.5 * (((self.columns - cx) / size) ** 2 + ((self.rows - cy) / (0.8 * size)) ** 2))
@@ -227,7 +256,7 @@ class Smoke(Anomaly):
 
 
 class Luggage:
-    """A suitcase, bag or box; carried beside its owner or left on the ground."""
+    """A suitcase, bag or box, carried by its owner or left on the ground."""
 
     def __init__(self, rng: np.random.Generator, x: float, y: float, height: float):
         self.x, self.y = x, y
@@ -235,13 +264,13 @@ class Luggage:
         palette: tuple[Colour, ...] = ((224, 40, 36), (244, 170, 20), (20, 100, 226), (60, 190, 70), (226, 50, 160))
         self.colour = jitter(rng, palette[int(rng.integers(len(palette)))], 14)
         self.kind = int(rng.integers(3))
-        self.broadside = 1.0  # share of its width that the camera sees; carried, it shows its narrow side
+        self.broadside = 1.0  # visible fraction of its width; when it is carried, its narrow side is visible
 
     def step(self, t: int) -> None:
-        """Lies still."""
+        """Do not move."""
 
     def draw(self, image: Image) -> None:
-        """A box with a darker edge, a strap and a handle."""
+        """Draw a box with a darker edge, a strap and a handle."""
         width = self.w * self.broadside
         x0, x1, y0 = self.x - width / 2, self.x + width / 2, self.y - self.h
         shadow(image, self.x, self.y, 0.65 * width, 2.2)
@@ -256,11 +285,12 @@ class Luggage:
 
 
 class AbandonedObject(Anomaly):
-    """Somebody sets luggage down and walks on; it stays until it is fetched or the video ends."""
+    """Somebody puts luggage down and walks on. It stays until its owner comes back or the video ends."""
 
     coverage = (0.2, 0.34)
 
     def set_up(self) -> None:
+        """Add the owner and the luggage."""
         self.y = self.scene.walkway_row(self.rng, (0.45, 0.95))
         owner = Person(self.rng, self.scene, x=self.x, y=self.y)
         owner.drift, owner.pace = 0.0, 0.04
@@ -271,7 +301,7 @@ class AbandonedObject(Anomaly):
         self.actors += [owner, self.bag]
 
     def _carry(self, person: Person, t: int) -> bool:
-        """The owner comes with the bag before each interval, goes without, and comes back for it at the end."""
+        """The owner brings the bag before each interval, leaves without it, and fetches it at the end."""
         speed = person.pace * person.height
         start, end = min(self.intervals, key=lambda i: min(abs(t - i[0]), abs(t - i[1])))
         if end >= self.frames:
@@ -289,14 +319,15 @@ class AbandonedObject(Anomaly):
 
 
 class VehicleOnWalkway(Anomaly):
-    """A car or van pulls up among the pedestrians and stays, creeping."""
+    """A car or van stops among the pedestrians and stays there, moving very slowly."""
 
     coverage = (0.2, 0.34)
     layouts = ("plaza", "street", "yard")
     lasting = True
-    arrival = 28  # frames to roll in; the rest of the interval it stands
+    arrival = 28  # frames of its arrival; for the rest of the interval it stays
 
     def set_up(self) -> None:
+        """Add the vehicle."""
         self.y = self.scene.walkway_row(self.rng, (0.3, 0.95))
         heading = float(self.rng.choice([-1, 1]))
         self.vehicle = _Intruder(self.rng, self.scene, x=-200.0, y=self.y, heading=heading)
@@ -326,6 +357,7 @@ class Explosion(Anomaly):
     coverage = (0.14, 0.26)
 
     def set_up(self) -> None:
+        """Prepare the smoke and the glow."""
         self.smoke = Smoke(self.rng, self.scene, self.frames, self.intervals)
         self.smoke.x, self.smoke.y, self.smoke.grey = self.x, self.y - 8, np.float32(48)
         self.smoke.peak = 0.7
@@ -335,6 +367,7 @@ class Explosion(Anomaly):
         self.glow = np.exp(-(((self.columns - self.x) / 60) ** 2) - ((self.rows - self.y + 10) / 45) ** 2)[:, :, None]
 
     def step(self, t: int) -> None:
+        """Move the debris."""
         interval = self.active(t)
         if interval is not None and t == interval[0]:
             angles, speeds = self.rng.uniform(-pi, 0, 16), self.rng.uniform(1.5, 5.5, 16)
@@ -348,6 +381,7 @@ class Explosion(Anomaly):
         self.debris = [p for p in self.debris if p[1] < self.y + 6]
 
     def over(self, image: Image, t: int) -> None:
+        """Draw smoke, fire, debris and flash."""
         interval = self.active(t)
         if interval is None:
             return

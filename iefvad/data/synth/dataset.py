@@ -1,4 +1,4 @@
-"""The folder of the benchmark: video files, the field's lists and annotations, and a marker that makes it resumable."""
+"""Renders the folder of the benchmark: videos, the field's lists and annotations. It can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,24 @@ from iefvad.data.synth.scene import HEIGHT, WIDTH
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error, write_json, write_text
 
-VERSION = 2  # of the rendered pictures: raised with every change of them, so that no old set is taken for a new one
+VERSION = 2  # of the rendered pictures; raise it with every change of them, so that no old set counts as a new one
 MARKER = "synth.json"
-TRAIN = (88, 11)  # normal videos, and abnormal videos of each class
+TRAIN = (88, 11)  # number of normal videos, and of abnormal videos per class
 TEST = (32, 5)
-SEGMENTS = (16, 24)  # of 16 frames, at least and at most
+SEGMENTS = (16, 24)  # minimum and maximum number of segments of 16 frames
 
 
 @dataclass(frozen=True)
 class SynthSpec:
-    """A rendered set: its folder, its videos, and the files that describe them.
+    """A rendered set.
 
-    `rendered` counts the videos this call had to make (0 when a complete set was found).
+    Attributes:
+        root: Its folder.
+        train: Training videos.
+        test: Test videos.
+        settings: Everything that decides what is rendered.
+        rendered: Number of videos that this call rendered, 0 if the set was complete.
+        seconds: Duration of the call.
     """
 
     root: Path
@@ -43,7 +49,7 @@ class SynthSpec:
 
     @property
     def train_list(self) -> Path:
-        """CSV `path,label` of the training videos: labels of whole videos, no frame truth."""
+        """CSV `path,label` of the training videos. It has labels of whole videos and no frame truth."""
         return self.root / "train.csv"
 
     @property
@@ -53,17 +59,23 @@ class SynthSpec:
 
     @property
     def annotations(self) -> Path:
-        """Frame truth of the test videos in UCF-Crime's form."""
+        """Frame truth of the test videos, in the format of UCF-Crime."""
         return self.root / "annotations.txt"
 
     @property
     def videos(self) -> Path:
-        """The folder of the video files."""
+        """Folder of the video files."""
         return self.root / "videos"
 
 
 def settings_of(seed: int, train: tuple[int, int] = TRAIN, test: tuple[int, int] = TEST) -> dict[str, Any]:
-    """Everything that decides what is rendered; `hash` names it in 12 hexadecimal digits."""
+    """Return everything that decides what is rendered. `hash` identifies it with 12 hexadecimal digits.
+
+    Args:
+        seed: Seed of the set.
+        train: Number of normal training videos, and of abnormal ones per class.
+        test: The same for test videos.
+    """
     settings: dict[str, Any] = {
         "version": VERSION,
         "seed": seed,
@@ -80,7 +92,16 @@ def settings_of(seed: int, train: tuple[int, int] = TRAIN, test: tuple[int, int]
 def plan(
     seed: int, train: tuple[int, int] = TRAIN, test: tuple[int, int] = TEST
 ) -> tuple[tuple[VideoPlan, ...], tuple[VideoPlan, ...]]:
-    """The training and the test videos of a seed, before anything is rendered; names are unique across both."""
+    """Plan the training and the test videos of a seed. Names are unique across both.
+
+    Args:
+        seed: Seed of the set.
+        train: Number of normal training videos, and of abnormal ones per class.
+        test: The same for test videos.
+
+    Returns:
+        Plans of the training and of the test videos.
+    """
     splits = []
     number = dict.fromkeys((NORMAL, *CLASSES), 0)
     for split, (normal, abnormal) in enumerate((train, test)):
@@ -89,7 +110,7 @@ def plan(
             for _ in range(normal if label == NORMAL else abnormal):
                 number[label] += 1
                 kind = list(number).index(label)
-                # The seed words name the video itself, so that a larger set contains the smaller one's videos.
+                # The seed identifies the video itself, so that a larger set contains the videos of a smaller one.
                 words = (seed, split, kind, len([p for p in plans if p.label == label]))
                 plans.append(plan_video(f"{label}_{number[label]:03d}", label, words, SEGMENTS))
         splits.append(tuple(plans))
@@ -105,16 +126,26 @@ def generate(
     workers: int = 2,
     progress: bool = True,
 ) -> SynthSpec:
-    """Render the benchmark into `root`, or complete it, or find it complete.
+    """Render the benchmark, complete it, or find it complete (`docs/specification.md#embedded-benchmark`).
 
-    train, test: (normal videos, abnormal videos of each of the eight classes). Writes videos/NAME.mp4 (H.264),
-    train.csv and test.csv (`path,label`), annotations.txt (test videos only: training knows labels of whole videos) and
-    the marker synth.json. Files appear by renaming, so that an interrupted call goes on where it stopped; a file that
-    has been deleted or changed is rendered again, to the same bytes. Raises UserError where `root` cannot be written,
-    holds a set with other settings, or a worker process dies.
+    Writes videos/NAME.mp4 (H.264), train.csv and test.csv (`path,label`), annotations.txt (only of test videos, because
+    training uses only labels of whole videos) and the marker synth.json. Each file is written completely or not at all,
+    so an interrupted call continues where it stopped. A file that was deleted or changed is rendered again, with the
+    same bytes.
+
+    Args:
+        root: The folder.
+        seed: Seed of the set.
+        train: Number of normal training videos, and of abnormal ones for each of the eight classes.
+        test: The same for test videos.
+        workers: Number of processes.
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: The folder cannot be written or contains a set with other settings, or a worker process died.
     """
     if seed < 0 or min(*train, *test) < 0:
-        raise UserError("the seed and the numbers of videos of a synthetic set cannot be negative.")
+        raise UserError("the seed and the numbers of videos of a synthetic set must be at least 0.")
     root = Path(root)
     begin = time.perf_counter()
     settings = settings_of(seed, train, test)
@@ -145,9 +176,9 @@ def _digest(path: Path) -> str:
 
 
 def _is_intact(root: Path, video: VideoPlan, digests: dict[str, str], marker: dict[str, Any]) -> bool:
-    """Whether a file can stay: of a complete set, its bytes are as recorded; of an interrupted one, it is there.
+    """Return whether a file can stay. In a complete set its bytes must be as recorded, else it must exist.
 
-    Files come by renaming after the marker was written, so in an interrupted set a file that is there is whole.
+    The marker is written first, and files appear by renaming. So every file of an interrupted set is complete.
     """
     path = _path(root, video)
     if not marker or not path.is_file():
@@ -156,9 +187,9 @@ def _is_intact(root: Path, video: VideoPlan, digests: dict[str, str], marker: di
 
 
 def _read_marker(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The marker of this very set; {} where there is none or it cannot be read."""
+    """The marker of this set, or {} if there is none or it cannot be read."""
     try:
-        marker = json.loads((root / MARKER).read_text())
+        marker: dict[str, Any] = json.loads((root / MARKER).read_text())
     except (FileNotFoundError, ValueError):
         return {}
     found = marker.get("settings", {}) if isinstance(marker, dict) else {}
@@ -167,7 +198,7 @@ def _read_marker(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
     differing = sorted(k for k in settings if k != "hash" and found.get(k) != settings[k])
     if differing:
         raise UserError(
-            f"{root} holds a synthetic set with another {', '.join(differing)}: "
+            f"{root} contains a synthetic set with another {', '.join(differing)}: "
             "choose another folder, or delete this one."
         )
     return marker
@@ -191,8 +222,8 @@ def _render(root: Path, plans: list[VideoPlan], workers: int, progress: bool) ->
                 bar.update(jobs[job].frames)
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that renders videos died (short of memory, or started from a script without "
-                '`if __name__ == "__main__":`): run it again, it goes on where it stopped.'
+                "a process that renders videos died (out of memory, or started from a script without "
+                '`if __name__ == "__main__":`): run it again, it continues where it stopped.'
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

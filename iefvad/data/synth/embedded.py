@@ -1,4 +1,4 @@
-"""The embedded benchmark, rendered and extracted, or found in the cache."""
+"""The embedded benchmark: rendered and extracted, or found in the cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LISTS = ("train.csv", "test.csv", "annotations.txt")
 
 
 def cache_folder(cache: str | None) -> Path:
-    """`cache`, else $IEFVAD_CACHE, else the user's cache folder."""
+    """Return `cache`, else $IEFVAD_CACHE, else the user's cache folder."""
     if cache:
         return Path(cache)
     if named := os.environ.get("IEFVAD_CACHE"):
@@ -24,16 +24,26 @@ def cache_folder(cache: str | None) -> Path:
 
 
 def embedded_store(cache: str | None = None, *, seed: int = 0, progress: bool = True) -> Path:
-    """Render the embedded benchmark and extract its features, or find both in the cache. Returns the store's folder."""
+    """Render the embedded benchmark and extract its features, or find both in the cache.
+
+    Args:
+        cache: Cache folder, as for `cache_folder`.
+        seed: Seed of the benchmark.
+        progress: Show progress bars.
+
+    Returns:
+        Folder of the feature store, which also has the lists and annotations.
+
+    Raises:
+        UserError: The cache cannot be written, or a rendered video cannot be read.
+    """
     folder = cache_folder(cache) / f"synth-{settings_of(seed)['hash']}"
     generate(folder / "dataset", seed=seed, workers=os.cpu_count() or 1, progress=progress)
     store = folder / "features"
     report = extract([folder / "dataset" / "videos"], store, ExtractConfig(crops=1, quiet=not progress))
     if report.failed:
         name, reason = next(iter(report.failed.items()))
-        raise UserError(
-            f"the embedded benchmark could not be read back ({name}: {reason}): delete {folder} and try again."
-        )
+        raise UserError(f"the embedded benchmark cannot be read ({name}: {reason}): delete {folder} and try again.")
     for name in LISTS:
         shutil.copyfile(folder / "dataset" / name, store / name)
     return store

@@ -1,4 +1,4 @@
-"""One video of the benchmark: what it is to hold (VideoPlan), its frames, and its compressed file."""
+"""One video of the benchmark: its plan, its frames, and its compressed file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ NORMAL = "Normal"
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """One video: its name (file stem), label, seed words, frames, nominal rate and half-open intervals of truth."""
+    """Plan of one video.
+
+    Attributes:
+        name: Name of the file without suffix.
+        label: Class, or `NORMAL`.
+        seed: Seed of the video, several integers.
+        frames: Number of frames.
+        fps: Nominal frames per second.
+        intervals: Abnormal intervals [start, end) in frames.
+    """
 
     name: str
     label: str
@@ -31,7 +40,14 @@ class VideoPlan:
 
 
 def plan_video(name: str, label: str, seed: tuple[int, ...], segments: tuple[int, int]) -> VideoPlan:
-    """Draws the length (`segments` of 16 frames, at least and at most, and a remainder) and the intervals of truth."""
+    """Draw the length and the abnormal intervals of a video.
+
+    Args:
+        name: Name of the video.
+        label: Class, or `NORMAL`.
+        seed: Seed of the video.
+        segments: Minimum and maximum number of segments of 16 frames. Up to 15 frames are added.
+    """
     rng = np.random.default_rng([*seed, 0])
     frames = 16 * int(rng.integers(segments[0], segments[1] + 1)) + int(rng.integers(0, 16))
     fps = int(rng.choice([25, 30]))
@@ -49,14 +65,14 @@ def plan_video(name: str, label: str, seed: tuple[int, ...], segments: tuple[int
         intervals = ((start, start + first), (second, min(second + covered - first, frames)))
     else:
         start = int(rng.integers(min(24, frames - covered), frames - covered + 1))
-        if frames - covered - start < 24:  # no stump: it lasts to the end instead
+        if frames - covered - start < 24:  # no short rest after it: it lasts to the end instead
             start = frames - covered
         intervals = ((start, start + covered),)
     return VideoPlan(name, label, seed, frames, fps, intervals)
 
 
 def _populate(scene: Scene, rng: np.random.Generator) -> list[Actor]:
-    """Everyday life: walkers and what may be mistaken for an anomaly (cyclists, chats, birds, traffic, parked cars)."""
+    """Everyday life: walkers, and what looks similar to an anomaly (cyclists, chats, birds, traffic, parked cars)."""
     actors: list[Actor] = [Person(rng, scene) for _ in range(int(rng.integers(1, 5)))]
     if scene.layout != "corridor" and rng.random() < 0.1:
         actors.append(Cyclist(rng, scene))
@@ -73,14 +89,19 @@ def _populate(scene: Scene, rng: np.random.Generator) -> list[Actor]:
 
 
 def render(plan: VideoPlan, *, anomaly: bool = True) -> Iterator[np.ndarray]:
-    """The frames of a plan, uint8 (HEIGHT, WIDTH, 3) RGB each; the same plan gives the same frames.
+    """Render the frames of a plan. The same plan gives the same frames.
 
-    anomaly=False leaves out the anomaly and its people, all else being equal.
+    Args:
+        plan: The plan.
+        anomaly: False leaves out the anomaly and its people. Everything else stays the same.
+
+    Yields:
+        Frames, uint8 (HEIGHT, WIDTH, 3) RGB.
     """
     rng, noise, own = (np.random.default_rng([*plan.seed, stream]) for stream in (1, 2, 3))
     layouts = LAYOUTS if plan.label == NORMAL else CLASSES[plan.label].layouts
     layout = layouts[int(rng.integers(len(layouts)))]
-    # One camera a layout: all videos of a set that it films share its view, in training and in testing.
+    # One camera per layout: all its videos in a set have the same view, in training and in testing.
     scene = build_scene(np.random.default_rng([plan.seed[0], LAYOUTS.index(layout)]), layout)
     camera = Camera(scene, noise, plan.frames)
     actors = _populate(scene, rng)
@@ -102,9 +123,17 @@ def render(plan: VideoPlan, *, anomaly: bool = True) -> Iterator[np.ndarray]:
 
 
 def write_video(plan: VideoPlan, path: str | Path) -> str:
-    """Renders a plan into an H.264 MP4 (atomically: a temporary file beside it, then a rename); returns its SHA-256.
+    """Render a plan to an H.264 MP4 file, completely or not at all.
 
-    One encoder thread and no clock in the container: the same plan and libraries give the same bytes.
+    The encoder has one thread, and the container has no time stamp of its creation. So the same plan gives the same
+    bytes with the same libraries.
+
+    Args:
+        plan: The plan.
+        path: The file.
+
+    Returns:
+        SHA-256 of the file, in hexadecimal digits.
     """
     with replacing(Path(path)) as temporary:
         with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:

@@ -1,4 +1,4 @@
-"""What does not act: backgrounds in four layouts, drifting light, haze and sensor noise."""
+"""Everything except the actors: backgrounds in four layouts, changing light, haze and sensor noise."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ Image = np.ndarray  # uint8 (HEIGHT, WIDTH, 3) RGB
 
 @dataclass
 class Scene:
-    """A fixed camera's view.
+    """The view of a fixed camera. All positions are in pixels.
 
-    background: uint8 (HEIGHT, WIDTH, 3) RGB, without actors. walkways: bands of rows (top, bottom) where
-    feet may stand. lanes: rows of the road's wheels, empty where there is no road. foliage: boxes (x, y, radius) of
-    what sways in the wind. near, far: a person's height in pixels at the lower edge and at the horizon.
+    Attributes:
+        layout: One of `LAYOUTS`.
+        background: uint8 (HEIGHT, WIDTH, 3) RGB, without actors.
+        walkways: Bands of rows (top, bottom) where feet may stand.
+        lanes: Rows of the wheels for each lane of the road, empty if there is no road.
+        foliage: Boxes (x, y, radius) that move in the wind.
+        horizon: Row of the horizon.
+        near: Height of a person at the lower edge.
+        far: Height of a person at the horizon.
     """
 
     layout: str
@@ -33,18 +39,25 @@ class Scene:
     far: float = 18.0
 
     def person_height(self, y: float) -> float:
-        """Height in pixels of a person whose feet stand on row y (linear perspective below the horizon)."""
+        """Return the height in pixels of a person whose feet are on row y (linear perspective below the horizon)."""
         depth = (y - self.horizon) / (HEIGHT - self.horizon)
         return self.far + (self.near - self.far) * min(max(depth, 0.0), 1.1)
 
     def walkway_row(self, rng: np.random.Generator, nearness: tuple[float, float] = (0.0, 1.0)) -> float:
-        """A random row of a random walkway, within the given part of its depth."""
+        """Return a random row of a random walkway, within the given range of its depth (0 is far, 1 is near)."""
         top, bottom = self.walkways[int(rng.integers(len(self.walkways)))]
         return float(top + (bottom - top) * rng.uniform(*nearness))
 
 
 def fractal(rng: np.random.Generator, height: int, width: int, octaves: tuple[int, ...]) -> np.ndarray:
-    """Smooth noise, float32 (height, width), zero mean, standard deviation 1; one octave per cell size in pixels."""
+    """Return smooth noise, float32 (height, width), with mean 0 and standard deviation 1.
+
+    Args:
+        rng: Source of randomness.
+        height: Height in pixels.
+        width: Width in pixels.
+        octaves: Cell size of each octave in pixels.
+    """
     total = np.zeros((height, width), np.float32)
     for cell in octaves:
         grid = rng.standard_normal((height // cell + 3, width // cell + 3)).astype(np.float32)
@@ -54,20 +67,20 @@ def fractal(rng: np.random.Generator, height: int, width: int, octaves: tuple[in
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """The colour made lighter or darker, clipped to 0..255."""
+    """Return the colour multiplied by a factor, clipped to 0..255."""
     r, g, b = (int(min(max(c * factor, 0), 255)) for c in colour)
     return r, g, b
 
 
 def jitter(rng: np.random.Generator, colour: Colour, amount: float) -> Colour:
-    """The colour made brighter or darker by at most `amount`, and moved in hue by about a third of that."""
+    """Return the colour, randomly brighter or darker by at most `amount` and with about a third of it in hue."""
     moves = rng.uniform(-amount, amount) + rng.uniform(-0.35 * amount, 0.35 * amount, 3)
     r, g, b = (int(min(max(c + d, 0), 255)) for c, d in zip(colour, moves, strict=True))
     return r, g, b
 
 
 def build_scene(rng: np.random.Generator, layout: str) -> Scene:
-    """A random scene of one of LAYOUTS."""
+    """Return a random scene of one of `LAYOUTS`."""
     scene = {"plaza": _plaza, "street": _street, "corridor": _corridor, "yard": _yard}[layout](rng)
     grain = fractal(rng, HEIGHT, WIDTH, (1, 3, 9, 40))[:, :, None] * rng.uniform(3.0, 6.0)
     tint = rng.uniform(0.95, 1.05, 3) * rng.uniform(0.72, 1.08)
@@ -154,7 +167,7 @@ def _canvas(colour: Colour) -> Image:
 
 
 def _tiles(image: Image, rng: np.random.Generator, horizon: int) -> None:
-    """Paving in perspective: rows that close up towards the horizon, joints that meet above it."""
+    """Paving in perspective: rows get closer towards the horizon, and joints meet above it."""
     r, g, b = (int(c) for c in image[-1, 0])
     joint = shade((r, g, b), rng.uniform(0.8, 0.9))
     rows = horizon + (HEIGHT - horizon) * np.linspace(0, 1, int(rng.integers(7, 12))) ** 1.7
@@ -166,7 +179,7 @@ def _tiles(image: Image, rng: np.random.Generator, horizon: int) -> None:
 
 
 def _facade(image: Image, rng: np.random.Generator, horizon: int, brick: bool = False) -> None:
-    """Buildings above the horizon, with windows; now and then a strip of sky."""
+    """Buildings with windows above the horizon, and sometimes a strip of sky."""
     sky = int(rng.integers(0, 14))
     cv2.rectangle(image, (0, 0), (WIDTH, sky), jitter(rng, (186, 198, 212), 14), -1)
     x = 0
@@ -204,7 +217,7 @@ def _bench(image: Image, rng: np.random.Generator, x: int, y: int) -> None:
 
 
 class Light:
-    """Brightness over time: a slow drift, and in some videos a passing cloud or a jump of the camera's exposure."""
+    """Brightness over time: slow changes, and in some videos a cloud or a jump of the camera's exposure."""
 
     def __init__(self, rng: np.random.Generator, frames: int) -> None:
         time = np.arange(frames)
@@ -218,24 +231,24 @@ class Light:
 
 
 class Camera:
-    """Turns the drawn canvas into what the sensor delivers: wind in the foliage, constant haze, light, noise."""
+    """Turns the drawn canvas into the picture of the sensor: wind in the foliage, constant haze, light, noise."""
 
     def __init__(self, scene: Scene, rng: np.random.Generator, frames: int) -> None:
         self.scene, self.rng = scene, rng
         self.light = Light(rng, frames)
         sigma = rng.uniform(0.8, 2.2)
-        # Noise is drawn from a bank at random offsets: fresh Gaussians would cost more than the whole drawing.
+        # Noise is taken from a bank at random offsets, because new Gaussian noise would cost more than the drawing.
         luma = rng.normal(0, sigma, (6, HEIGHT + 24, WIDTH + 24, 1))
         chroma = rng.normal(0, 0.5 * sigma, (6, HEIGHT + 24, WIDTH + 24, 3))
         self.bank = np.rint(luma + chroma).astype(np.int16)
         self.sway = rng.uniform(0.4, 1.1)
-        if rng.random() < 0.06:  # a misty day: haze alone is no anomaly
+        if rng.random() < 0.06:  # a misty day, because haze alone is not an anomaly
             fog = rng.uniform(0.12, 0.35) * np.linspace(1.1, 0.5, HEIGHT)[:, None, None]
             scene.background = (scene.background * (1 - fog) + 196 * fog).astype(np.uint8)
 
     def canvas(self, t: int) -> Image:
-        """The background of frame t to draw on (a new array), its foliage moved by the wind."""
-        image = self.scene.background.copy()
+        """Return a new array with the background of frame t to draw on. The wind moves its foliage."""
+        image: Image = self.scene.background.copy()
         for i, (x, y, radius) in enumerate(self.scene.foliage):
             dx = self.sway * np.sin(0.09 * t + 2.1 * i) + 0.4 * self.sway * np.sin(0.31 * t + i)
             x0, x1 = max(x - radius, 0), min(x + radius, WIDTH)
@@ -246,7 +259,7 @@ class Camera:
         return image
 
     def expose(self, canvas: Image, t: int) -> Image:
-        """The canvas under frame t's light and with sensor noise, uint8 RGB."""
+        """Return the canvas with the light of frame t and with sensor noise, uint8 RGB."""
         lit = cv2.convertScaleAbs(canvas, alpha=float(self.light.gain[t]))
         k, y, x = (int(v) for v in self.rng.integers(0, (len(self.bank), 24, 24)))
         return cv2.add(lit, self.bank[k, y : y + HEIGHT, x : x + WIDTH], dtype=cv2.CV_8U)
