@@ -80,7 +80,7 @@ class StreamConnection:
         try:
             stream = self._container.streams.best("video")
             if not isinstance(stream, av.VideoStream):
-                raise ConnectionLostError("it carries no video")
+                raise ConnectionLostError("it contains no video")
             self._stream = stream
             stream.thread_type = "SLICE"  # threads by frame would delay as many frames as there are threads
             self.fps = frame_rate(stream)
@@ -111,7 +111,7 @@ class StreamConnection:
         if not self.finite:
             raise ConnectionLostError("the stream ended")
         if self._end - reached > max(1.0, 0.02 * self._end):
-            raise ConnectionLostError(f"it broke off after {reached:.1f} of {self._end:.1f} s")
+            raise ConnectionLostError(f"it ended too early, after {reached:.1f} of {self._end:.1f} s")
 
     def close(self) -> None:
         """Close the connection."""

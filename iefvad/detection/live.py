@@ -88,20 +88,14 @@ class Watch:
 
     def __iter__(self) -> Generator[LiveScore, None, None]:
         """Open the source and yield its segments as they are scored."""
-        scorer, rule, tracker = self.detector.scorer(), self.detector.rule, None
+        scorer, tracker = self.detector.scorer(), None
         pending: list[tuple[LiveSegment, SegmentFeatures]] = []
         timer: threading.Timer | None = None
         try:
             with contextlib.closing(iter(self.source)) as segments:
                 for segment in segments:
                     if tracker is None:
-                        tracker = AlarmTracker(
-                            self.fps,
-                            rule.threshold,
-                            low=rule.low,
-                            merge_gap_s=rule.merge_gap,
-                            min_length_s=rule.min_length,
-                        )
+                        tracker = self.detector.rule.tracker(self.fps)
                         if self.detector.config.duration is not None:
                             timer = threading.Timer(self.detector.config.duration, self.source.stop)
                             timer.daemon = True
@@ -144,9 +138,16 @@ class Watch:
             yield LiveScore(feature.index, feature.time, end, row, alarms, segment.clock, done - segment.read)
 
     def detection(self) -> Detection:
-        """Scores, intervals and timing so far. Raises UserError where not one segment was scored."""
+        """Return the scores, intervals and timing so far, at any time.
+
+        Raises:
+            UserError: no segment has been scored yet.
+        """
         if not len(self._collector):
-            raise UserError(f"{self.source.shown}: not one segment of {SEGMENT} frames came; nothing is scored.")
+            raise UserError(
+                f"{self.source.shown} gave fewer than the {SEGMENT} frames of one segment, so there is no score: check"
+                " the source, or raise --duration."
+            )
         timing, health = self.timing, self.source.health
         timing.segments, timing.total = len(self._collector), time.perf_counter() - self._begin
         timing.encode = self._encoder.seconds

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.calibration import CALIBRATION, Calibration, fingerprint
+from iefvad.detection.alarm import AlarmTracker
 from iefvad.detection.config import DetectConfig
 from iefvad.model.network import Network
 from iefvad.scoring.video_scores import Interval, VideoScores, intervals_above
@@ -42,6 +43,10 @@ class Rule:
             merge_gap_s=self.merge_gap,
             min_length_s=self.min_length,
         )
+
+    def tracker(self, fps: float) -> AlarmTracker:
+        """Make a tracker that finds the same intervals while the scores come, at this frame rate."""
+        return AlarmTracker(fps, self.threshold, low=self.low, merge_gap_s=self.merge_gap, min_length_s=self.min_length)
 
 
 def choose_rule(
@@ -99,5 +104,5 @@ def choose_rule(
     given = {name: getattr(config, name) for name in base if getattr(config, name) is not None}
     rule = Rule(threshold=threshold, origin=origin, **(base | given))
     if not rule.low <= rule.threshold:
-        raise UserError(f"--low {rule.low} exceeds the threshold {rule.threshold:.4g}: give a lower one.")
+        raise UserError(f"--low {rule.low} exceeds the threshold {rule.threshold:.4g}: give a lower --low.")
     return rule

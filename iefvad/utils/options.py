@@ -39,7 +39,8 @@ class _HelpFormatter(DefaultHelpFormatter):
         text = re.sub(r" ?\(type: [^()]*(\([^()]*\))?[^()]*, default: null\)", "", text)
         text = re.sub(r" ?\(required, type: [^()]*\)$", "", text)
         text = re.sub(r" ?\((?:type: .*, )?default: (?:False|\[\])\)$", "", text)
-        return re.sub(r"\(type: .*, default: (.*)\)$", r"(default: \1)", text)
+        text = re.sub(r"\(type: .*, default: (.*)\)$", r"(default: \1)", text)
+        return re.sub(r"\[(default: .*|required)\]$", r"(\1)", text)  # defaults that depend on something else
 
 
 def add_options(parser: ArgumentParser, cls: type, groups: dict[str, str] | None = None) -> None:

@@ -55,7 +55,7 @@ def test_the_lowest_threshold_that_keeps_to_the_rate(allowed, low_share, merge_g
     def measured(threshold: float) -> float:
         return rate(videos, Rule(threshold, low_share * threshold, merge_gap, min_length))
 
-    # By brute force: no higher one exceeds the rate, and the next lower one does.
+    # By brute force: no higher threshold exceeds the rate, and the next lower threshold does.
     values = np.unique(np.concatenate([v.scores.astype(np.float64) for v in videos]))
     grid = np.unique(np.concatenate([values, values / low_share]))
     assert all(measured(t) <= allowed for t in grid[grid >= rule.threshold])
@@ -105,7 +105,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calibration(folder):
-    """What those videos give for 100 false alarms per hour."""
+    """The calibration of these videos for 100 false alarms per hour."""
     found, failed = calibrate(folder / "run", [folder / "normal"], CalibrateConfig(100, device="cpu"))
     assert not failed
     return found
@@ -194,7 +194,7 @@ def test_a_saved_model_takes_its_calibration_along(folder, calibration, tmp_path
     written = (tmp_path / "saved" / "calibration.json").read_text()
     assert str(folder) not in written and '"n0.mp4"' in written, "names without paths"
 
-    # From the hub's cache, as a download leaves it there.
+    # From the hub's cache, with the files where a download puts them.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     repository = tmp_path / "cache" / "models--owner--vad"
     shutil.copytree(tmp_path / "saved", repository / "snapshots" / ("0" * 40))
@@ -203,7 +203,7 @@ def test_a_saved_model_takes_its_calibration_along(folder, calibration, tmp_path
     found = IEFVAD.from_pretrained("owner/vad", cache_dir=tmp_path / "cache")
     assert Detector(found).rule.threshold == calibration.threshold
 
-    # And as the hub serves it, which is asked for it; a model without one loads all the same.
+    # From the hub, which is asked for the file. A model without a calibration loads too.
     def download(name: str, file: str, **options) -> str:
         asked.append(file)
         if not (served / file).exists():
