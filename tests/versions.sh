@@ -19,9 +19,10 @@ summary="" failed=0
 for version in "${versions[@]}"; do
     venv="$folder/torch-$version"
     wanted="torch"
-    [ "$version" = newest ] || wanted="torch==$version.*"
+    # The interpreter of triton 3.6 and older cannot run with NumPy 2.4.
+    [ "$version" = newest ] || wanted="torch==$version.* numpy<2.4"
     if ! { [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"; } ||
-        ! "$venv/bin/pip" install --quiet "$wanted" -e '.[test]'; then
+        ! "$venv/bin/pip" install --quiet $wanted -e '.[test]'; then
         summary+="torch $version: not installed"$'\n'
         failed=1
         continue

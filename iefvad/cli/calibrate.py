@@ -1,4 +1,4 @@
-"""`iefvad calibrate RUN NORMAL_VIDEO...`: the threshold for a rate of false alarms, from normal footage."""
+"""`iefvad calibrate RUN NORMAL_VIDEO...`: find the threshold for a maximum rate of false alarms."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from iefvad.utils.text import clock
 
 @command("calibrate")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad calibrate`; 0 if every video was used, 1 if some could not be read."""
+    """Run `iefvad calibrate` and return the exit status: 1 if a video could not be read."""
     parser = make_parser(
         "calibrate",
-        "Find the threshold that flags at most so many intervals an hour of footage in which nothing happens. Writes"
-        " calibration.json, which `iefvad detect` then uses.",
+        "Find the threshold for a maximum number of false alarms per hour, from videos in which nothing abnormal"
+        " happens. Write calibration.json, which `iefvad detect` then uses.",
         usage="RUN NORMAL_VIDEO [NORMAL_VIDEO ...] [options]",
     )
     parser.add_argument("run", type=str, help="run folder that `iefvad train` wrote", metavar="RUN")
     parser.add_argument(
-        "videos", nargs="+", type=str, help="videos, or folders of videos, without anomalies", metavar="NORMAL_VIDEO"
+        "videos",
+        nargs="+",
+        type=str,
+        help="video files or folders of videos, without anomalies",
+        metavar="NORMAL_VIDEO",
     )
     add_options(parser, CalibrateConfig)
     arguments = parser.parse_args(argv)
@@ -45,15 +49,14 @@ def _report(calibration: Calibration, path: Path) -> None:
     flagged = sum(video["flagged"] for video in calibration.videos)
     print(
         f"\n{describe_rule(rule)}\n{flagged} flagged interval(s) in {clock(3600 * calibration.hours)} of normal"
-        f" footage: {calibration.measured:.3g} an hour, {calibration.allowed:g} allowed"
+        f" footage: {calibration.measured:.3g} per hour, {calibration.allowed:g} allowed"
     )
     needed = poisson_bound(0) / calibration.allowed if calibration.allowed else float("inf")
     if calibration.hours < needed:
-        wanted = f"{needed:.3g} h at least" if calibration.allowed else "ever more footage"
+        wanted = f"give at least {needed:.3g} h" if calibration.allowed else "no amount of footage is enough"
         print(
-            f"This is too little footage to be sure: all it shows (at 95% confidence) is fewer than"
-            f" {calibration.upper_bound:.3g} false alarms an hour. To show {calibration.allowed:g} an hour takes"
-            f" {wanted}."
+            f"This is too little footage to be sure: it only shows, with 95% confidence, that there are fewer than"
+            f" {calibration.upper_bound:.3g} false alarms per hour. To show {calibration.allowed:g} per hour, {wanted}."
         )
     if calibration.threshold > 1:
         print("Normal footage reaches the highest possible score, so nothing will be flagged: train on such footage.")

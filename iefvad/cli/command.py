@@ -1,4 +1,4 @@
-"""What all commands share: how errors reach the user, the exit status, and the choice of a sub-command."""
+"""What all commands share: error messages, exit status, and the choice of a sub-command."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ from iefvad.utils.files import storage_error
 
 
 class Main(Protocol):
-    """A command's main: arguments (those of the process where None) → exit status."""
+    """The main function of a command."""
 
-    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command with these arguments, or with those of the process, and return the exit status."""
 
 
 def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main]:
-    """Wrap a `main(argv)`: UserError and storage errors become one line on stderr and status 2, Ctrl-C becomes 130."""
+    """Decorate the main function of a command, so that errors become messages and an exit status.
+
+    UserError and errors of the file system that the user can correct become one line on stderr and status 2. Ctrl-C
+    becomes status 130.
+
+    Args:
+        name: Name of the command without `iefvad`, for the messages.
+    """
 
     def decorate(main: Callable[[Sequence[str] | None], int]) -> Main:
         @functools.wraps(main)
@@ -39,7 +47,7 @@ def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main
                 print(f"iefvad {name}: error: {explained}", file=sys.stderr)
                 return 2
             except KeyboardInterrupt:
-                print(f"\niefvad {name}: interrupted; what was complete is kept.", file=sys.stderr)
+                print(f"\niefvad {name}: interrupted; everything complete is kept.", file=sys.stderr)
                 return 130
 
         return run
@@ -50,19 +58,19 @@ def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main
 def dispatch(
     program: str, description: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None
 ) -> int:
-    """Run the sub-command that the first argument names. Only its module is imported.
+    """Run the sub-command that the first argument names. Only the module of this sub-command is imported.
 
     Args:
-        program: What the user typed, such as "iefvad data".
-        description: What the sub-commands are about, for `--help`.
-        commands: Name → where its main is, "module:function", and one line of help.
-        argv: Arguments; those of the process where None.
+        program: The command before the sub-command, such as "iefvad data".
+        description: Description for `--help`.
+        commands: Name → where its main is ("module:function"), and one line of help.
+        argv: The arguments; those of the process where None.
 
     Returns:
-        The exit status; 0 after the overview that is printed where no argument is given.
+        The exit status. Without arguments it is 0, and the overview is printed.
 
     Raises:
-        SystemExit: after `--help` with 0, after an unknown sub-command with 2 and a message on stderr.
+        SystemExit: with 0 after `--help`; with 2 and a message on stderr for an unknown sub-command.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = ArgumentParser(
@@ -70,11 +78,10 @@ def dispatch(
     )
     chooser = parser.add_subcommands(
         title="commands",
-        description=f"`{program} COMMAND --help` explains a command",
+        description=f"`{program} COMMAND --help` explains a command.",
         dest="command",
         metavar="COMMAND",
         required=False,
-        help="one of:",
     )
     for name, (_, text) in commands.items():
         chooser.add_subcommand(name, ArgumentParser(), help=text)

@@ -1,4 +1,4 @@
-"""`iefvad detect RUN VIDEO...`: anomaly scores for one's own videos, cameras and streams."""
+"""`iefvad detect RUN VIDEO...`: anomaly scores for your own videos, cameras and streams."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from iefvad.video import find_videos
 
 @command("detect")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad detect`; 0 if all was scored, 1 if a video could not be read or a stream was lost."""
+    """Run `iefvad detect` and return the exit status: 1 if a video could not be read or a stream was lost."""
     parser = make_parser(
         "detect",
-        "Score your own videos, a camera or a stream with the model of a run. For each it writes a CSV with the score"
-        " of every segment, a CSV with the flagged intervals, a JSON file with everything, and an HTML timeline with"
-        " pictures of the highest segments. A live input is scored as it comes, until it ends or Ctrl-C.",
+        "Score your own videos, a camera or a stream with the model of a run. Each of them gets a CSV with the score of"
+        " every segment, a CSV with the flagged intervals, a JSON file with everything, and an HTML timeline with"
+        " pictures of the segments with the highest scores. Live input is scored as it comes, until it ends or until"
+        " Ctrl-C.",
         usage="RUN VIDEO [VIDEO ...] [options]",
     )
     parser.add_argument("run", type=str, help="run folder that `iefvad train` wrote", metavar="RUN")
@@ -32,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "videos",
         nargs="+",
         type=str,
-        help="video files, folders of videos, or one live input: an address (rtsp://, http://, udp://, tcp:// ...), a"
-        " camera's number or /dev/videoN",
+        help="video files, folders of videos, or one live input: an address (rtsp://, http://, udp://, tcp:// ...), the"
+        " number of a camera, or /dev/videoN",
         metavar="VIDEO",
     )
     add_options(parser, DetectConfig, GROUPS)

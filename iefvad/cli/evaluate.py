@@ -1,4 +1,4 @@
-"""`iefvad evaluate MODEL`: metrics of a run or a model, per class, and with features of one stream masked."""
+"""`iefvad evaluate MODEL`: metrics of a run or a model, also per class and with masked features."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from iefvad.utils.options import add_options, from_namespace, make_parser
 
 @command("evaluate")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad evaluate`; returns the exit status."""
+    """Run `iefvad evaluate` and return the exit status."""
     parser = make_parser(
         "evaluate",
-        "Evaluate a finished run on its test videos (or on others), or a saved or released model on the ones you name:"
-        " AUC, AP, Ano-AUC, per class, and how the scores hold when a share of one stream's feature dimensions is"
-        " masked. Writes metrics.json, scores.csv and report.html.",
+        "Evaluate a finished run on its test videos or on others, or a saved or released model on the test videos that"
+        " you name: AUC, AP, Ano-AUC, metrics per class, and metrics when a fraction of one modality's feature"
+        " dimensions is masked. Write metrics.json, scores.csv and report.html.",
         usage="MODEL [options]",
     )
     parser.add_argument(
         "run",
         type=str,
-        help="run folder that `iefvad train` wrote, folder by `save_pretrained`, or .safetensors file (a released"
-        " model after `iefvad convert`)",
+        help="run folder that `iefvad train` wrote, folder that `save_pretrained` wrote, or .safetensors file that"
+        " `iefvad convert` made of a released model",
         metavar="MODEL",
     )
     add_options(parser, EvaluateConfig)

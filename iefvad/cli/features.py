@@ -1,4 +1,4 @@
-"""`iefvad features`: import features into a packed store, export a store in the field's layout, describe a store."""
+"""`iefvad features`: import features into a packed store, export a store as .npy files, describe a store."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from iefvad.utils.options import add_options, from_namespace, make_parser
 
 COMMANDS = {
     "import": ("iefvad.cli.features:import_main", "pack features into one store that training reads at memory speed"),
-    "export": ("iefvad.cli.features:export_main", "write a store as NAME__c.npy"),
+    "export": ("iefvad.cli.features:export_main", "write a store as .npy files in the field's layout"),
     "info": ("iefvad.cli.features:info_main", "describe what a store contains"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad features`; returns the exit status."""
+    """Run `iefvad features COMMAND ...` and return the exit status."""
     return dispatch("iefvad features", "Import, export and describe stored features.", COMMANDS, argv)
 
 
 @command("features import")
 def import_main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad features import`; returns the exit status."""
+    """Run `iefvad features import` and return the exit status."""
     parser = make_parser(
         "features import",
-        "Pack a benchmark's features into one memory-mapped store that training reads at memory speed: float16, long"
-        " training clips averaged once. From a store by `iefvad extract`, from the field's lists of NAME__c.npy, or"
-        " from a pair of bare folders. Interrupted, it goes on with the same command.",
+        "Pack the features of a benchmark into one memory-mapped store that training reads at memory speed. Features"
+        " become float16, and long training clips are averaged once. The source is a store made by `iefvad extract`,"
+        " lists of NAME__c.npy files, or two folders of .npy files without lists. After an interruption, run the same"
+        " command to continue.",
         usage="[STORE] --out DIR [options]",
     )
-    parser.add_argument("store", type=str, nargs="?", help="feature store by `iefvad extract`", metavar="STORE")
+    parser.add_argument("store", type=str, nargs="?", help="feature store made by `iefvad extract`", metavar="STORE")
     add_options(parser, ImportConfig)
     arguments = parser.parse_args(argv)
     store = import_features(arguments.store, from_namespace(ImportConfig, arguments))
@@ -42,13 +43,14 @@ def import_main(argv: Sequence[str] | None = None) -> int:
 
 @command("features export")
 def export_main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad features export`; returns the exit status."""
+    """Run `iefvad features export` and return the exit status."""
     parser = make_parser(
         "features export",
-        "Write a feature store in the field's layout: rgb/NAME__c.npy and event/NAME__c.npy, (T, D) each.",
+        "Write a feature store in the field's layout: for each crop c of a video rgb/NAME__c.npy and event/NAME__c.npy"
+        " of shape (T, D).",
         usage="STORE --out DIR [options]",
     )
-    parser.add_argument("store", type=str, help="feature store by `iefvad extract`", metavar="STORE")
+    parser.add_argument("store", type=str, help="feature store made by `iefvad extract`", metavar="STORE")
     add_options(parser, ExportConfig)
     arguments = parser.parse_args(argv)
     config = from_namespace(ExportConfig, arguments)
@@ -58,8 +60,8 @@ def export_main(argv: Sequence[str] | None = None) -> int:
 
 @command("features info")
 def info_main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad features info`; returns the exit status."""
-    parser = make_parser("features info", "Tell what a feature store or a packed store holds.", usage="STORE")
-    parser.add_argument("store", type=str, help="the store's folder", metavar="STORE")
+    """Run `iefvad features info` and return the exit status."""
+    parser = make_parser("features info", "Describe what a feature store or a packed store contains.", usage="STORE")
+    parser.add_argument("store", type=str, help="folder of the store", metavar="STORE")
     print(describe(parser.parse_args(argv).store))
     return 0

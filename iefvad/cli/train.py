@@ -36,7 +36,7 @@ def parse_train(argv: Sequence[str] | None = None) -> Settings:
 
 @command("train")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `iefvad train`; returns the exit status."""
+    """Run `iefvad train` and return the exit status."""
     try:
         with distributed.main_process_output():
             config = parse_train(argv)
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with distributed.main_process_output():
             path = config.run_dir / "config.yaml"
             print(
-                f"\niefvad: interrupted; finished epochs are kept. Go on with:"
+                f"\niefvad: interrupted; finished epochs are kept. Continue with:"
                 f" python -m iefvad.train --config {path} --resume",
                 file=sys.stderr,
             )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from iefvad.data.annotations import Annotation, annotation_of, frame_truth, inclusive, parts_of
-from iefvad.data.lists import ListEntry, Relocator, StoredNames, classes_of, without_video_suffix
-from iefvad.data.truth_files import read_lengths
+from iefvad.data.annotations import Annotation, annotation_of, frame_truth, inclusive, parts_of, read_annotations
+from iefvad.data.lists import ListEntry, Relocator, StoredNames, classes_of, read_list, without_video_suffix
+from iefvad.data.truth_files import labels_beside, read_lengths, read_segments, read_truth, truth_annotations
 from iefvad.features.npy import npy_shape, split_crop
 from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
@@ -195,3 +195,54 @@ def write_ground_truth(path: Path, truth: GroundTruth) -> None:
             np.save(file, truth.labels, allow_pickle=False)
 
     write_with(path, save)
+
+
+def ground_truth_of_list(
+    test_list: PathLike,
+    annotations: PathLike,
+    *,
+    features: PathLike | None = None,
+    store: PathLike | None = None,
+    lengths: PathLike | None = None,
+    round_up: bool = False,
+    inclusive_ends: bool = False,
+) -> GroundTruth:
+    """Read a test list, its annotations and the lengths of its videos, and make the frame labels.
+
+    Exactly one of `features`, `store` and `lengths` must be given.
+
+    Args:
+        test_list: CSV `path,label`. The labels follow its order.
+        annotations: Annotations (.txt, VadCLIP's .json) or frame truth (.npz, a folder of .npy).
+        features: Folder of feature files that tell the lengths.
+        store: Feature store that tells the lengths.
+        lengths: File of frame numbers, as for `iefvad.data.truth_files.read_lengths`.
+        round_up: With `lengths`: an incomplete last segment counts.
+        inclusive_ends: The end of an interval is its last abnormal frame.
+
+    Raises:
+        UserError: a file cannot be read, or the files do not belong together.
+    """
+    if sum(source is not None for source in (features, store, lengths)) != 1:
+        raise UserError("the lengths of videos come from --features, from --store or from --lengths: give one of them")
+    if round_up and lengths is None:
+        raise UserError("--round-up belongs to --lengths; features and stores tell their segments themselves")
+    videos = listed_videos(read_list(test_list))
+    annotated = _read_any_annotations(Path(annotations), [entries[0] for entries in videos.values()])
+    if features is not None:
+        found = lengths_of_features(videos, features)
+    elif store is not None:
+        found = lengths_of_store(videos, store)
+    else:
+        assert lengths is not None
+        found = lengths_of_file(videos, lengths, round_up=round_up)
+    return make_ground_truth(videos, annotated, found, inclusive_ends=inclusive_ends)
+
+
+def _read_any_annotations(path: Path, entries: Sequence[ListEntry]) -> dict[str, Annotation]:
+    """Read annotations of any format; VadCLIP's JSON takes its videos from the rows of the list."""
+    if path.suffix.lower() == ".json":
+        return read_segments(path, labels_beside(path), entries)
+    if path.is_dir() or path.suffix.lower() == ".npz":
+        return truth_annotations(read_truth(path))
+    return read_annotations(path)

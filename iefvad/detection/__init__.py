@@ -1,1 +1,1 @@
-"""One's own videos and cameras: the detector, live input, alarms, the files it writes, the overlay video."""
+"""Your own videos and cameras: detector, live input, alarms, result files and the overlay video."""

@@ -1,4 +1,4 @@
-"""Flagged intervals as they happen: the same rule as `video_scores.intervals_above`, one segment at a time."""
+"""Flagged intervals as they happen: the rule of `video_scores.intervals_above`, one segment at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from iefvad.video import SEGMENT
 
 @dataclass(frozen=True)
 class Alarm:
-    """A flagged interval begins or ends; `start` and `end` in seconds (`end`: as far as is known), `peak` a score."""
+    """The start or the end of a flagged interval.
+
+    Attributes:
+        kind: Whether the interval starts or ends.
+        start: Start of the interval in seconds.
+        end: End of the interval in seconds, as far as it is known.
+        peak: Highest score so far.
+    """
 
     kind: Literal["start", "end"]
     start: float
@@ -20,11 +27,11 @@ class Alarm:
 
 
 class AlarmTracker:
-    """Feed scores in order; get an `Alarm` when an interval begins and when it ends.
+    """Takes scores in order and returns an `Alarm` when a flagged interval starts and when it ends.
 
-    The intervals that end are those `intervals_above` finds in all the scores. One begins as soon as it reaches
-    `threshold` and `min_length_s`, and ends when no later segment can join it, so `merge_gap_s` seconds after its last
-    one. Raises UserError for low > threshold.
+    The intervals that end are the ones that `intervals_above` finds in all scores. An interval starts as soon as it
+    reaches both `threshold` and `min_length_s`. It ends when no later segment can join it, which is `merge_gap_s`
+    seconds after its last segment.
     """
 
     def __init__(
@@ -36,6 +43,11 @@ class AlarmTracker:
         merge_gap_s: float = 0.0,
         min_length_s: float = 0.0,
     ) -> None:
+        """Start before the first segment. Arguments as in `intervals_above`.
+
+        Raises:
+            UserError: `low` exceeds `threshold`.
+        """
         self.threshold = threshold
         self.low = threshold if low is None else low
         if not self.low <= threshold:
@@ -46,15 +58,15 @@ class AlarmTracker:
         self._segments = 0
         self._run: tuple[int, float] | None = None  # first segment and peak of the run at or above `low`
         self._open: list[float] | None = None  # start s, end s, peak of the interval that has reached `threshold`
-        self._told = False
+        self._reported = False  # whether the start of the open interval was reported
 
     def feed(self, score: float) -> list[Alarm]:
-        """Score of the next segment → what begins or ends with it (an end comes before a begin)."""
+        """Take the score of the next segment and return what ends and what starts with it, in this order."""
         number = self._segments
         self._segments += 1
         if score < self.low:
             self._run = None
-            # Nothing joins any more once a run that began with the next segment would be too far away.
+            # Nothing can join any more once a run that starts with the next segment would be too far away.
             if self._open is not None and (number + 1) * self._each - self._open[1] > self._gap + self._slack:
                 return self._close()
             return []
@@ -68,16 +80,16 @@ class AlarmTracker:
             else:
                 alarms = self._close()
                 self._open = [start, end, peak]
-            if not self._told and self._open[1] - self._open[0] >= self._least - self._slack:
-                self._told = True
+            if not self._reported and self._open[1] - self._open[0] >= self._least - self._slack:
+                self._reported = True
                 alarms.append(Alarm("start", *self._open))
         return alarms
 
     def finish(self) -> list[Alarm]:
-        """The end of the last interval, where one is open."""
+        """Return the end of the last interval, if one is open."""
         return self._close()
 
     def _close(self) -> list[Alarm]:
-        interval, told = self._open, self._told
-        self._open, self._told = None, False
-        return [Alarm("end", interval[0], interval[1], interval[2])] if interval is not None and told else []
+        interval, reported = self._open, self._reported
+        self._open, self._reported = None, False
+        return [Alarm("end", *interval)] if interval is not None and reported else []

@@ -1,4 +1,4 @@
-"""`iefvad calibrate RUN NORMAL_VIDEO...`: the threshold for a rate of false alarms, from normal footage."""
+"""Calibration: find the threshold for a maximum rate of false alarms on normal videos."""
 
 from __future__ import annotations
 
@@ -27,39 +27,50 @@ from iefvad.video import find_videos
 class CalibrateConfig:
     """Settings of `iefvad calibrate`."""
 
-    false_alarms_per_hour: float = option(1.0, "flagged intervals an hour of normal footage that are put up with")
-    low_share: float = option(
-        0.8, "a flagged interval goes on until the score falls under this share of the threshold; 1: the threshold"
-    )
-    merge_gap: float = option(2.0, "flagged intervals closer than this many seconds become one")
-    min_length: float = option(0.0, "flagged intervals shorter than this many seconds are left out")
+    false_alarms_per_hour: float = option(1.0, "maximum false alarms per hour of normal video")
+    low_share: float = option(0.8, "a flagged interval ends when the score falls below this fraction of the threshold")
+    merge_gap: float = option(2.0, "join flagged intervals with gaps of at most this many seconds")
+    min_length: float = option(0.0, "leave out flagged intervals shorter than this many seconds")
     hop: int | None = option(
-        None, "segments scored at a time, as `iefvad detect` will: 1 for live input [default: the protocol of files]"
+        None,
+        "number of segments scored at a time; use the value that `iefvad detect` will use, which is 1 for live input"
+        " [default: as for files]",
     )
-    context: int | None = option(None, "segments before these that the attention also sees [default: as in detect]")
+    context: int | None = option(
+        None, "number of earlier segments that the attention also sees [default: as in `iefvad detect`]"
+    )
     tail: Literal["drop", "repeat"] = option(
-        "repeat", "a last segment of fewer than 16 frames: leave it out, or fill it with its last frame"
+        "repeat", "last segment of fewer than 16 frames: leave it out, or fill it by repeating its last frame"
     )
     on_truncated: Literal["error", "keep"] = option(
-        "error", "a video that breaks off: report an error, or score what there is"
+        "error", "truncated video: report an error, or score the part that can be decoded"
     )
     image_weights: str | None = option(
-        None, "image encoder weights, where the path of the run's features does not hold here"
+        None, "image encoder weights, if their path has changed since the features were made"
     )
-    event_weights: str | None = option(None, "event encoder weights, likewise")
+    event_weights: str | None = option(None, "event encoder weights, if their path has changed")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    out: str | None = option(None, "folder for calibration.json [default: RUN, where detect looks for it]")
+    out: str | None = option(None, "folder for calibration.json [default: RUN, where `iefvad detect` looks for it]")
 
 
 def calibrate(
     model: str | Path | IEFVAD, videos: Sequence[str | Path], config: CalibrateConfig
 ) -> tuple[Calibration, list[str]]:
-    """Score normal videos and find the threshold for them; returns it and what could not be read, a line a video.
+    """Score normal videos and find the threshold for them.
 
-    Raises UserError where no video could be read and as `find_threshold` does.
+    Args:
+        model: A run folder, anything else that `load_pretrained` takes, or the model itself.
+        videos: Video files or folders of videos, without anomalies.
+        config: The settings.
+
+    Returns:
+        The calibration, and one message for each video that could not be read.
+
+    Raises:
+        UserError: no video could be read; otherwise as `find_threshold`.
     """
     shared = ("hop", "context", "tail", "on_truncated", "image_weights", "event_weights", "device")
-    # Any threshold: only the scores matter here, and an older calibration must not.
+    # The threshold is arbitrary: only the scores are used, and an older calibration must not be read.
     settings = DetectConfig(threshold=1.0, thumbnails=0, **{name: getattr(config, name) for name in shared})
     found = find_videos(videos)
     detector = Detector(model, settings)
@@ -75,7 +86,7 @@ def calibrate(
         paths.append(str(video))
         print(f"{video}: {clock(scores[-1].seconds)}, highest score {scores[-1].scores.max():.3f}", flush=True)
     if not scores:
-        raise UserError("no video could be read, so nothing is calibrated: " + "; ".join(failed))
+        raise UserError("no video could be read, so there is nothing to calibrate: " + "; ".join(failed))
     rule = find_threshold(
         scores,
         config.false_alarms_per_hour,
@@ -113,10 +124,20 @@ def find_threshold(
     merge_gap: float = 0.0,
     min_length: float = 0.0,
 ) -> Rule:
-    """The lowest threshold for which it and every higher one flags at most `rate` intervals an hour of these videos.
+    """Find the lowest threshold that keeps to a rate of flagged intervals, as do all higher thresholds.
 
-    The intervals are those of detection: hysteresis down to `low_share` times the threshold, gaps bridged, short ones
-    left out. Raises UserError for settings out of range, for no footage, and where every threshold keeps to the rate.
+    Args:
+        videos: Scores of normal videos.
+        rate: Maximum number of flagged intervals per hour.
+        low_share: A flagged interval goes on down to this fraction of the threshold.
+        merge_gap: Intervals at most this many seconds apart become one.
+        min_length: Intervals shorter than this many seconds are left out.
+
+    Returns:
+        The rule with this threshold.
+
+    Raises:
+        UserError: a setting is out of range, there is no footage, or every threshold keeps to the rate.
     """
     if not rate >= 0:
         raise UserError(f"--false-alarms-per-hour must be 0 or more, not {rate}.")
@@ -124,7 +145,7 @@ def find_threshold(
         raise UserError(f"--low-share must be above 0 and at most 1, not {low_share}.")
     hours = sum(video.seconds for video in videos) / 3600
     if not hours > 0:
-        raise UserError("there is no footage to calibrate on: give normal videos.")
+        raise UserError("there is no footage to calibrate with: give normal videos.")
 
     def rule(threshold: float) -> Rule:
         return Rule(threshold, low_share * threshold, merge_gap, min_length)
@@ -132,8 +153,8 @@ def find_threshold(
     def allowed(threshold: float) -> bool:
         return sum(len(rule(threshold).intervals(video)) for video in videos) <= rate * hours * (1 + 1e-12)
 
-    # As the threshold falls, runs of flagged segments only grow and merge. There are more of them only where it
-    # reaches a new peak, or where a growing run becomes long enough; so the first violation is at one of these.
+    # While the threshold falls, runs of flagged segments only grow and merge. Their number rises only where the
+    # threshold reaches a new peak, or where a growing run becomes long enough. The first violation is at one of these.
     values = [_peaks(video.scores.astype(np.float64)) for video in videos]
     if min_length > 0:
         values += [video.scores.astype(np.float64) / low_share for video in videos]
@@ -141,8 +162,8 @@ def find_threshold(
     violated = next((value for value in candidates if not allowed(value)), None)
     if violated is None:
         raise UserError(
-            f"every threshold flags at most {rate:g} intervals an hour of this footage"
-            f" ({clock(hours * 3600)}): ask for fewer, or bring more normal footage."
+            f"every threshold flags at most {rate:g} intervals per hour of this footage ({clock(hours * 3600)}):"
+            " lower --false-alarms-per-hour, or give more normal videos."
         )
     threshold = float(np.nextafter(violated, np.inf))
     while not allowed(threshold):  # rounding of the low threshold may take a few steps
@@ -151,9 +172,13 @@ def find_threshold(
 
 
 def poisson_bound(count: int, confidence: float = 0.95) -> float:
-    """Upper confidence bound of a Poisson mean of which `count` events were seen; 3.0 for none (the rule of three).
+    """Compute the upper confidence bound of a Poisson mean: the m at which P(N ≤ count | m) = 1 - confidence.
 
-    The m at which P(N ≤ count | m) = 1 - confidence: Garwood (1936), one-sided.
+    Source: Garwood (1936), one-sided. No event gives 3.0, the rule of three.
+
+    Args:
+        count: Number of observed events.
+        confidence: Probability that the bound exceeds the mean.
     """
     low, high = 0.0, 10.0 + 3.0 * count
     for _ in range(60):
@@ -167,6 +192,6 @@ def poisson_bound(count: int, confidence: float = 0.95) -> float:
 
 
 def _peaks(scores: np.ndarray) -> np.ndarray:
-    """Values (T,) → those that are not exceeded by a neighbour."""
+    """Return the values of (T,) that no neighbour exceeds."""
     padded = np.concatenate([[-np.inf], scores, [-np.inf]])
     return scores[(scores >= padded[:-2]) & (scores >= padded[2:])]

@@ -15,64 +15,69 @@ GROUPS = {
     "retries": "live input",
     "thumbnails": "results",
 }
-"""First option of each group of the help, and the group's title."""
+"""First option of each group of the help → title of the group."""
 
 
 @dataclass
 class DetectConfig:
-    """Settings of `python -m iefvad.detect`."""
+    """Settings of `iefvad detect`."""
 
     threshold: float | None = option(
         None,
-        "score at which a segment is flagged [default: calibration.json in RUN, written by `iefvad calibrate`; without"
-        " it the model's own, which 1% of its held-out normal segments exceed]",
+        "score from which a segment is flagged [default: from calibration.json in RUN, which `iefvad calibrate` writes;"
+        " without it the model's own threshold, which 1% of its held-out normal segments exceed]",
     )
     low: float | None = option(
-        None, "a flagged interval goes on until the score falls under this [default: the calibration's, or --threshold]"
+        None,
+        "a flagged interval ends when the score falls below this [default: from the calibration, or --threshold]",
     )
     merge_gap: float | None = option(
-        None, "flagged intervals closer than this many seconds become one [default: the calibration's, or 0]"
+        None, "join flagged intervals with gaps of at most this many seconds [default: from the calibration, or 0]"
     )
     min_length: float | None = option(
-        None, "flagged intervals shorter than this many seconds are left out [default: the calibration's, or 0]"
+        None, "leave out flagged intervals shorter than this many seconds [default: from the calibration, or 0]"
     )
     calibration: str | None = option(None, "calibration file [default: calibration.json in RUN]")
 
     hop: int | None = option(
         None,
-        "segments scored at a time: fewer than the model sees at once make its window slide [default: for files all,"
-        " the protocol of evaluation; 1 for live input]",
+        "number of segments scored at a time. If it is smaller than what the model sees at once, the model's window"
+        " slides [default: for files all that the model sees at once, as in evaluation; for live input 1]",
     )
     context: int | None = option(
         None,
-        "segments before these that the attention also sees [default: as many as the model sees at once, less hop]",
+        "number of earlier segments that the attention also sees [default: what the model sees at once, minus --hop]",
     )
 
     tail: Literal["drop", "repeat"] = option(
-        "repeat", "a last segment of fewer than 16 frames: leave it out, or fill it with its last frame"
+        "repeat", "last segment of fewer than 16 frames: leave it out, or fill it by repeating its last frame"
     )
     on_truncated: Literal["error", "keep"] = option(
-        "error", "a video that breaks off: report an error, or score what there is"
+        "error", "truncated video: report an error, or score the part that can be decoded"
     )
     image_weights: str | None = option(
-        None, "image encoder weights, where the path of the run's features does not hold here"
+        None, "image encoder weights, if their path has changed since the features were made"
     )
-    event_weights: str | None = option(None, "event encoder weights, likewise")
+    event_weights: str | None = option(None, "event encoder weights, if their path has changed")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
-    retries: int = option(5, "attempts to connect again, one after another without a frame, before giving up")
+    retries: int = option(5, "give up after this many attempts to reconnect that bring no frame")
     retry_seconds: float = option(
-        1.0, "wait before the first of them; each further wait is twice as long, at most 30 s"
+        1.0, "seconds to wait before the first attempt; each further wait is twice as long, at most 30 s"
     )
-    timeout: float = option(10.0, "seconds without an answer or a frame after which a connection counts as lost")
-    duration: float | None = option(None, "stop a live input after this many seconds [default: at Ctrl-C]")
+    timeout: float = option(10.0, "a connection counts as lost after this many seconds without an answer or a frame")
+    duration: float | None = option(None, "stop live input after this many seconds [default: at Ctrl-C]")
 
-    thumbnails: int = option(8, "pictures of the highest segments in the HTML timeline")
-    overlay: bool = option(False, "also write the video with its score and what is flagged drawn in (files only)")
+    thumbnails: int = option(8, "number of pictures in the HTML timeline, of the segments with the highest scores")
+    overlay: bool = option(False, "also write the video with its score and flagged intervals drawn in (files only)")
     out: str | None = option(None, "folder for the results [default: RUN/detections]")
 
     def check(self) -> DetectConfig:
-        """Raise UserError for a number that makes no sense; returns itself."""
+        """Check the numbers and return the settings themselves.
+
+        Raises:
+            UserError: a number is out of range.
+        """
         for name in ("merge_gap", "min_length", "retries", "retry_seconds", "thumbnails"):
             value = getattr(self, name)
             if value is not None and not value >= 0:

@@ -8,21 +8,30 @@ from typing import Any
 
 from iefvad.checkpoints.hub import IEFVAD
 from iefvad.detection.config import DetectConfig
+from iefvad.detection.connections import is_live
 from iefvad.detection.detector import Detector
 from iefvad.detection.live import Watch
 from iefvad.detection.outputs import Names, write_results
 from iefvad.detection.result import Detection
-from iefvad.detection.sources import is_live
 from iefvad.utils.errors import UserError
 from iefvad.video import find_videos
 
 
 def detect(model: str | Path | IEFVAD, videos: str | Path | Sequence[str | Path], **settings: Any) -> list[Detection]:
-    """Score videos with a run folder's model, or with a model that is loaded already.
+    """Score videos with the model of a run folder, or with a model that is loaded already.
 
-    `videos`: files, folders of videos, or one live input (a stream's address, a camera's number as text), which is
-    scored until it ends or `duration` is over. `settings` are fields of `DetectConfig`. Nothing is written unless
-    `out` names a folder. Raises UserError for the first video that cannot be read, TypeError for an unknown setting.
+    Args:
+        model: A run folder, anything else that `load_pretrained` takes, or the model itself.
+        videos: Video files, folders of videos, or one live input (the address of a stream, or the number of a camera as
+            text). Live input is scored until it ends or `duration` is over.
+        settings: Fields of `DetectConfig`. Files are written only where `out` names a folder.
+
+    Returns:
+        One detection per video, in order.
+
+    Raises:
+        UserError: a video cannot be read; the first one ends the call. Or a setting is out of range.
+        TypeError: a setting is unknown.
     """
     config = DetectConfig(**settings)
     given = [videos] if isinstance(videos, (str, Path)) else list(videos)
@@ -48,10 +57,20 @@ def detect(model: str | Path | IEFVAD, videos: str | Path | Sequence[str | Path]
 
 
 def live_address(given: Sequence[str]) -> str | None:
-    """The live input among what is given, None where all are files. Raises UserError where it is not alone."""
+    """Find live input among names of inputs.
+
+    Args:
+        given: Addresses, camera numbers, files or folders.
+
+    Returns:
+        The address or camera; None where all are files or folders.
+
+    Raises:
+        UserError: there is live input and something else.
+    """
     live = [text for text in given if is_live(text)]
     if live and len(given) > 1:
         raise UserError(
-            "one live input at a time, and no files beside it: start another `iefvad detect` for each further one."
+            "only one live input at a time, and no files with it: start another `iefvad detect` for each other input."
         )
     return live[0] if live else None

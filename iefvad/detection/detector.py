@@ -1,4 +1,4 @@
-"""A model and its encoder, ready to score videos one after another in constant memory."""
+"""The detector: a model and its encoder, which score one video after another in constant memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 
 from iefvad.checkpoints.hub import IEFVAD, load_pretrained
@@ -24,14 +25,32 @@ Item = TypeVar("Item")
 
 
 class Detector:
-    """Scores videos with a model and the encoder it was trained on.
+    """Scores videos with a model and the encoder that it was trained with.
 
-    `model`: what `load_pretrained` takes (a run folder, a file ...), or the model itself. `live`: score segment by
-    segment unless the settings say otherwise. Raises UserError for a model that cannot be read or tells no encoder,
-    for weights other than those of its training, and for settings that do not fit.
+    Attributes:
+        model: The network, in evaluation mode.
+        provenance: What is known of its training.
+        folder: Folder of the model, where it has one.
+        settings: How features are made: encoders, crops, event settings.
+        chunk: Number of segments that the model sees at once.
+        hop: Number of segments scored at a time.
+        context: Number of earlier segments that the attention also sees.
+        rule: How scores become flagged intervals.
+        encoder: The encoder.
     """
 
     def __init__(self, model: str | Path | IEFVAD, config: DetectConfig | None = None, *, live: bool = False) -> None:
+        """Load the model and its encoder.
+
+        Args:
+            model: A run folder, anything else that `load_pretrained` takes, or the model itself.
+            config: The settings; the defaults where None.
+            live: Score segment by segment, unless the settings say something else.
+
+        Raises:
+            UserError: the model cannot be read, has no record of its encoder, or was trained with other weights than
+                the encoder's; or a setting is out of range.
+        """
         self.config = (config or DetectConfig()).check()
         device = resolve_device(self.config.device)
         self.model, self.provenance, self.folder = _open(model, device)
@@ -64,17 +83,21 @@ class Detector:
             event_model=self.settings["event_encoder"],
             event_weights=self.config.event_weights or self.settings.get("event_weights"),
             device=str(device),
-            # A segment's frames at a time are as fast as more on a CPU, and keep its memory small.
+            # On a CPU, one segment at a time is as fast as more, and needs less memory.
             batch=SEGMENT if device.type == "cpu" else 64,
         )
         check_encoder(self.settings, self.encoder.settings, "the features of these videos")
 
     def scorer(self) -> Scorer:
-        """A fresh scorer, for one video."""
+        """Make a scorer for a new video."""
         return Scorer(self.model, chunk=self.chunk, hop=self.hop, context=self.config.context)
 
     def __call__(self, video: str | Path) -> Detection:
-        """Score one video. Raises UserError where it cannot be read."""
+        """Score one video file.
+
+        Raises:
+            UserError: the video cannot be read.
+        """
         video = Path(video)
         begin = time.perf_counter()
         timing, scorer, collector = Timing(), self.scorer(), Collector(self.config.thumbnails)
@@ -88,8 +111,8 @@ class Detector:
         return Detection(video, scores, self.rule.intervals(scores), collector.pictures(), self.rule, timing)
 
 
-def score_segments(scorer: Scorer, segments: list[SegmentFeatures], timing: Timing) -> Any:
-    """(t, 4) float32 rows of the next segments, as of `Scorer.feed`; adds the time it took to `timing`."""
+def score_segments(scorer: Scorer, segments: list[SegmentFeatures], timing: Timing) -> np.ndarray:
+    """Score the next t segments and add the time spent to `timing`. Returns rows as in `Scorer.feed`, (t, 4)."""
     begin = time.perf_counter()
     rows = scorer.feed(
         torch.stack([segment.image for segment in segments], 1), torch.stack([segment.event for segment in segments], 1)
@@ -99,13 +122,19 @@ def score_segments(scorer: Scorer, segments: list[SegmentFeatures], timing: Timi
 
 
 class TimedEncoder:
-    """An encoder whose `encode_*` calls are timed: `seconds` is their sum."""
+    """An encoder with a clock.
+
+    Attributes:
+        seconds: Time spent in its `encode_*` methods so far.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
+        """Start the clock at 0."""
         self._encoder = encoder
         self.seconds = 0.0
 
     def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the encoder; methods that encode are timed."""
         value = getattr(self._encoder, name)
         if not name.startswith("encode"):
             return value
@@ -124,7 +153,7 @@ class TimedEncoder:
 
 
 def _open(source: str | Path | IEFVAD, device: torch.device) -> tuple[IEFVAD, dict[str, Any], Path | None]:
-    """The model in evaluation mode, what is known of its training, and its folder where it has one."""
+    """Return the model in evaluation mode, what is known of its training, and its folder if it has one."""
     if isinstance(source, IEFVAD):
         return source.to(device).eval(), source.provenance, source.folder
     model = load_pretrained(source, device=device)

@@ -1,4 +1,4 @@
-"""Scoring a live input segment by segment: scores, alarms and latencies as they come."""
+"""Live input, scored segment by segment: scores, alarms and latencies as they come."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from iefvad.detection.alarm import Alarm, AlarmTracker
+from iefvad.detection.connections import file_stem
 from iefvad.detection.detector import Detector, TimedEncoder, score_segments
 from iefvad.detection.result import Collector, Detection, Timing
-from iefvad.detection.sources import LiveSegment, LiveSource, file_stem
+from iefvad.detection.sources import LiveSegment, LiveSource
 from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.stream import SegmentFeatures, encode_segments, event_maps
 from iefvad.scoring.scorer import Scorer
@@ -26,9 +27,16 @@ from iefvad.video import SEGMENT
 
 @dataclass
 class LiveScore:
-    """One scored segment: `row` is score, w_img, w_evt, gain (NaN where absent); `start`, `end` seconds of video.
+    """One scored segment of live input.
 
-    `clock` is the time of day (Unix seconds) of its last frame, `latency` the seconds from reading that frame to this.
+    Attributes:
+        number: Number of the segment, from 0.
+        start: Start of the segment in seconds of video.
+        end: End of the segment in seconds of video.
+        row: Score, w_img, w_evt and gain, (4,) float32; NaN for what the network does not have.
+        alarms: Alarms that start or end with this segment.
+        clock: Time of day of its last frame, in Unix seconds.
+        latency: Seconds from reading its last frame to its score.
     """
 
     number: int
@@ -41,14 +49,21 @@ class LiveScore:
 
 
 class Watch:
-    """Iterate over the `LiveScore`s of one address or camera; `detection` is what there is so far, at any time.
+    """Scores one stream or camera: iterating yields a `LiveScore` per segment.
 
-    Ends when the source does, or after the settings' `duration`, counted from the first segment. Segments are numbered
-    as they are scored: what was dropped, or lost with a connection, is not counted as time. Raises UserError where
-    the source cannot be reached at all. `notify` is told, in words, when a connection is lost and made again.
+    Iteration ends with the source, or when the `duration` of the settings is over, counted from the first segment. It
+    raises UserError where the source cannot be reached at all. Segments are numbered as they are scored: frames that
+    were dropped, or lost with a connection, do not count as time.
     """
 
     def __init__(self, detector: Detector, address: str, notify: Callable[[str], None] | None = None) -> None:
+        """Prepare a source; iteration opens it.
+
+        Args:
+            detector: The detector. Its settings say how connections are retried.
+            address: Address of a stream, or a camera.
+            notify: Called with a text when a connection is lost and when it is made again.
+        """
         config = detector.config
         self.detector = detector
         self.source = LiveSource(
@@ -68,24 +83,19 @@ class Watch:
 
     @property
     def fps(self) -> float:
-        """Frames a second of the source; 0 until it is known."""
+        """Frames per second of the source; 0 until it is known."""
         return self.source.fps
 
     def __iter__(self) -> Generator[LiveScore, None, None]:
-        scorer, rule, tracker = self.detector.scorer(), self.detector.rule, None
+        """Open the source and yield its segments as they are scored."""
+        scorer, tracker = self.detector.scorer(), None
         pending: list[tuple[LiveSegment, SegmentFeatures]] = []
         timer: threading.Timer | None = None
         try:
             with contextlib.closing(iter(self.source)) as segments:
                 for segment in segments:
                     if tracker is None:
-                        tracker = AlarmTracker(
-                            self.fps,
-                            rule.threshold,
-                            low=rule.low,
-                            merge_gap_s=rule.merge_gap,
-                            min_length_s=rule.min_length,
-                        )
+                        tracker = self.detector.rule.tracker(self.fps)
                         if self.detector.config.duration is not None:
                             timer = threading.Timer(self.detector.config.duration, self.source.stop)
                             timer.daemon = True
@@ -128,9 +138,16 @@ class Watch:
             yield LiveScore(feature.index, feature.time, end, row, alarms, segment.clock, done - segment.read)
 
     def detection(self) -> Detection:
-        """Scores, intervals and timing so far. Raises UserError where not one segment was scored."""
+        """Return the scores, intervals and timing so far, at any time.
+
+        Raises:
+            UserError: no segment has been scored yet.
+        """
         if not len(self._collector):
-            raise UserError(f"{self.source.shown}: not one segment of {SEGMENT} frames came; nothing is scored.")
+            raise UserError(
+                f"{self.source.shown} gave fewer than the {SEGMENT} frames of one segment, so there is no score: check"
+                " the source, or raise --duration."
+            )
         timing, health = self.timing, self.source.health
         timing.segments, timing.total = len(self._collector), time.perf_counter() - self._begin
         timing.encode = self._encoder.seconds

@@ -1,4 +1,4 @@
-"""What detection leaves behind for each video: NAME.csv, NAME_intervals.csv, NAME.json and NAME.html."""
+"""The files of each video's result: NAME.csv, NAME_intervals.csv, NAME.json, NAME.html and NAME_overlay.mp4."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from iefvad.detection.detector import Detector
 from iefvad.detection.overlay import write_overlay
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
-from iefvad.report.video_page import write_timeline
-from iefvad.scoring.video_scores import VideoScores, write_scores_csv
+from iefvad.scoring.video_scores import Interval, segment_times, write_scores_csv
 from iefvad.utils.files import write_text, write_with
 from iefvad.video import SEGMENT
 
@@ -25,15 +25,19 @@ _SUFFIXES = (".csv", "_intervals.csv", ".json", ".html", "_overlay.mp4")
 
 
 class Names:
-    """Hands out a file name for each video, so that no two videos share one: not within a call, and not with what an
-    earlier one left in the folder (its JSON tells whose it is; a video's own results are replaced)."""
+    """Gives each video of a folder its own file name.
+
+    A name is not used for two videos, neither by one object nor by earlier results in the folder: their JSON files say
+    to which video they belong. A video's own earlier results are replaced.
+    """
 
     def __init__(self, folder: Path) -> None:
+        """Give names for files in `folder`, which need not exist."""
         self.folder = folder
         self._taken: dict[str, str] = {}
 
     def of(self, video: Path) -> str:
-        """The video's stem; where that is taken, with its suffix, then with its folders, then with a number."""
+        """Return the stem of the video; where it is taken, with the suffix, with its folders, or with a number."""
         owner = os.path.realpath(video)
         parts = [part for part in video.resolve().parts[:-1] if part != os.sep]
         candidates = itertools.chain(
@@ -44,11 +48,11 @@ class Names:
         )
         name = next(name for name in candidates if self._free(name, owner))
         for suffix in _SUFFIXES:
-            self._taken[(name + suffix).lower()] = owner  # some file systems do not tell case
+            self._taken[(name + suffix).lower()] = owner  # some file systems ignore case
         return name
 
     def fresh(self, stem: str) -> str:
-        """A name that no file in the folder carries: a live input never replaces an earlier recording."""
+        """Return a name that no file in the folder has: live input never replaces an earlier recording."""
         name, number = stem, 2
         while any((self.folder / f"{name}{suffix}").exists() for suffix in _SUFFIXES):
             name, number = f"{stem}_{number}", number + 1
@@ -65,11 +69,23 @@ class Names:
 
 
 def write_results(detection: Detection, folder: Path, name: str, detector: Detector) -> list[Path]:
-    """Write all files of one video under `folder`, each complete or not at all; returns their paths.
+    """Write all files of one video, each completely or not at all.
 
-    The overlay video is written where the settings ask for it and the input was a file.
+    Args:
+        detection: The result; its `files` become the paths.
+        folder: Folder for the files; it is created.
+        name: Common first part of the file names.
+        detector: The detector. Its settings say whether the overlay video is written, for a video file.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        UserError: a file cannot be written.
     """
-    scores = _renamed(detection.scores, name)
+    from iefvad.report.video_page import write_timeline  # here, because matplotlib is slow to import and large
+
+    scores = replace(detection.scores, name=name)
     paths = [folder / f"{name}{suffix}" for suffix in _SUFFIXES[:4]]
     write_scores_csv(paths[0], [scores])
     _write_intervals(paths[1], detection.intervals)
@@ -85,26 +101,26 @@ def write_results(detection: Detection, folder: Path, name: str, detector: Detec
         thumbnails=detection.pictures,
         notes=_notes(detection, detector),
     )
-    # Last: where the JSON is, the rest is.
+    # Last: where the JSON file is, all others are.
     write_with(paths[2], lambda path: _write_json(path, detection, detector, [p.name for p in paths]))
     detection.files = paths
     return paths
 
 
 def describe_failure(video: Path, error: Exception) -> str:
-    """A line that names the video once: most messages do so themselves."""
+    """Return a message that names the video once. Most messages name it themselves."""
     return str(error) if str(video) in str(error) else f"{video}: {error}"
 
 
 def describe_rule(rule: Rule) -> str:
-    """The rule in words: threshold, hysteresis, merging."""
+    """Say in words when a segment is flagged: threshold, low threshold, gaps, minimum length."""
     text = f"flagged where the score reaches {rule.threshold:.3g}"
     if rule.low < rule.threshold:
-        text += f", until it falls under {rule.low:.3g}"
+        text += f", until it falls below {rule.low:.3g}"
     if rule.merge_gap:
-        text += f"; gaps up to {rule.merge_gap:g} s are bridged"
+        text += f"; gaps up to {rule.merge_gap:g} s are closed"
     if rule.min_length:
-        text += f"; what is shorter than {rule.min_length:g} s is left out"
+        text += f"; intervals shorter than {rule.min_length:g} s are left out"
     return text
 
 
@@ -119,18 +135,12 @@ def _notes(detection: Detection, detector: Detector) -> list[str]:
         live = detection.live
         notes.append(
             f"live input: {live['frames_read']} frames read, {live['frames_dropped']} dropped, connection lost"
-            f" {sum(live['connections_lost'].values())} time(s); times count the scored frames"
+            f" {sum(live['connections_lost'].values())} time(s); times count only the scored frames"
         )
     return notes
 
 
-def _renamed(scores: VideoScores, name: str) -> VideoScores:
-    return VideoScores(
-        name, (), scores.fps, None, scores.scores, scores.w_img, scores.w_evt, scores.gain, source=scores.source
-    )
-
-
-def _write_intervals(path: Path, intervals: list[tuple[float, float, float]]) -> None:
+def _write_intervals(path: Path, intervals: list[Interval]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["start s", "end s", "peak"])
@@ -175,16 +185,13 @@ def _write_json(path: Path, detection: Detection, detector: Detector, files: lis
         "files": files,
         "intervals": [{"start": start, "end": end, "peak": peak} for start, end, peak in detection.intervals],
     }
-    # A segment a line, written one by one: hours of them need not fit in memory a second time.
+    # One segment per line, written one by one, so that hours of them need no further memory.
     head = json.dumps(document, indent=2, allow_nan=False)
     with path.open("w", encoding="utf-8") as file:
         file.write(head[: head.rindex("\n}")] + ',\n  "segments": [')
         for t in range(scores.scores.size):
-            row: dict[str, Any] = {
-                "start": round(SEGMENT * t / scores.fps, 6),
-                "end": round(SEGMENT * (t + 1) / scores.fps, 6),
-                "score": _short(scores.scores[t]),
-            }
+            start, end = segment_times(t, scores.fps)
+            row: dict[str, Any] = {"start": start, "end": end, "score": _short(scores.scores[t])}
             for column in ("w_img", "w_evt", "gain"):
                 values = getattr(scores, column)
                 row[column] = None if values is None else _short(values[t])
@@ -196,6 +203,6 @@ def _write_json(path: Path, detection: Detection, detector: Detector, files: lis
 
 
 def _short(value: Any) -> float:
-    """Nine digits: enough to restore a float32 exactly."""
+    """Round to nine digits, which are enough to restore a float32 exactly."""
     number = float(value)
     return float(f"{number:.9g}") if math.isfinite(number) else number

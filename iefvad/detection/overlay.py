@@ -1,4 +1,4 @@
-"""The video again with its score drawn in: a red frame where it is flagged, a bar and the running score below."""
+"""The overlay video: a red frame where the video is flagged; below it a bar and the curve of the recent scores."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import av
 import cv2
 import numpy as np
 
-from iefvad.scoring.video_scores import VideoScores
+from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.files import write_with
 from iefvad.utils.text import clock
 from iefvad.video import SEGMENT, read_frames
 
-_LEAST_WIDTH = 480  # smaller pictures are enlarged by a whole factor, so that the writing can be read
-_SPAN = 30.0  # seconds of the running score
+_LEAST_WIDTH = 480  # smaller pictures are enlarged by a whole factor, so that the text can be read
+_SPAN = 30.0  # seconds of the curve
 _PAPER, _INK, _DIM, _FAINT = (24, 26, 31), (235, 236, 240), (160, 166, 178), (92, 98, 110)
 _LINE, _ALERT = (96, 165, 250), (239, 68, 68)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -25,12 +25,22 @@ def write_overlay(
     path: Path,
     video: Path,
     scores: VideoScores,
-    intervals: list[tuple[float, float, float]],
+    intervals: list[Interval],
     threshold: float,
 ) -> None:
-    """Write an MP4 (H.264, or MPEG-4 where FFmpeg lacks libx264) of the whole video at its frame rate, without sound.
+    """Write an MP4 of the whole video at its frame rate, without sound. It is decoded again, frame by frame.
 
-    Decodes the video once more, a frame at a time. The file appears complete or not at all.
+    The codec is H.264, or MPEG-4 where FFmpeg lacks libx264. The file appears complete or not at all.
+
+    Args:
+        path: The MP4 file.
+        video: The video file.
+        scores: Its scores.
+        intervals: Its flagged intervals.
+        threshold: Score at which a segment is flagged.
+
+    Raises:
+        UserError: the video cannot be read, or the file cannot be written.
     """
     write_with(path, lambda temporary: _encode(temporary, video, _Painter(scores, intervals, threshold)))
 
@@ -51,7 +61,7 @@ def _encode(path: Path, video: Path, painter: _Painter) -> None:
             if size is None:
                 size = (picture.shape[1], picture.shape[0])
                 stream.width, stream.height = size
-            elif size != (picture.shape[1], picture.shape[0]):  # a video may change its size on the way
+            elif size != (picture.shape[1], picture.shape[0]):  # some videos change their size
                 picture = cv2.resize(picture, size)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
@@ -60,15 +70,15 @@ def _encode(path: Path, video: Path, painter: _Painter) -> None:
 class _Painter:
     """Draws one frame after another. Pictures are uint8 RGB."""
 
-    def __init__(self, scores: VideoScores, intervals: list[tuple[float, float, float]], threshold: float) -> None:
+    def __init__(self, scores: VideoScores, intervals: list[Interval], threshold: float) -> None:
         self.scores, self.threshold = scores, threshold
         self.flagged = np.zeros(scores.scores.size, bool)
-        each = SEGMENT / scores.fps
+        each = scores.segment_seconds
         for start, end, _ in intervals:
             self.flagged[round(start / each) : round(end / each)] = True
 
     def paint(self, frame: np.ndarray, number: int) -> np.ndarray:
-        """Frame (H, W, 3) with its number → the enlarged picture with the panel below, both sides even."""
+        """Draw frame `number`, (H, W, 3): returns the enlarged picture with the panel below. Both sides are even."""
         enlarged = -(-_LEAST_WIDTH // frame.shape[1])
         if enlarged > 1:
             frame = cv2.resize(frame, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_CUBIC)
@@ -100,7 +110,7 @@ class _Painter:
         cv2.putText(panel, clock(seconds, 1), (left, bottom), _FONT, 0.36 * unit, _DIM, unit, cv2.LINE_AA)
         bar = (left, top + 25 * unit, 104 * unit, 8 * unit)
         self._bar(panel, bar, score or 0.0, colour, unit)
-        self._run(panel, (split, top, right, bottom), segment, seconds, unit)
+        self._curve(panel, (split, top, right, bottom), segment, seconds, unit)
 
     def _bar(
         self, panel: np.ndarray, box: tuple[int, int, int, int], score: float, colour: tuple[int, ...], unit: int
@@ -111,10 +121,10 @@ class _Painter:
         mark = x + round(width * min(max(self.threshold, 0.0), 1.0))
         cv2.line(panel, (mark, y - 2 * unit), (mark, y + height + 2 * unit), _INK, unit)
 
-    def _run(
+    def _curve(
         self, panel: np.ndarray, box: tuple[int, int, int, int], segment: int | None, seconds: float, unit: int
     ) -> None:
-        """The score over the last `_SPAN` seconds: now is at the right edge."""
+        """Draw the scores of the last `_SPAN` seconds; the present is at the right edge."""
         left, top, right, bottom = box
         scale = (right - left) / _SPAN
 
@@ -125,7 +135,7 @@ class _Painter:
         for x in range(left, right, 8 * unit):
             cv2.line(panel, (x, level), (min(x + 4 * unit, right), level), _FAINT, unit)
         cv2.line(panel, (left, bottom), (right, bottom), _FAINT, unit)
-        each = SEGMENT / self.scores.fps
+        each = self.scores.segment_seconds
         last = self.scores.scores.size - 1 if segment is None else segment
         first = max(0, int((seconds - _SPAN) / each))
         for t in range(first, last + 1):

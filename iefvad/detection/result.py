@@ -1,4 +1,4 @@
-"""What detection yields for one video, and what gathers it in little memory."""
+"""The result of detection for one video, and the collector that gathers it in little memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ import numpy as np
 from iefvad.detection.threshold import Rule
 from iefvad.extraction.stream import SegmentFeatures
 from iefvad.scoring.scorer import columns_of
-from iefvad.scoring.video_scores import VideoScores
+from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.video import SEGMENT
 
 
 @dataclass
 class Timing:
-    """Seconds that went into one video: all in all, and within them decoding (which runs beside the rest), encoding and
-    scoring. For live input, where decoding is waiting (`decode` is None), `latencies` is for each segment the seconds
-    from reading its last frame to its score."""
+    """Time spent on one video.
+
+    Attributes:
+        segments: Number of scored segments.
+        total: Seconds from start to end.
+        decode: Seconds of decoding, which runs in parallel. None for live input, where decoding is waiting.
+        encode: Seconds of encoding.
+        score: Seconds of scoring.
+        latencies: For live input: seconds from reading a segment's last frame to its score, one per segment.
+    """
 
     segments: int = 0
     total: float = 0.0
@@ -32,36 +39,44 @@ class Timing:
 
     @property
     def frames_per_second(self) -> float:
-        """Frames scored a second of running time."""
+        """Scored frames per second of running time."""
         return self.segments * SEGMENT / max(self.total, 1e-9)
 
     def milliseconds(self) -> dict[str, float]:
-        """Mean milliseconds a segment of each stage that was measured."""
+        """Return the mean milliseconds per segment of each measured stage."""
         stages = {"encode": self.encode, "score": self.score}
         if self.decode is not None:
             stages = {"total": self.total, "decode": self.decode, **stages}
         return {name: 1000 * seconds / max(self.segments, 1) for name, seconds in stages.items()}
 
     def latency(self) -> dict[str, float] | None:
-        """Median, 95th percentile and maximum of the latencies in milliseconds; None for a file."""
+        """Return median, 95th percentile and maximum of the latencies in milliseconds; None for a file."""
         if not self.latencies:
             return None
         values = 1000 * np.asarray(self.latencies)
-        low, high = np.quantile(values, (0.5, 0.95)).tolist()
-        return {"median_ms": low, "p95_ms": high, "max_ms": float(values.max())}
+        median, high = np.quantile(values, (0.5, 0.95)).tolist()
+        return {"median_ms": median, "p95_ms": high, "max_ms": float(values.max())}
 
 
 @dataclass
 class Detection:
-    """Result for one video: scores of the segments, flagged intervals (start s, end s, peak score), pictures, files.
+    """Result for one video.
 
-    `video` is its path (for live input a text: the address without credentials), `pictures` (start s, small uint8 RGB
-    (H, W, 3)) of the highest segments, highest first. `live` is None for a file, else what happened to the connection.
+    Attributes:
+        video: Path of the file; for live input the address without credentials, as text.
+        scores: Scores of the segments.
+        intervals: Flagged intervals: start and end in seconds and the highest score, in order of time.
+        pictures: Start in seconds and a small picture, uint8 RGB (H, W, 3), of the segments with the highest scores,
+            highest first.
+        rule: How scores became flagged intervals.
+        timing: Time spent.
+        live: What happened to the connection; None for a file.
+        files: Paths of the files that were written.
     """
 
     video: Path | str
     scores: VideoScores
-    intervals: list[tuple[float, float, float]]
+    intervals: list[Interval]
     pictures: list[tuple[float, np.ndarray]]
     rule: Rule
     timing: Timing
@@ -70,21 +85,23 @@ class Detection:
 
 
 class Collector:
-    """Takes the scored segments of one video: 16 bytes each, and the pictures of the few highest."""
+    """Gathers the scored segments of one video: 16 bytes per segment, and the pictures of the highest scores."""
 
     def __init__(self, pictures: int) -> None:
+        """Keep at most `pictures` pictures."""
         self._rows = array("f")
         self._highest: list[tuple[float, float, np.ndarray]] = []
         self._pictures = pictures
 
     def __len__(self) -> int:
+        """Return the number of segments so far."""
         return len(self._rows) // 4
 
     def add(self, segments: list[SegmentFeatures], rows: np.ndarray) -> None:
-        """`rows` (t, 4) float32 as of `Scorer.feed`."""
+        """Add the next t segments, with their rows as in `Scorer.feed`, (t, 4) float32."""
         self._rows.frombytes(np.ascontiguousarray(rows, np.float32).tobytes())
         for segment, row in zip(segments, rows, strict=True):
-            # Times differ, so the heap never compares two pictures.
+            # No two segments have the same time, so the heap never compares pictures.
             entry = (float(row[0]), segment.time, segment.thumbnail)
             if len(self._highest) < self._pictures:
                 heapq.heappush(self._highest, entry)
@@ -92,11 +109,11 @@ class Collector:
                 heapq.heapreplace(self._highest, entry)
 
     def scores(self, name: str, fps: float, source: str) -> VideoScores:
-        """All scores so far."""
+        """Return the scores so far, as those of a video of this name, frame rate and source."""
         table = np.array(self._rows, np.float32).reshape(-1, 4)
         w_img, w_evt, gain = columns_of(table)
         return VideoScores(name, (), fps, None, table[:, 0], w_img, w_evt, gain, source=source)
 
     def pictures(self) -> list[tuple[float, np.ndarray]]:
-        """(start s, picture) of the highest segments, highest first."""
+        """Return start in seconds and picture of the segments with the highest scores, highest first."""
         return [(start, picture) for _, start, picture in sorted(self._highest, key=lambda entry: -entry[0])]

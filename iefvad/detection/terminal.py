@@ -1,4 +1,4 @@
-"""What `iefvad detect` prints: a summary of each file, and a live input's scores and alarms as they come."""
+"""What `iefvad detect` prints: a summary of each file, and the scores and alarms of live input as they come."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from iefvad.utils.text import clock
 from iefvad.video import SEGMENT
 
 _BAR = 24  # characters
-_LISTED = 20  # intervals printed; the files hold all
+_LISTED = 20  # intervals printed; the files contain all
 
 
 def summarize(detection: Detection) -> None:
     """Print one video's highest score, speed and flagged intervals."""
     scores, timing = detection.scores, detection.timing
-    peak = int(scores.scores.argmax())
+    peak, at = scores.peak
     print(
         f"{scores.source}: {scores.scores.size} segments ({clock(scores.seconds)}), highest score"
-        f" {scores.scores[peak]:.3f} at {clock(SEGMENT * peak / scores.fps, 1)},"
+        f" {peak:.3f} at {clock(at, 1)},"
         f" {len(detection.intervals)} flagged interval(s)"
     )
     stages = ", ".join(f"{name} {value:.3g}" for name, value in timing.milliseconds().items())
     latency = timing.latency()
-    print(f"  {timing.frames_per_second:.0f} frames/s; ms a segment: {stages}")
+    print(f"  {timing.frames_per_second:.0f} frames/s; ms per segment: {stages}")
     if latency is not None:
         print(
             f"  latency from a segment's last frame to its score: median {latency['median_ms']:.0f} ms,"
@@ -52,15 +52,26 @@ def summarize(detection: Detection) -> None:
 
 
 def watch(detector: Detector, address: str, folder: Path) -> int:
-    """Score a live input until it ends, its duration is over, or Ctrl-C; returns the exit status.
+    """Score live input until it ends, its duration is over, or the user presses Ctrl-C.
 
-    Each segment's row is printed and written to NAME.csv at once, so that a kill loses nothing; the other files are
-    written at the end. Raises UserError where the input cannot be reached.
+    Each segment is printed and written to NAME.csv at once, so that a kill loses nothing. The other files are written
+    at the end.
+
+    Args:
+        detector: The detector.
+        address: Address of a stream, or a camera.
+        folder: Folder for the results.
+
+    Returns:
+        The exit status: 0, or 1 where the connection was lost.
+
+    Raises:
+        UserError: the input cannot be reached.
     """
     session = Watch(detector, address, notify=lambda text: print(text, flush=True))
     name = Names(folder).fresh(session.name)
     path = folder / f"{name}.csv"
-    print(f"{session.source.shown}: connecting; Ctrl-C ends", flush=True)
+    print(f"{session.source.shown}: connecting; press Ctrl-C to end", flush=True)
     with contextlib.ExitStack() as stack:
         file: TextIO | None = None
         stack.enter_context(_ending_by_signal())
@@ -70,7 +81,7 @@ def watch(detector: Detector, address: str, folder: Path) -> int:
                     folder.mkdir(parents=True, exist_ok=True)
                     file = stack.enter_context(path.open("w", newline="", encoding="utf-8"))
                     csv.writer(file, lineterminator="\n").writerow(CSV_COLUMNS)
-                    print(f"{session.fps:g} frames/s, a score each {SEGMENT / session.fps:.2f} s, kept in {path}")
+                    print(f"{session.fps:g} frames/s, a score every {SEGMENT / session.fps:.2f} s, written to {path}")
                 file.write(_csv_line(name, scored, session.fps))
                 file.flush()
                 _print_score(scored, detector.rule.threshold)
@@ -81,7 +92,7 @@ def watch(detector: Detector, address: str, folder: Path) -> int:
     detection = session.detection()
     for start, end, peak in detection.intervals[-1:]:
         if end >= detection.scores.seconds - 1e-6:
-            print(f"the last flagged interval was going on: {clock(start, 1)} to {clock(end, 1)}, peak {peak:.3f}")
+            print(f"the last flagged interval had not ended: {clock(start, 1)} to {clock(end, 1)}, peak {peak:.3f}")
     write_results(detection, folder, name, detector)
     _live_summary(detection, session)
     print(f"results in {folder}: {', '.join(file.name for file in detection.files)}")
@@ -95,10 +106,12 @@ def _live_summary(detection: Detection, session: Watch) -> None:
     summarize(detection)
     health = session.source.health
     if health.dropped:
-        print(f"  {health.dropped} of {health.frames} frames dropped: scoring could not keep up, or a connection broke")
+        print(
+            f"  {health.dropped} of {health.frames} frames dropped: scoring could not keep up, or a connection was lost"
+        )
     if health.lost:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in health.lost.items())
-        print(f"  no connection {health.lost.total()} time(s): {reasons}")
+        print(f"  connection lost {health.lost.total()} time(s): {reasons}")
 
 
 def _print_score(scored: LiveScore, threshold: float) -> None:
@@ -136,7 +149,7 @@ def _csv_line(name: str, scored: LiveScore, fps: float) -> str:
 
 @contextlib.contextmanager
 def _ending_by_signal() -> Iterator[None]:
-    """Within, SIGTERM ends like Ctrl-C: a service that is stopped still writes its files."""
+    """Let SIGTERM act like Ctrl-C in the block: a service that is stopped still writes its files."""
 
     def end(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What is flagged, and where that rule comes from: a flag, a calibration on normal footage, or the model's own."""
+"""Which segments are flagged, and where this rule comes from: an option, a calibration, or the model itself."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.calibration import CALIBRATION, Calibration, fingerprint
+from iefvad.detection.alarm import AlarmTracker
 from iefvad.detection.config import DetectConfig
 from iefvad.model.network import Network
-from iefvad.scoring.video_scores import VideoScores, intervals_above
+from iefvad.scoring.video_scores import Interval, VideoScores, intervals_above
 from iefvad.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How scores become flagged intervals: `threshold` and `low` are scores, `merge_gap` and `min_length` seconds.
+    """How scores become flagged intervals.
 
-    `origin` says, for people, where the threshold comes from.
+    Attributes:
+        threshold: Score that an interval must reach.
+        low: Score at which an interval goes on.
+        merge_gap: Intervals at most this many seconds apart become one.
+        min_length: Intervals shorter than this many seconds are left out.
+        origin: Where the threshold comes from, in words.
     """
 
     threshold: float
@@ -27,8 +33,8 @@ class Rule:
     min_length: float = 0.0
     origin: str = ""
 
-    def intervals(self, scores: VideoScores) -> list[tuple[float, float, float]]:
-        """Flagged (start s, end s, peak score) of a video, in order of time."""
+    def intervals(self, scores: VideoScores) -> list[Interval]:
+        """Find the flagged intervals of a video, in order of time."""
         return intervals_above(
             scores.scores,
             scores.fps,
@@ -37,6 +43,10 @@ class Rule:
             merge_gap_s=self.merge_gap,
             min_length_s=self.min_length,
         )
+
+    def tracker(self, fps: float) -> AlarmTracker:
+        """Make a tracker that finds the same intervals while the scores come, at this frame rate."""
+        return AlarmTracker(fps, self.threshold, low=self.low, merge_gap_s=self.merge_gap, min_length_s=self.min_length)
 
 
 def choose_rule(
@@ -48,9 +58,18 @@ def choose_rule(
     hop: int,
     context: int,
 ) -> Rule:
-    """Find the rule: --threshold wins, then the calibration (of `folder` where none is named), then the model's own.
+    """Choose the rule: first --threshold, then a calibration, then the model's own threshold, then 0.5.
 
-    Raises UserError for a calibration of other weights or one that cannot be read, and for low > threshold.
+    Args:
+        config: The settings. Each of their values replaces that of the calibration.
+        folder: Folder of the model, where the calibration is looked for unless the settings name one.
+        model: The network, to check that the calibration is its own.
+        provenance: What is known of the network's training.
+        hop: Number of segments scored at a time.
+        context: Number of earlier segments that the attention also sees.
+
+    Raises:
+        UserError: the calibration cannot be read or is of other weights, or `low` exceeds the threshold.
     """
     path = Path(config.calibration) if config.calibration else folder / CALIBRATION if folder else None
     base: dict[str, float] = {}
@@ -66,7 +85,7 @@ def choose_rule(
         threshold = found.threshold
         base = {"low": found.low, "merge_gap": found.merge_gap, "min_length": found.min_length}
         origin = (
-            f"{path}: at most {found.allowed:g} false alarms an hour allowed, {found.measured:.3g} measured"
+            f"{path}: at most {found.allowed:g} false alarms per hour allowed, {found.measured:.3g} measured"
             f" on {found.hours:.3g} h of normal footage"
         )
         changed = [
@@ -75,15 +94,15 @@ def choose_rule(
         if (hop, context) != (found.hop, found.context):
             changed.append(f"hop {hop} and context {context} instead of {found.hop} and {found.context}")
         if changed:
-            origin += f"; that rate does not hold for {', '.join(changed)}"
+            origin += f"; this rate does not hold for {', '.join(changed)}"
     elif provenance.get("threshold") is not None:
         threshold = float(provenance["threshold"])
         origin = "the model's own: 1% of its held-out normal segments exceed it"
     else:
-        threshold, origin = 0.5, "nothing is known of this model's scores: calibrate it with `iefvad calibrate`"
+        threshold, origin = 0.5, "nothing is known about this model's scores: calibrate it with `iefvad calibrate`"
     base = {"low": threshold, "merge_gap": 0.0, "min_length": 0.0} | base
     given = {name: getattr(config, name) for name in base if getattr(config, name) is not None}
     rule = Rule(threshold=threshold, origin=origin, **(base | given))
     if not rule.low <= rule.threshold:
-        raise UserError(f"--low {rule.low} exceeds the threshold {rule.threshold:.4g}: give a lower one.")
+        raise UserError(f"--low {rule.low} exceeds the threshold {rule.threshold:.4g}: give a lower --low.")
     return rule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,3 +89,36 @@ def strip(name: str, *prefixes: str) -> str:
     for prefix in prefixes or _PREFIXES:
         name = name.removeprefix(prefix)
     return name
+
+
+def quickgelu_model(path: str | Path) -> str | None:
+    """Find open_clip's QuickGELU model whose visual tower has the sizes of a converted ViT.
+
+    Args:
+        path: Safetensors file that `iefvad convert` wrote.
+
+    Returns:
+        The shortest fitting name; None where there is none. Other models with the same visual tower differ in their
+        text encoder.
+    """
+    import open_clip  # here, because it is slow to import
+
+    with open_tensors(Path(path)) as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    if not {"visual.conv1.weight", "visual.positional_embedding", "visual.proj"} <= shapes.keys():
+        return None
+    width, _, patch, _ = shapes["visual.conv1.weight"]
+    sizes = {
+        "width": width,
+        "patch_size": patch,
+        "image_size": patch * math.isqrt(shapes["visual.positional_embedding"][0] - 1),
+        "layers": len([name for name in shapes if name.endswith(".attn.in_proj_weight")]),
+    }
+    fitting: list[str] = []
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        tower = config["vision_cfg"]
+        same = isinstance(tower, dict) and all(tower.get(key) == value for key, value in sizes.items())
+        if name.endswith("-quickgelu") and same and config["embed_dim"] == shapes["visual.proj"][1]:
+            fitting.append(name)
+    return min(fitting, key=len, default=None)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import pad
 
 from iefvad.features.videos import Video, pad_batch
 from iefvad.model.network import Network, State
@@ -150,7 +150,7 @@ def score_batch(
     device = next(model.parameters()).device
     segments = image.shape[1]
     if model.config.released and segments < chunk:
-        image, event = (F.pad(features, (0, 0, 0, chunk - segments)) for features in (image, event))
+        image, event = (pad(features, (0, 0, 0, chunk - segments)) for features in (image, event))
     out = model(image.to(device).float(), event.to(device).float(), lengths.cpu(), state=state, context=context)
     columns = [out.scores]
     for values in (out.w_img, out.w_evt, out.gain):

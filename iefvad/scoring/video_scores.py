@@ -57,6 +57,7 @@ class VideoScores:
     source: str | None = None
 
     def __post_init__(self) -> None:
+        """Convert and check the arrays."""
         self.classes = tuple(self.classes)
         if not (np.isfinite(self.fps) and self.fps > 0):
             raise ValueError(f"video {self.name}: fps must be positive, got {self.fps}")

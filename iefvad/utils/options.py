@@ -9,7 +9,12 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names at run time
+    ActionConfigFile,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+)
 
 Config = TypeVar("Config")
 
@@ -33,7 +38,9 @@ class _HelpFormatter(DefaultHelpFormatter):
         text = super()._expand_help(action)
         text = re.sub(r" ?\(type: [^()]*(\([^()]*\))?[^()]*, default: null\)", "", text)
         text = re.sub(r" ?\(required, type: [^()]*\)$", "", text)
-        return re.sub(r"\(type: .*, default: (.*)\)$", r"(default: \1)", text)
+        text = re.sub(r" ?\((?:type: .*, )?default: (?:False|\[\])\)$", "", text)
+        text = re.sub(r"\(type: .*, default: (.*)\)$", r"(default: \1)", text)
+        return re.sub(r"\[(default: .*|required)\]$", r"(\1)", text)  # defaults that depend on something else
 
 
 def add_options(parser: ArgumentParser, cls: type, groups: dict[str, str] | None = None) -> None:
@@ -92,7 +99,12 @@ def make_parser(command: str, description: str, usage: str = "[options]") -> Arg
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options; later options override it")
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="YAML file with options; later options override it", metavar="FILE"
+    )
+    for action in parser._actions:  # jsonargparse adds this one by itself
+        if "--print_config" in action.option_strings:
+            action.help = "print all options as YAML, for a file for --config, and exit"
     return parser
 
 

@@ -18,7 +18,7 @@ from iefvad.checkpoints.convert import convert_checkpoint
 from iefvad.checkpoints.files import save_model
 from iefvad.checkpoints.hub import IEFVAD, load_model, load_pretrained
 from iefvad.cli.convert import main as convert
-from iefvad.cli.convert import quickgelu_model
+from iefvad.encoders.weights import quickgelu_model
 from iefvad.model.config import ModelConfig
 from iefvad.training.run import Run
 from iefvad.training.settings import TrainConfig, resolve

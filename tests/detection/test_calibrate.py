@@ -55,7 +55,7 @@ def test_the_lowest_threshold_that_keeps_to_the_rate(allowed, low_share, merge_g
     def measured(threshold: float) -> float:
         return rate(videos, Rule(threshold, low_share * threshold, merge_gap, min_length))
 
-    # By brute force: no higher one exceeds the rate, and the next lower one does.
+    # By brute force: no higher threshold exceeds the rate, and the next lower threshold does.
     values = np.unique(np.concatenate([v.scores.astype(np.float64) for v in videos]))
     grid = np.unique(np.concatenate([values, values / low_share]))
     assert all(measured(t) <= allowed for t in grid[grid >= rule.threshold])
@@ -103,6 +103,14 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def calibration(folder):
+    """The calibration of these videos for 100 false alarms per hour."""
+    found, failed = calibrate(folder / "run", [folder / "normal"], CalibrateConfig(100, device="cpu"))
+    assert not failed
+    return found
+
+
 def test_calibrated_detection_keeps_to_the_rate_on_that_footage(folder, capsys):
     run, normal = folder / "run", folder / "normal"
     (normal / "broken.mp4").write_bytes(b"no video")
@@ -136,16 +144,14 @@ def test_too_little_footage_is_said_plainly(folder, tmp_path, capsys):
     flags = ["--false-alarms-per-hour", "0.5", "--device", "cpu", "--out", str(tmp_path)]
     assert main([str(folder / "run"), str(folder / "normal"), *flags]) == 0
     printed = capsys.readouterr().out
-    assert "too little footage" in printed and "5.99 h at least" in printed
+    assert "too little footage" in printed and "at least 5.99 h" in printed
     found = Calibration.read(tmp_path / "calibration.json")
     assert found.measured == 0 and found.upper_bound == pytest.approx(-math.log(0.05) / found.hours)
     highest = max(float(small_detector()(path).scores.scores.max()) for path in (folder / "normal").iterdir())
     assert highest < found.threshold < highest + 1e-6
 
 
-def test_flags_win_over_the_calibration(folder, tmp_path):
-    calibration, failed = calibrate(folder / "run", [folder / "normal"], CalibrateConfig(100, device="cpu"))
-    assert not failed
+def test_flags_win_over_the_calibration(calibration, tmp_path):
     path = tmp_path / "mine.json"
     calibration.write(path)
 
@@ -162,8 +168,7 @@ def test_flags_win_over_the_calibration(folder, tmp_path):
         rule(low=1.5)
 
 
-def test_a_calibration_of_other_weights_or_of_nothing_is_refused(folder, tmp_path):
-    calibration, _ = calibrate(folder / "run", [folder / "normal"], CalibrateConfig(100, device="cpu"))
+def test_a_calibration_of_other_weights_or_of_nothing_is_refused(calibration, tmp_path):
     calibration.write(tmp_path / "c.json")
     other = small_model()
     other.classifier.bias.data.add_(0.1)
@@ -180,8 +185,7 @@ def test_a_calibration_of_other_weights_or_of_nothing_is_refused(folder, tmp_pat
         Detector(small_model(), config)
 
 
-def test_a_saved_model_takes_its_calibration_along(folder, tmp_path, monkeypatch):
-    calibration, _ = calibrate(folder / "run", [folder / "normal"], CalibrateConfig(100, device="cpu"))
+def test_a_saved_model_takes_its_calibration_along(folder, calibration, tmp_path, monkeypatch):
     run = shutil.copytree(folder / "run", tmp_path / "run")
     calibration.write(run / "calibration.json")
     model = IEFVAD.from_pretrained(run)
@@ -190,7 +194,7 @@ def test_a_saved_model_takes_its_calibration_along(folder, tmp_path, monkeypatch
     written = (tmp_path / "saved" / "calibration.json").read_text()
     assert str(folder) not in written and '"n0.mp4"' in written, "names without paths"
 
-    # From the hub's cache, as a download leaves it there.
+    # From the hub's cache, with the files where a download puts them.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     repository = tmp_path / "cache" / "models--owner--vad"
     shutil.copytree(tmp_path / "saved", repository / "snapshots" / ("0" * 40))
@@ -199,7 +203,7 @@ def test_a_saved_model_takes_its_calibration_along(folder, tmp_path, monkeypatch
     found = IEFVAD.from_pretrained("owner/vad", cache_dir=tmp_path / "cache")
     assert Detector(found).rule.threshold == calibration.threshold
 
-    # And as the hub serves it, which is asked for it; a model without one loads all the same.
+    # From the hub, which is asked for the file. A model without a calibration loads too.
     def download(name: str, file: str, **options) -> str:
         asked.append(file)
         if not (served / file).exists():

@@ -1,4 +1,4 @@
-"""`iefvad detect`: scores, intervals and a timeline for videos; bad ones are reported and the rest go on."""
+"""`iefvad detect`: scores, intervals and a timeline for videos; bad videos are reported and the others are scored."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_flickering_video_is_flagged_where_it_flickers(run, tmp_path, capsys):
 
 
 def test_detection_gives_the_scores_that_training_gave_for_the_same_video(run, tmp_path):
-    """Streaming a file and scoring its stored features are one path."""
+    """Streaming a file gives the same scores as its stored features."""
     with (run / "scores.csv").open() as file:
         stored = [row for row in csv.DictReader(file) if row["video"] == "v09"]
     detection = Detector(run, DetectConfig(device="cpu"))(run.parent / "videos" / "v09.mp4")
@@ -178,7 +178,7 @@ def test_videos_of_one_name_do_not_overwrite_each_other(run, tmp_path):
         assert main([str(run), str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)]) == 0
         lengths = {path.stem: len(json.loads(path.read_text())["segments"]) for path in out.glob("*.json")}
         assert lengths == {"clip": 2, "clip_mkv": 4, "clip_mp4": 3}
-    # Alone, in another call, it still is not taken for the other.
+    # Alone, in another call, it is still not taken for the other video.
     assert main([str(run), str(videos[1]), "--out", str(out)]) == 0
     assert {p.stem for p in out.glob("*.json")} == {"clip", "clip_mkv", "clip_mp4"}
 
@@ -267,7 +267,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
 
 
 def test_all_real_clips(run, shared_data, tmp_path, capsys):
-    """Every short clip of the shared data, whatever its size, rate, codec and container; the hour is left out."""
+    """Every short clip of the shared data, of any size, rate, codec and container, without the video of an hour."""
     folder = shared_data / "videos"
     clips = [path for path in sorted(folder.iterdir()) if path.suffix in (".mp4", ".avi") and "upcam" not in path.name]
     clips = [path for path in clips if path.stat().st_size < 2.5e6 or path.suffix == ".avi"]

@@ -1,4 +1,4 @@
-"""Live input: streams that come, stall, break off or are not there, cameras, alarms as they happen."""
+"""Live input: streams that arrive, stall, end too early or are missing; cameras; alarms as they happen."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from iefvad.checkpoints.files import save_model
 from iefvad.cli.detect import main
 from iefvad.detection.alarm import AlarmTracker
+from iefvad.detection.connections import file_stem, is_live, without_credentials
 from iefvad.detection.detect import detect
 from iefvad.detection.live import Watch
-from iefvad.detection.sources import LiveSource, file_stem, is_live, without_credentials
+from iefvad.detection.sources import LiveSource
 from iefvad.scoring.video_scores import intervals_above, read_scores_csv
 from iefvad.utils.errors import UserError
 from tests.helpers.detecting import faststart, http_server, paced, small_detector, small_model, tcp_server, write_video
@@ -33,7 +34,7 @@ QUICK = {"retries": 1, "retry_seconds": 0.05, "timeout": 5.0}
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """160 frames, 25 a second, as a file that a server can send."""
+    """160 frames, 25 per second, as a file that a server can send."""
     return write_video(tmp_path_factory.mktemp("live") / "clip.ts", frames=160, burst=range(4, 7))
 
 
@@ -47,7 +48,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def room(monkeypatch):
-    """Room for everything a test sends at once, which no camera does: else a busy machine drops the oldest of it."""
+    """Room for all that a test sends at once. A camera is slower; a busy machine would drop the oldest segments."""
     monkeypatch.setattr("iefvad.detection.sources._AHEAD", 100)
 
 
@@ -113,7 +114,7 @@ def test_an_alarm_begins_with_the_segment_that_reaches_the_threshold():
 
 @pytest.mark.parametrize("hop", [1, 4])
 def test_a_stream_has_the_scores_of_the_file(clip, hop, room):
-    """One path for both: the same frames give the same scores, to the rounding of another batch size."""
+    """The same frames give the same scores, except for the rounding of another batch size."""
     file = small_detector(hop=hop)(clip)
     with tcp_server(clip.read_bytes()) as address:
         watch = Watch(small_detector(live=True, hop=hop, retries=0), address)
@@ -138,7 +139,7 @@ def test_live_input_slides_by_default(clip, room):
 
 
 def test_a_served_file_comes_to_its_end(tmp_path):
-    """A known end: nothing is dropped, the short tail is filled, and the end is no loss."""
+    """A known end: nothing is dropped, the short tail is filled, and the end does not count as a loss."""
     clip = write_video(tmp_path / "clip.mp4", frames=150)
     with http_server(faststart(clip)) as address:
         watch = Watch(small_detector(live=True, **QUICK), address)
@@ -149,7 +150,7 @@ def test_a_served_file_comes_to_its_end(tmp_path):
 
 
 def test_a_served_file_that_breaks_off_is_read_on(tmp_path):
-    """The second connection goes on where the first broke off, in the middle of a segment."""
+    """The second connection continues where the first ended, in the middle of a segment."""
     clip = write_video(tmp_path / "clip.mp4", frames=160, seed=4, burst=range(2, 5))
     with http_server(faststart(clip), breaks=1, breaks_at=0.6) as address:
         told: list[str] = []
@@ -187,12 +188,12 @@ def test_what_cannot_be_reached_is_tried_again_and_then_named(address, capfd):
 
 def test_an_unknown_protocol_is_not_tried_again():
     source = LiveSource("carrier-pigeon://roof", retries=50, retry_seconds=5)
-    with pytest.raises(UserError, match="no protocol"):
+    with pytest.raises(UserError, match="not a protocol"):
         list(source)
 
 
 def test_silence_counts_as_lost(clip, room):
-    """A server that accepts and says nothing, and one that falls silent in the middle."""
+    """A server that accepts and sends nothing, and one that stops sending in the middle."""
 
     def silent(connection: socket.socket) -> None:
         time.sleep(1.5)
@@ -223,9 +224,9 @@ def test_the_oldest_segments_are_dropped_when_scoring_cannot_keep_up(tmp_path):
 
 
 def test_a_camera(clip, monkeypatch, room):
-    """OpenCV stands in for the camera with a file; the frames must reach the model as RGB."""
+    """OpenCV reads a file in place of a camera. The frames must reach the model as RGB."""
     real = cv2.VideoCapture
-    monkeypatch.setattr("iefvad.detection.sources.cv2.VideoCapture", lambda device: real(str(clip)))
+    monkeypatch.setattr("iefvad.detection.connections.cv2.VideoCapture", lambda device: real(str(clip)))
     [detection] = detect(small_model(), "0", device="cpu", retries=0)
     assert detection.video == "camera 0" and len(detection.scores.scores) == 10
     np.testing.assert_allclose(detection.scores.scores, small_detector(hop=1)(clip).scores.scores, atol=0.02)
@@ -298,7 +299,7 @@ def test_ctrl_c_writes_every_file(run, clip, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_ended_by_a_signal(run, clip, tmp_path, how):
-    """A service's stop writes every file; even a kill leaves each scored segment in the CSV."""
+    """When a service is stopped, it writes every file. Even after a kill, each scored segment is in the CSV."""
     out = tmp_path / "out"
     with tcp_server(paced(clip.read_bytes(), 1.5, then=20.0)) as address:
         command = [sys.executable, "-m", "iefvad.detect", str(run), address, "--out", str(out), "--device", "cpu"]

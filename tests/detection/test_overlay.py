@@ -1,7 +1,9 @@
-"""The overlay video: every frame of the original, at its rate, with what is flagged framed in red."""
+"""The overlay video: every frame of the original at its rate, with a red frame where it is flagged."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -22,7 +24,7 @@ def scores_of(values: list[float], fps: float) -> VideoScores:
 
 
 def is_red(frame: np.ndarray) -> bool:
-    """The frame's left edge; the clips here are dull."""
+    """Tell whether the left edge of a frame is red; the videos here have no strong colours."""
     red, green, blue = frame[20:200, :3].reshape(-1, 3).mean(0)
     return bool(red > 180 and green < 110 and blue < 110)
 
@@ -42,7 +44,7 @@ def test_frames_rate_and_red_frame(tmp_path, monkeypatch, suffix, fps, codec):
     with av.open(str(target)) as container:
         assert container.streams.video[0].average_rate == fps
         assert container.streams.video[0].codec_context.name.startswith({"libx264": "h264"}.get(codec, codec))
-    # The picture itself is the original's.
+    # The picture itself is that of the original.
     original = next(read_frames(clip)).astype(int)
     shown = frames[0][8:376:4, 8:504:4].astype(int)
     assert np.abs(shown - original[2:94, 2:126]).mean() < 12  # codec and enlargement blur a little
@@ -76,3 +78,12 @@ def test_detection_writes_one_where_asked(tmp_path):
     paths = write_results(detector(clip), tmp_path / "out", "clip", detector)
     assert [path.name for path in paths][-1] == "clip_overlay.mp4"
     assert len(list(read_frames(Path(paths[-1])))) == 40
+
+
+def test_overlay_and_terminal_do_without_matplotlib():
+    """Watching a camera must not wait for a plotting library."""
+    code = (
+        "import sys, iefvad.detection.overlay, iefvad.detection.terminal; assert 'iefvad.video' in sys.modules;"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('matplotlib', 'jinja2')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,4 +1,4 @@
-"""The report: complete, self-contained, escaped, and written for whatever a run has."""
+"""The page of a run: complete, self-contained and escaped, whatever the run contains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
 class Page(html.parser.HTMLParser):
-    """Collects tags, ids, references and text, and checks that elements nest."""
+    """Collects tags, ids, references and text, and checks the nesting of elements."""
 
     def __init__(self, text):
         super().__init__()
@@ -54,7 +54,7 @@ class Page(html.parser.HTMLParser):
 
 
 def check(path):
-    """Parse a page and assert what must hold for every one of them."""
+    """Parse a page and check what must hold for every page."""
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert "script" not in page.tags and "link" not in page.tags
@@ -121,7 +121,7 @@ def test_report_has_every_section(full):
     assert f"{found['fusion']['auc']:.4f}" in page.text
     assert "fixed descriptor" in page.text and "train.milestones" in page.text and "[4, 8]" in page.text
     assert "python -m iefvad.train" in page.text
-    # Two curves, bars, robustness, training, and one for each timeline.
+    # Two curves, bars, robustness, training, and one per timeline.
     assert text.count("<svg") == 5 + page.tags.count("h3") and page.tags.count("h3") >= 5
     assert text.index('id="results"') < text.index('id="curves"') < text.index('id="timelines"')
 

@@ -1,4 +1,4 @@
-"""The page of one video, from no segment to hours of them."""
+"""The page of one video, from no segment to hours of video."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def test_page_names_intervals_peak_and_notes(tmp_path):
     for expected in ("0:00:01.0", "0:00:03.0", "2.0", "0.8750", "50.0%", "w_img", "gain", "partial segment dropped"):
         assert expected in page.text, expected
     assert page.text.count(NASTY) >= 3
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    """File names of Linux are bytes; Python holds those that are not UTF-8 as lone surrogates."""
+    _, page = page_of(tmp_path / "t.html", VideoScores("caf\udce9", (), 30.0, None, np.array([0.1])))
+    assert "caf?" in page.text
 
 
 def test_nothing_flagged(tmp_path):

@@ -1,4 +1,4 @@
-"""Sliding windows over a video's features: what must not depend on how it is cut, and what the protocol fixes."""
+"""Sliding windows over the features of a video: what must not depend on the pieces, and what the protocol fixes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iefvad.scoring.scorer import Scorer, columns_of, score_batch
 from iefvad.utils.errors import UserError
 
 DIM, LENGTH = 16, 23
-# Scores of one model over the same features, cut otherwise: sums in another order.
+# Scores of one model for the same features in other pieces: sums in another order.
 CLOSE = {"atol": 2e-6, "rtol": 1e-5}
 
 
@@ -34,7 +34,7 @@ def whole(model: IEFVAD, image: torch.Tensor, event: torch.Tensor) -> np.ndarray
 
 @pytest.mark.parametrize("config", [{}, {"window": 3}, {"released": True, "temporal": "none"}, {"modality": "event"}])
 def test_a_hop_of_the_whole_chunk_is_the_protocol_of_evaluation(config):
-    """Chunk after chunk, each seen alone, with the recursion's state carried."""
+    """Chunk after chunk, each seen alone, while the state of the recursion goes on."""
     model, (image, event) = network(**config), sequence()
     rows, state = [], None
     for start in range(0, LENGTH, 8):
@@ -50,14 +50,14 @@ def test_a_hop_of_the_whole_chunk_is_the_protocol_of_evaluation(config):
 @pytest.mark.parametrize(("window", "hop"), [(1, 1), (1, 5), (2, 2), (2, 4), (3, 3), (4, 8)])
 @pytest.mark.parametrize("temporal", ["kalman", "robust-kalman", "none"])
 def test_with_local_attention_sliding_equals_the_whole_sequence(window, hop, temporal):
-    """Hops of whole windows: every segment sees what it would see in the whole, and the recursion goes on."""
+    """Hops of whole windows: every segment sees what it sees in the whole video, and the recursion goes on."""
     model, (image, event) = network(window=window, temporal=temporal), sequence(crops=2)
     np.testing.assert_allclose(Scorer(model, chunk=12, hop=hop).feed(image, event), whole(model, image, event), **CLOSE)
 
 
 @pytest.mark.parametrize("hop", [1, 2, 3, 5])
 def test_windows_lie_where_they_would_in_the_whole_video(hop):
-    """Without recursion, a segment that ends its window or its piece as in the whole video has the whole's score."""
+    """Without recursion, a segment at the end of its window or piece has its score in the whole video."""
     window = 4
     model, (image, event) = network(window=window, temporal="none"), sequence()
     rows = Scorer(model, chunk=8, hop=hop).feed(image, event)
@@ -102,7 +102,7 @@ def test_released_models_are_padded_and_have_no_gain(hop):
 
 @pytest.mark.parametrize("hop", [1, 3, 8])
 def test_how_features_arrive_does_not_matter(hop):
-    """In portions of the hop, or all at once."""
+    """Features may come in pieces of the size of the hop, or all at once."""
     model, (image, event) = network(), sequence(crops=3)
     once = Scorer(model, chunk=8, hop=hop).feed(image, event)
     scorer = Scorer(model, chunk=8, hop=hop)

@@ -1,4 +1,4 @@
-"""Files put in place at once, and what killed writers leave behind."""
+"""Files are replaced as a whole, and the temporary files of killed processes are removed."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from iefvad.data.check.feature_checks import check_features
@@ -15,9 +16,19 @@ from iefvad.data.check.list_checks import (
     check_training_names,
     reference,
 )
-from iefvad.data.check.recognise import DataSet, Source, class_counts
+from iefvad.data.check.recognise import (
+    DataSet,
+    Kind,
+    Source,
+    Split,
+    class_counts,
+    data_set_of_files,
+    find_data_sets,
+)
 from iefvad.data.check.row_checks import check_events, check_rows
 from iefvad.data.check.truth_checks import check_gt, check_intervals, check_lengths, check_truth, interval_count
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
 
 
 def check_data_set(data_set: DataSet, *, features: Path | None = None) -> Report:
@@ -118,3 +129,31 @@ def _what(source: Source) -> str:
     if source.partial:
         words.append("first rows")
     return ", ".join(words)
+
+
+def check_all(
+    folders: Sequence[PathLike],
+    files: Sequence[tuple[Kind, Split | None, PathLike]] = (),
+    *,
+    features: PathLike | None = None,
+) -> list[Report]:
+    """Check the data sets in folders and, as one more data set, single files.
+
+    Args:
+        folders: Folders of lists and annotations, searched for files that are recognised by their content.
+        files: Kind, split and path of single files.
+        features: Folder in which the feature files of the lists are looked for.
+
+    Returns:
+        One report per data set.
+
+    Raises:
+        UserError: a folder contains no file of a data set, a single file cannot be read, or `features` is not a folder.
+    """
+    data_sets = find_data_sets(folders) if folders else []
+    if files:
+        data_sets.append(data_set_of_files(files))
+    root = None if features is None else Path(features)
+    if root is not None and not root.is_dir():
+        raise UserError(f"--features {root} is not a folder; give the folder that contains the lists' feature files")
+    return [check_data_set(data_set, features=root) for data_set in data_sets]

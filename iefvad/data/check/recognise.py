@@ -315,3 +315,28 @@ def plain_class(kind: str, mapping: Mapping[str, str]) -> str:
 def plain_name(name: str) -> str:
     """Return a video's name without case and folder, to find the same video with another spelling."""
     return base_name(name).casefold()
+
+
+def data_set_of_files(files: Iterable[tuple[Kind, Split | None, PathLike]]) -> DataSet:
+    """Read single files as one data set.
+
+    Args:
+        files: Kind, split and path of each file. Annotations may be any file that contains intervals: text, VadCLIP's
+            JSON, or frame truth.
+
+    Raises:
+        UserError: a file cannot be read as what it was given for.
+    """
+    data_set = DataSet("given files")
+    segments = []
+    for kind, split, name in files:
+        path = Path(name)
+        if kind == "annotations" and path.suffix.lower() == ".json":
+            segments.append(path)
+            continue
+        if kind == "annotations" and (path.is_dir() or path.suffix.lower() == ".npz"):
+            kind = "truth"
+        data_set.sources.append(read_source(path, path.name, kind=kind, split=split))
+    for path in segments:  # they take their videos from the lists
+        pair_segments(data_set, path, path.name)
+    return data_set

@@ -1,0 +1,157 @@
+"""One connection to a stream or a camera: its address, and its frames as they come."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import av
+import av.error
+import cv2
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from iefvad.utils.errors import UserError
+from iefvad.video import frame_rate, upright
+
+
+class ConnectionLostError(Exception):
+    """The source ended or failed although it should go on. The message says how."""
+
+
+def is_live(text: str) -> bool:
+    """Tell whether a text is the address of a stream, the number of a camera or a video device. A file is not live."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+://.+", text):
+        return not text.lower().startswith("file:")
+    return bool(re.fullmatch(r"\d{1,3}|/dev/video\d+", text)) and not Path(text).is_file()
+
+
+def without_credentials(address: str) -> str:
+    """Return the address without user, password and query, as it may be shown and stored."""
+    if "://" not in address:
+        return f"camera {address}" if address.isdigit() else address
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def file_stem(address: str) -> str:
+    """Return the name of the result files of live input, such as `camera.lan_554_stream` or `camera_0`."""
+    place = without_credentials(address).partition("://")[2] or f"camera {address}"
+    return re.sub(r"[^A-Za-z0-9.]+", "_", place).strip("_.")
+
+
+def connect(address: str, timeout: float) -> StreamConnection | CameraConnection:
+    """Open a connection to a stream or a camera.
+
+    Args:
+        address: Address of a stream, number of a camera, or a video device.
+        timeout: Seconds without an answer or a frame after which a stream counts as lost.
+
+    Raises:
+        ConnectionLostError: there is no answer, or no such camera.
+        UserError: the protocol is unknown.
+    """
+    return StreamConnection(address, timeout) if "://" in address else CameraConnection(address)
+
+
+class StreamConnection:
+    """A connection to a stream, by FFmpeg. Iterating yields its frames, uint8 RGB (H, W, 3).
+
+    Attributes:
+        fps: Frames per second.
+        finite: Whether the source has a known end, like a file on a web server. Then no frame may be left out.
+    """
+
+    def __init__(self, address: str, timeout: float) -> None:
+        """Open the connection; see `connect`."""
+        options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
+        try:
+            self._container = av.open(address, mode="r", timeout=timeout, options=options)
+        except av.error.ProtocolNotFoundError as error:
+            scheme = address.partition("://")[0]
+            raise UserError(
+                f"{scheme}:// is not a protocol of this FFmpeg; use another one, such as rtsp, http, udp or tcp."
+            ) from error
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise ConnectionLostError(_reason(error, timeout)) from error
+        try:
+            stream = self._container.streams.best("video")
+            if not isinstance(stream, av.VideoStream):
+                raise ConnectionLostError("it contains no video")
+            self._stream = stream
+            stream.thread_type = "SLICE"  # threads by frame would delay as many frames as there are threads
+            self.fps = frame_rate(stream)
+            self.finite = bool(self._container.duration)
+            self._end = (self._container.duration or 0) / av.time_base
+        except BaseException:
+            self._container.close()
+            raise
+        self._timeout = timeout
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the frames. Raises ConnectionLostError where they end too early."""
+        converter = VideoReformatter()
+        reached = 0.0
+        start = self._container.start_time or 0
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:
+                    continue  # before the first key frame, or damaged on the way
+                for frame in frames:
+                    if frame.time is not None:
+                        reached = max(reached, frame.time - start / av.time_base)
+                    yield upright(frame, converter)[0]
+        except (av.error.FFmpegError, OSError) as error:
+            raise ConnectionLostError(_reason(error, self._timeout)) from error
+        if not self.finite:
+            raise ConnectionLostError("the stream ended")
+        if self._end - reached > max(1.0, 0.02 * self._end):
+            raise ConnectionLostError(f"it ended too early, after {reached:.1f} of {self._end:.1f} s")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._container.close()
+
+
+class CameraConnection:
+    """A camera, by OpenCV. Iterating yields its frames, uint8 RGB (H, W, 3).
+
+    Attributes:
+        fps: Frames per second; 25 where the camera does not say it.
+        finite: False, because a camera has no known end.
+    """
+
+    finite = False
+
+    def __init__(self, device: str) -> None:
+        """Open a camera by its number or device; see `connect`."""
+        self._capture: Any = cv2.VideoCapture(int(device) if device.isdigit() else device)
+        if not self._capture.isOpened():
+            self._capture.release()
+            raise ConnectionLostError("there is no such camera, or access to it is denied")
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = rate if 0 < rate < 1000 else 25.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the frames. Raises ConnectionLostError when there are no more."""
+        while True:
+            found, frame = self._capture.read()
+            if not found:
+                raise ConnectionLostError("the camera gives no more frames")
+            yield np.ascontiguousarray(frame[:, :, ::-1])
+
+    def close(self) -> None:
+        """Release the camera."""
+        self._capture.release()
+
+
+def _reason(error: Exception, timeout: float) -> str:
+    if isinstance(error, (av.error.ExitError, TimeoutError)):
+        return f"no answer within {timeout:g} s"
+    # Never the whole message, because it repeats the address, perhaps with a password.
+    return getattr(error, "strerror", None) or type(error).__name__
