@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 import pytest
+import torch
+
+if importlib.util.find_spec("hypothesis") is not None:  # the tests on a GPU do without it
+    from hypothesis import settings
+
+    settings.register_profile("repeatable", derandomize=True)
+    settings.load_profile("repeatable")
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers, alone or after others."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "kernels"))  # kernel_checks
 
 
 @pytest.fixture
@@ -27,12 +23,6 @@ def cuda() -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return torch.device("cuda")
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Every test draws the same numbers, alone or after others."""
-    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import surrogate_tolerance
 from torch import Tensor
 
 from ief_kernels import _triton, event_synthesis, reference
 from ief_kernels.event_synthesis import triton_launch as host
+from tests.helpers.kernel_checks import surrogate_tolerance
 
 pytestmark = pytest.mark.gpu
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import SCAN_RELATIVE, assert_near, leaf
 from torch import Tensor
+
+from tests.helpers.kernel_checks import SCAN_RELATIVE, assert_near, leaf
 
 pytest.importorskip("triton")
 

@@ -4,11 +4,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kernel_checks import FUSION_FLOAT32, FUSION_RELATIVE, assert_near, copies, leaf, norm_tolerance, tolerance
 from torch import Tensor
 
 from ief_kernels import PrecisionFusion, _triton, fusion_and_terms, precision_fusion, reference
 from ief_kernels.precision_fusion import triton_launch as launcher
+from tests.helpers.kernel_checks import (
+    FUSION_FLOAT32,
+    FUSION_RELATIVE,
+    assert_near,
+    copies,
+    leaf,
+    norm_tolerance,
+    tolerance,
+)
 
 pytestmark = pytest.mark.gpu
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_checks import assert_near, copies, gradients, leaf
 from torch import Tensor
 
 from ief_kernels import Refinement, _triton, reference, refine
 from ief_kernels.refinement import triton_launch as host
 from ief_kernels.refinement import triton_products as products
+from tests.helpers.kernel_checks import assert_near, copies, gradients, leaf
 
 pytestmark = pytest.mark.gpu
 

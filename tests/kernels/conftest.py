@@ -1,4 +1,4 @@
-"""Uninitialised memory holds NaN in these tests, so that a kernel that forgets an element fails; draws are seeded."""
+"""Uninitialised memory holds NaN in these tests, so that a kernel that forgets an element fails."""
 
 from __future__ import annotations
 
@@ -6,16 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import settings
-
-settings.register_profile("repeatable", derandomize=True)
-settings.load_profile("repeatable")
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Every test draws the same numbers, alone or after others."""
-    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import needs_native
 
 import ief_kernels
 from ief_kernels import BackendUnavailable, _cuda_extension, _native, dispatch, explain
+from tests.helpers.kernel_checks import needs_native
 
 CPU = torch.device("cpu")
 OPERATORS = ("event_synthesis", "fusion_and_terms", "fusion_terms", "kalman_scan", "precision_fusion", "refine")

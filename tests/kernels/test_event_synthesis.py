@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import BACKENDS, instruction_set, needs_native, surrogate_tolerance, threads
 from torch import Tensor
 from torch.library import opcheck
 
 from ief_kernels import BackendUnavailable, _native, event_synthesis, reference
 from ief_kernels.event_synthesis.reference import luma, soft_events
+from tests.helpers.kernel_checks import BACKENDS, instruction_set, needs_native, surrogate_tolerance, threads
 
 NORMALIZE = ("clamp", "segment", "batch", "none")
 # Widths around the blocks of 32 and 64 pixels and the tiles of 2048; RGB unless the last number is not 3.

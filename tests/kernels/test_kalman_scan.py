@@ -6,7 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import (
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.library import opcheck
+
+from ief_kernels import BackendUnavailable, Scan, kalman_scan, reference
+from tests.helpers.kernel_checks import (
     BACKENDS,
     SCAN_RELATIVE,
     assert_near,
@@ -17,11 +22,6 @@ from kernel_checks import (
     needs_native,
     threads,
 )
-from torch import Tensor
-from torch.autograd import gradcheck
-from torch.library import opcheck
-
-from ief_kernels import BackendUnavailable, Scan, kalman_scan, reference
 
 
 def inputs(batch: int, steps: int, dim: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_checks import BACKENDS
 from torch import Tensor, nn
 
 from ief_kernels import KalmanScan, PrecisionFusion, Refinement
+from tests.helpers.kernel_checks import BACKENDS
 
 
 class Chain(nn.Module):

@@ -7,7 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import (
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.library import opcheck
+
+from ief_kernels import BackendUnavailable, Fusion, Terms, fusion_and_terms, fusion_terms, precision_fusion, reference
+from tests.helpers.kernel_checks import (
     BACKENDS,
     FUSION_FLOAT32,
     FUSION_RELATIVE,
@@ -21,11 +26,6 @@ from kernel_checks import (
     threads,
     tolerance,
 )
-from torch import Tensor
-from torch.autograd import gradcheck
-from torch.library import opcheck
-
-from ief_kernels import BackendUnavailable, Fusion, Terms, fusion_and_terms, fusion_terms, precision_fusion, reference
 
 SHAPES = [(1, 1, 1), (2, 63, 5), (3, 7, 500), (1, 2, 768)]
 

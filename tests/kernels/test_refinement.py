@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import assert_near, copies, gradients, leaf
 from torch import Tensor
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
 from ief_kernels import BackendUnavailable, reference, refine
+from tests.helpers.kernel_checks import assert_near, copies, gradients, leaf
 
 BACKENDS = ("reference", "native")  # torch's matrix products: no extension needed
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import surrogate_tolerance
 from torch import Tensor
 from torch.library import opcheck
 
 from ief_kernels import _triton, event_synthesis, explain, reference
 from ief_kernels.event_synthesis import triton_launch as host
+from tests.helpers.kernel_checks import surrogate_tolerance
 
 NORMALIZE = ("clamp", "segment", "batch", "none")
 # 16-byte loads where H·W·3 (H·W for luma) is a multiple of 16, words where it is one of 4, shifted words otherwise.

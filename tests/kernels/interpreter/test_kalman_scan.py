@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import SCAN_RELATIVE, assert_near, copies, gradients, leaf, tolerance
 from torch import Tensor
 from torch.library import opcheck
 
 from ief_kernels import BackendUnavailable, KalmanScan, Scan, _triton, explain, kalman_scan
 from ief_kernels.kalman_scan.paths import forced_path
 from ief_kernels.kalman_scan.triton_launch import configs
+from tests.helpers.kernel_checks import SCAN_RELATIVE, assert_near, copies, gradients, leaf, tolerance
 
 PATHS = ("sequential", "chunks")
 DTYPES = (torch.float32, torch.float16)

@@ -4,7 +4,12 @@ import itertools
 
 import pytest
 import torch
-from kernel_checks import (
+from torch import Tensor
+from torch.library import opcheck
+
+from ief_kernels import Fusion, Terms, _triton, explain, fusion_and_terms, fusion_terms, precision_fusion, reference
+from ief_kernels.precision_fusion import triton_launch as launcher
+from tests.helpers.kernel_checks import (
     FUSION_FLOAT32,
     FUSION_RELATIVE,
     assert_near,
@@ -14,11 +19,6 @@ from kernel_checks import (
     norm_tolerance,
     tolerance,
 )
-from torch import Tensor
-from torch.library import opcheck
-
-from ief_kernels import Fusion, Terms, _triton, explain, fusion_and_terms, fusion_terms, precision_fusion, reference
-from ief_kernels.precision_fusion import triton_launch as launcher
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 

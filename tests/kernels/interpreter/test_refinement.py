@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_checks import assert_near, copies, gradients, leaf
 from torch import Tensor
 from torch.library import opcheck
 
@@ -10,6 +9,7 @@ from ief_kernels import _triton, explain, reference, refine
 from ief_kernels.refinement import triton_launch as host
 from ief_kernels.refinement import triton_products as products
 from ief_kernels.refinement.native import kept_steps
+from tests.helpers.kernel_checks import assert_near, copies, gradients, leaf
 
 # Sums of up to 100 products in another order; half precision rounds the products' inputs at every step.
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 1e-2}
