@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,7 +14,7 @@ from iefvad.detection.config import DetectConfig
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.threshold import Rule, choose_rule
 from iefvad.encoders.encoder import Encoder, build_encoder
-from iefvad.extraction.stream import FeatureStream, SegmentFeatures
+from iefvad.extraction.stream import FeatureStream, SegmentFeatures, grouped
 from iefvad.scoring.scorer import Scorer, check_encoder, choose_crops
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
@@ -103,7 +102,7 @@ class Detector:
         timing, scorer, collector = Timing(), self.scorer(), Collector(self.config.thumbnails)
         timed = TimedEncoder(self.encoder)
         stream = FeatureStream(video, cast(Encoder, timed), self.settings)
-        for segments in _groups(stream, self.hop):
+        for segments in grouped(stream, self.hop):
             collector.add(segments, score_segments(scorer, segments, timing))
         timing.segments, timing.total = len(collector), time.perf_counter() - begin
         timing.decode, timing.encode = stream.segments.seconds, timed.seconds
@@ -158,14 +157,3 @@ def _open(source: str | Path | IEFVAD, device: torch.device) -> tuple[IEFVAD, di
         return source.to(device).eval(), source.provenance, source.folder
     model = load_pretrained(source, device=device)
     return model, model.provenance, model.folder
-
-
-def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    group: list[Item] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group

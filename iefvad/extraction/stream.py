@@ -104,7 +104,7 @@ class FeatureStream:
         prepared = ahead(self._prepare(), _AHEAD) if self.prefetch else self._prepare()
         index = 0
         try:
-            for group in _groups(prepared, portion):
+            for group in grouped(prepared, portion):
                 image, event = encode_segments(
                     self.encoder, [item.frames for item in group], np.stack([item.map for item in group]), indices
                 )
@@ -191,7 +191,8 @@ def density(events: Tensor) -> Tensor:
     return events.sum((-2, -1), dtype=torch.float64) / (events.shape[-2] * events.shape[-1])
 
 
-def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield items in lists of `size`, the last one shorter."""
     group: list[Item] = []
     for item in items:
         group.append(item)
