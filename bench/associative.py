@@ -28,7 +28,9 @@ def _compose(first: tuple[Tensor, Tensor], then: tuple[Tensor, Tensor]) -> tuple
 
 def kalman_scan(x: Tensor, var: Tensor, process_noise: Tensor, eps: float = 1e-8) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, variance and gain, (B, T, D) each, as `ief_kernels.kalman_scan` without lengths, ν and initial state."""
-    from torch._higher_order_ops import associative_scan  # a prototype: no other provider depends on it
+    from torch._higher_order_ops.associative_scan import (
+        associative_scan,  # a prototype: no other provider depends on it
+    )
 
     b, c = var + eps, (process_noise + eps).expand_as(var)
     start = (torch.arange(x.shape[1], device=x.device) == 0)[:, None]

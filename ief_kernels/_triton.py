@@ -33,6 +33,8 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 FP_FUSION = True
 ROUNDS, WARM_UPS = 5, 2
 _FOUND = importlib.util.find_spec("triton") is not None
+# Whether all programs of a launch can be made resident at once, so that they may wait for each other: triton 3.3 can.
+COOPERATIVE = [int(part) for part in _spills.version().split(".") if part.isdigit()] >= [3, 3]
 
 
 def triton_check(dtypes: tuple[torch.dtype, ...] = FLOATS) -> Check:

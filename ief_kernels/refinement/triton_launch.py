@@ -16,17 +16,20 @@ import math
 import torch
 from torch import Tensor
 
-from .._triton import INTERPRET, Config, device_guard, triton_check
+from .._triton import COOPERATIVE, INTERPRET, Config, device_guard, triton_check
 from ..dispatch import Facts, register_backend
 from . import triton_products as products
 from .native import Weights, kept_steps
 
-FEW_TOKENS = 256  # an estimate: on a 132-processor GPU a step of 256 tokens at D = H = 768 takes about its two launches
+# An estimate: on a 132-processor GPU a step of 256 tokens at D = H = 768 takes about its two launches.
+FEW_TOKENS = 256 if COOPERATIVE else 0
 
 
 def _describe(facts: Facts) -> str:
     """Which way forward a call takes, for `explain`."""
     few, many = "all steps in one launch", "two launches per step"
+    if FEW_TOKENS == 0:
+        return f"kernel, {many}"
     if facts.get("shape") is None:
         return f"kernel: {few} up to {FEW_TOKENS} tokens, {many} for more"
     tokens = math.prod(facts["shape"][:-1])

@@ -19,6 +19,7 @@ from torch import Tensor
 from iefvad.checkpoints.released import is_released, released_config
 from iefvad.encoders.weights import strip, visual_names
 from iefvad.model.config import ModelConfig
+from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.tensors import begins_as_pickle, differences, write_tensors
 from iefvad.utils.text import few
@@ -108,7 +109,7 @@ def _check_openai_vit(found: Mapping[str, Tensor], path: Path) -> None:
             f"{path} holds a damaged visual tower: conv1.weight, positional_embedding or proj is missing or misshapen."
         ) from None
     layers = {int(match[1]) for name in found if (match := _BLOCK.match(name))}
-    with torch.device("meta"):
+    with meta_device():
         tower = VisionTransformer(
             image_size=patch * math.isqrt(max(tokens - 1, 1)),
             patch_size=patch,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from iefvad.model.config import ModelConfig
 from iefvad.model.network import Network
+from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text
 from iefvad.utils.tensors import differences, read_tensors, write_tensors
@@ -52,7 +53,7 @@ class Saved:
                 message names them.
         """
         try:
-            with torch.device("meta"):
+            with meta_device():
                 model = cls(self.config, backend=backend)
         except ValueError as error:
             raise UserError(f"{self.path} contains an impossible configuration: {error}.") from None

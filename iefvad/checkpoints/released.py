@@ -15,6 +15,7 @@ from torch import Tensor
 from iefvad.checkpoints.files import Saved
 from iefvad.model.config import ModelConfig, Noise
 from iefvad.model.network import Network
+from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.tensors import differences
 from iefvad.utils.text import few
@@ -117,7 +118,7 @@ def released_config(
 
 def _shapes(config: ModelConfig) -> dict[str, Tensor]:
     """Tensors on the meta device with the shapes of a network's weights. Raises ValueError for impossible sizes."""
-    with torch.device("meta"):
+    with meta_device():
         return Network(config).state_dict()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from iefvad.encoders import descriptor
 from iefvad.encoders.weights import check_names, read_visual
+from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.tensors import hash_tensors
 
@@ -217,7 +218,7 @@ def _load_tower(
 ) -> nn.Module:
     # timm towers have buffers outside their state dict, which a module on the meta device would lose.
     lazy = "timm_model_name" not in config["vision_cfg"]
-    with torch.device("meta" if lazy else "cpu"):
+    with meta_device() if lazy else torch.device("cpu"):
         module = _open_clip_tower(config, dtype)
     check_names(module.state_dict(), tensors, path, name)
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}

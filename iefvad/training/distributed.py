@@ -8,8 +8,10 @@ import itertools
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,9 @@ from iefvad.utils.errors import UserError
 # The others wait while the main process renders the embedded benchmark or writes the report, so the timeout is long.
 TIMEOUT = datetime.timedelta(hours=2)
 _STARTS = itertools.count()
+# The tensors of the last reductions outlive them. In torch 2.6 the end of a gloo group waits for gloo's threads and holds
+# the interpreter's lock, and such a thread needs that lock if it has the last reference to a tensor: a deadlock.
+_RECENT: deque[Tensor] = deque(maxlen=16)
 
 
 class Aborted(Exception):
@@ -95,7 +100,7 @@ class Processes:
                 raise error
             return
         first = torch.tensor(self.world if error is None else self.rank)
-        dist.all_reduce(first, dist.ReduceOp.MIN)
+        _all_reduce(first, dist.ReduceOp.MIN)
         if error is not None and first == self.rank:
             raise error
         if first < self.world:
@@ -106,14 +111,14 @@ class Processes:
         if self.world == 1:
             return True
         ends = torch.tensor([value, -value])
-        dist.all_reduce(ends, dist.ReduceOp.MIN)
+        _all_reduce(ends, dist.ReduceOp.MIN)
         return bool(ends[0] == -ends[1])
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes, on its device. All pass the same shape."""
         if self.world > 1:
             values = values.clone()
-            dist.all_reduce(values)
+            _all_reduce(values)
         return values
 
     def decide(self, choice: bool) -> bool:
@@ -121,6 +126,7 @@ class Processes:
         if self.world == 1:
             return choice
         value = torch.tensor(int(choice))
+        _RECENT.append(value)
         dist.broadcast(value, 0)
         return bool(value)
 
@@ -131,10 +137,10 @@ class Processes:
         data = torch.frombuffer(bytearray(json.dumps(texts).encode()), dtype=torch.uint8)
         sizes = torch.zeros(self.world, dtype=torch.int64)
         sizes[self.rank] = len(data)
-        dist.all_reduce(sizes)
+        _all_reduce(sizes)
         table = torch.zeros(self.world, int(sizes.max()), dtype=torch.uint8)
         table[self.rank, : len(data)] = data
-        dist.all_reduce(table)
+        _all_reduce(table)
         rows = [json.loads(bytes(row[:size].tolist())) for row, size in zip(table, sizes.tolist(), strict=True)]
         return list(dict.fromkeys(text for row in rows for text in row))
 
@@ -188,6 +194,7 @@ def start(device: str) -> Iterator[Processes]:
         # Destroying an NCCL group waits for processes that still compute. torchrun ends them when this one exits.
         if settled or not gpu:
             dist.destroy_process_group()
+            _RECENT.clear()
 
 
 @contextlib.contextmanager
@@ -205,6 +212,12 @@ def main_process_output() -> Iterator[None]:
             yield
     except (UserError, OSError):
         raise Aborted from None
+
+
+def _all_reduce(values: Tensor, op: Any = None) -> None:
+    """Reduce a tensor over all processes in place; the sum where no operation is given."""
+    _RECENT.append(values)
+    dist.all_reduce(values, dist.ReduceOp.SUM if op is None else op)
 
 
 def _share_cores(local_world: int) -> None:

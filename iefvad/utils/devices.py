@@ -1,10 +1,22 @@
-"""From the name of a device, as `--device` takes it, to a `torch.device`."""
+"""Devices: from the name that `--device` takes to a `torch.device`, and the device of shapes alone."""
 
 from __future__ import annotations
+
+import importlib
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
 from iefvad.utils.errors import UserError
+
+
+def meta_device() -> AbstractContextManager[Any]:
+    """Return a context in which new tensors have shapes and dtypes, and neither memory nor values."""
+    if torch.__version__ < "2.7":
+        # Here torch imports its compiler at the first use, and that import computes with tensors.
+        importlib.import_module("torch._dynamo")
+    return torch.device("meta")
 
 
 def resolve_device(name: str, *, cpu_only: bool = False) -> torch.device:

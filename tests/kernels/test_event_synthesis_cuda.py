@@ -148,7 +148,11 @@ def dump() -> Callable[..., str]:
     binary = spec.origin
 
     def run(*options: str) -> str:
-        return subprocess.run([tool, *options, binary], check=True, capture_output=True, text=True).stdout
+        done = subprocess.run([tool, *options, binary], capture_output=True, text=True)
+        if "Cannot decode architecture" in done.stderr:
+            pytest.skip(f"this cuobjdump is older than the nvcc that built the extension: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return run
 
