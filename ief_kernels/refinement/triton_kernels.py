@@ -251,7 +251,7 @@ def all_steps(
                 tl.store(state + at, value, mask=inside)
                 if narrow is not None:
                     tl.store(narrow + at, value, mask=inside)
-                if saved is not None:  # nested: triton 3.3 evaluates both sides of `and`
+                if saved is not None:  # noqa: SIM102 (triton 3.3 evaluates both sides of `and`)
                     if (step + 1) % every == 0:
                         keep = saved + ((step + 1) // every - 1) * (tl.cast(dim, tl.int64) * rows)
                         tl.store(keep + at, value, mask=inside)

@@ -23,8 +23,8 @@ from iefvad.utils.errors import UserError
 # The others wait while the main process renders the embedded benchmark or writes the report, so the timeout is long.
 TIMEOUT = datetime.timedelta(hours=2)
 _STARTS = itertools.count()
-# The tensors of the last reductions outlive them. In torch 2.6 the end of a gloo group waits for gloo's threads and holds
-# the interpreter's lock, and such a thread needs that lock if it has the last reference to a tensor: a deadlock.
+# The tensors of the last reductions outlive them. In torch 2.6 the end of a gloo group waits for gloo's threads while
+# it holds the interpreter's lock. A thread that has the last reference to a tensor needs that lock: a deadlock.
 _RECENT: deque[Tensor] = deque(maxlen=16)
 
 
