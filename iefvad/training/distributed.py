@@ -23,8 +23,9 @@ from iefvad.utils.errors import UserError
 # The others wait while the main process renders the embedded benchmark or writes the report, so the timeout is long.
 TIMEOUT = datetime.timedelta(hours=2)
 _STARTS = itertools.count()
-# The tensors of the last reductions outlive them. In torch 2.6 the end of a gloo group waits for gloo's threads while
-# it holds the interpreter's lock. A thread that has the last reference to a tensor needs that lock: a deadlock.
+# The tensors of the last reductions live on. The end of a gloo group waits for gloo's threads while it holds the
+# interpreter's lock. A thread that has the last reference to a tensor needs that lock: a deadlock (torch 2.6 to 2.10).
+# The group may end late, because the wrapped model refers to it, so they are never cleared.
 _RECENT: deque[Tensor] = deque(maxlen=16)
 
 
@@ -194,7 +195,6 @@ def start(device: str) -> Iterator[Processes]:
         # Destroying an NCCL group waits for processes that still compute. torchrun ends them when this one exits.
         if settled or not gpu:
             dist.destroy_process_group()
-            _RECENT.clear()
 
 
 @contextlib.contextmanager
