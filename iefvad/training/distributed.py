@@ -23,10 +23,10 @@ from iefvad.utils.errors import UserError
 # The others wait while the main process renders the embedded benchmark or writes the report, so the timeout is long.
 TIMEOUT = datetime.timedelta(hours=2)
 _STARTS = itertools.count()
-# The tensors of the last reductions live on. The end of a gloo group waits for gloo's threads while it holds the
-# interpreter's lock. A thread that has the last reference to a tensor needs that lock: a deadlock (torch 2.6 to 2.10).
-# The group may end late, because the wrapped model refers to it, so they are never cleared.
-_RECENT: deque[Tensor] = deque(maxlen=16)
+# The last operations of gloo are kept, so that its threads never free their tensors: that needs the interpreter's lock,
+# which the end of a group holds while it waits for these threads (a deadlock in torch 2.6 to 2.10). A group may end
+# late, because the wrapped model refers to it, so they are never cleared.
+_RECENT: deque[Any] = deque(maxlen=16)
 
 
 class Aborted(Exception):
@@ -127,8 +127,7 @@ class Processes:
         if self.world == 1:
             return choice
         value = torch.tensor(int(choice))
-        _RECENT.append(value)
-        dist.broadcast(value, 0)
+        _wait_for(dist.broadcast(value, 0, async_op=True))
         return bool(value)
 
     def union(self, texts: list[str]) -> list[str]:
@@ -216,8 +215,16 @@ def main_process_output() -> Iterator[None]:
 
 def _all_reduce(values: Tensor, op: Any = None) -> None:
     """Reduce a tensor over all processes in place; the sum where no operation is given."""
-    _RECENT.append(values)
-    dist.all_reduce(values, dist.ReduceOp.SUM if op is None else op)
+    op = dist.ReduceOp.SUM if op is None else op
+    if values.is_cuda:
+        dist.all_reduce(values, op)
+    else:
+        _wait_for(dist.all_reduce(values, op, async_op=True))
+
+
+def _wait_for(work: Any) -> None:
+    work.wait()
+    _RECENT.append(work)
 
 
 def _share_cores(local_world: int) -> None:
