@@ -17,6 +17,13 @@ if importlib.util.find_spec("hypothesis") is not None:  # the tests on a GPU do 
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -55,6 +55,7 @@ def runs(request: pytest.FixtureRequest) -> dict[str, Future[subprocess.Complete
     return {name: pool.submit(run, name) for name in asked}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_interpreted(name: str, runs: dict[str, Future[subprocess.CompletedProcess[str]]]) -> None:
     found = runs[name].result()
