@@ -210,3 +210,21 @@ def test_wrong_shapes_are_refused():
     assert model(*torch.randn(2, 2, 5, 24), context=5).scores.shape == (2, 0)
     with pytest.raises(ValueError, match="does not divide"):
         ModelConfig(dim=10, heads=4)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("logvar", [-100.0, 100.0])
+@pytest.mark.parametrize("modality", ["fusion", "image", "event"])
+def test_extreme_log_variances_stay_finite(modality, logvar, backend):
+    """A single stream saturates as the fusion does (docs/specification.md#precision-fusion)."""
+    model = build(dataclasses.replace(SMALL, modality=modality), backend)
+    for encoder in model.encoders.values():
+        torch.nn.init.constant_(encoder.logvar.bias, logvar)
+    image, event = torch.randn(2, 3, 9, 24)
+    lengths = torch.tensor([9, 4, 1])
+    out = model(image, event, lengths)
+    loss = total_loss(out, torch.tensor([1.0, 0.0, 1.0]), lengths, LossWeights())
+    loss.total.backward()
+    assert torch.isfinite(out.scores).all() and torch.isfinite(loss.total)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
