@@ -129,7 +129,7 @@ def _count(source: Mapping[str, Tensor], pattern: re.Pattern[str]) -> int:
 
 
 def _names(config: ModelConfig) -> dict[str, list[str]]:
-    """This project's tensor names → the released ones: one each, or one a step for the stacked refinement."""
+    """This project's tensor names → the released ones: one each, or one per step for the stacked refinement."""
     result: dict[str, list[str]] = {}
     for part in ("weight", "bias"):
         for name in ("image", "event"):

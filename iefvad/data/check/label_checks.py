@@ -32,7 +32,7 @@ def check_labels(data_set: DataSet, found: Findings) -> None:
                 f"{{files}} [gives/give] {amount(len(several), 'video')} several labels",
                 source.label,
                 names=several,
-                why="training would refuse it: keep one label a video",
+                why="training would refuse it: keep one label per video",
             )
         written = {entry.label for entry in source.entries}
         if len(written) == 1 and not source.partial and len(labels) > 1:

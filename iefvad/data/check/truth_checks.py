@@ -258,7 +258,7 @@ def check_gt(data_set: DataSet, found: Findings) -> list[str]:
             found.add(
                 "problem",
                 f"{gt.label} has {amount(len(gt.gt), 'frame')}, no multiple of {SEGMENT}",
-                why="it holds 16 labels a segment: it may be cut short",
+                why="it contains 16 labels per segment: it may be truncated",
             )
         elif main is None:
             found.add("note", f"{gt.label} cannot be checked: no test list is there to tell the order of its videos")
