@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ief_kernels
-from ief_kernels import BackendUnavailable, _cuda_extension, _native, _triton, dispatch, explain
+from ief_kernels import BackendUnavailable, _cuda_extension, _native, _triton, dispatch, doctor, explain
 from tests.helpers.kernel_checks import needs_native
 
 CPU = torch.device("cpu")
@@ -244,3 +244,29 @@ def test_triton_is_not_taken_on_rocm(
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert dispatch.choose(name, "auto", GPU, torch.float32).backend != "triton"
     assert "has not been tried on ROCm" in explain(name, GPU)
+
+
+# The doctor.
+
+
+def test_doctor_prints_what_a_report_needs() -> None:
+    done = subprocess.run([sys.executable, "-m", "ief_kernels.doctor"], capture_output=True, text=True, check=True)
+    for said in (f"torch          {torch.__version__}", "triton ", "NVIDIA driver", "C++ ", "ief_kernels._C ", "GPUs:"):
+        assert said in done.stdout
+    assert _native.why_not() or f"C++, {_native.extension().isa()}" in done.stdout
+    for name in OPERATORS:
+        assert f"  {name} on cpu, " in done.stdout
+    assert "failed:" not in done.stdout and not done.stderr
+
+
+def test_doctor_outlives_a_broken_section(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> list[torch.device]:
+        raise RuntimeError("the driver is gone")
+
+    monkeypatch.setattr(doctor, "_gpus", broken)
+    monkeypatch.setenv("IEF_KERNELS_TUNE", "0")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert doctor.main() == 0
+    printed = capsys.readouterr().out
+    assert "GPUs:\n  failed: RuntimeError: the driver is gone\noperators:" in printed
+    assert "IEF_KERNELS_TUNE=0" in printed and "no-such-compiler (from CXX): does not run" in printed
