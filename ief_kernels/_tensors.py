@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NoReturn
 
 import torch
@@ -16,7 +16,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def promoted_dtype(*tensors: Tensor, states: Iterable[Tensor] = ()) -> torch.dtype:
+def promoted_dtype(*tensors: Tensor, states: tuple[Tensor, ...] = ()) -> torch.dtype:
     """Return the dtype of a call's outputs, which also chooses its backend: the promoted dtype of the tensors.
 
     This is the one rule of all operators and backends (``docs/specification.md#types-and-devices``).
@@ -28,9 +28,13 @@ def promoted_dtype(*tensors: Tensor, states: Iterable[Tensor] = ()) -> torch.dty
             float32, and carrying it on must not widen the outputs.
     """
     dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return torch.float64 if any(state.dtype == torch.float64 for state in states) else dtype
+    for tensor in tensors:
+        if tensor.dtype != dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    for state in states:
+        if state.dtype == torch.float64:
+            dtype = torch.float64
+    return dtype
 
 
 def address(tensor: Tensor | None) -> int:

@@ -84,7 +84,7 @@ def refine(
     trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, w1, b1, w2, b2))
     every = min(checkpoint_every, count) if trains else count
     if inside == promoted_dtype(z, w1, b1, w2, b2):  # else autocast is on, and the kernels convert the weights
-        w1, b1, w2, b2 = (weight.to(dtype) for weight in (w1, b1, w2, b2))
+        w1, b1, w2, b2 = (weight if weight.dtype == dtype else weight.to(dtype) for weight in (w1, b1, w2, b2))
     refined: Tensor = RefineFunction.apply(
         z.to(dtype), w1, b1, w2, b2, attenuation, count, every, inside, choice.backend
     )
