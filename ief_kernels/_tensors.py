@@ -24,7 +24,7 @@ def promoted_dtype(*tensors: Tensor, states: tuple[Tensor, ...] = ()) -> torch.d
     Args:
         *tensors: those that carry data. Parameters such as ν and q do not belong here: they are converted to the dtype
             of the arithmetic and never widen an output.
-        states: carried states. They count where they are float64 alone. The state of half-precision sequences is
+        states: carried states. They count only where they are float64. The state of half-precision sequences is
             float32, and carrying it on must not widen the outputs.
     """
     dtype = tensors[0].dtype
