@@ -1,7 +1,8 @@
-"""Small helpers on shapes, dtypes, lengths and memory that the operators share."""
+"""Small helpers on shapes, dtypes, devices, lengths and memory that the operators share."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NoReturn
 
 import torch
@@ -13,6 +14,27 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that arithmetic runs in: float64 for float64, float32 for everything else."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def promoted_dtype(*tensors: Tensor, states: tuple[Tensor, ...] = ()) -> torch.dtype:
+    """Return the dtype of a call's outputs, which also chooses its backend: the promoted dtype of the tensors.
+
+    This is the one rule of all operators and backends (``docs/specification.md#types-and-devices``).
+
+    Args:
+        *tensors: those that carry data. Parameters such as ν and q do not belong here: they are converted to the dtype
+            of the arithmetic and never widen an output.
+        states: carried states. They count only where they are float64. The state of half-precision sequences is
+            float32, and carrying it on must not widen the outputs.
+    """
+    dtype = tensors[0].dtype
+    for tensor in tensors:
+        if tensor.dtype != dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    for state in states:
+        if state.dtype == torch.float64:
+            dtype = torch.float64
+    return dtype
 
 
 def address(tensor: Tensor | None) -> int:
@@ -42,7 +64,7 @@ def require_float(**tensors: Tensor) -> None:
 
 
 def require_same_shape(**tensors: Tensor) -> None:
-    """Check that all tensors have the shape and the device of the first.
+    """Check that all tensors have the shape of the first.
 
     Raises:
         ValueError: one differs; the message names the first such tensor.
@@ -51,8 +73,42 @@ def require_same_shape(**tensors: Tensor) -> None:
     for name, tensor in others:
         if tensor.shape != first.shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but {first_name} has {tuple(first.shape)}")
-        if tensor.device != first.device:
-            raise ValueError(f"{name} is on {tensor.device}, but {first_name} is on {first.device}")
+
+
+def require_same_device(
+    tensors: Mapping[str, Tensor | None],
+    *,
+    lengths: Tensor | None = None,
+    parameters: Mapping[str, object] | None = None,
+) -> None:
+    """Check that all tensors of a call are on the device of the first, before a kernel takes their addresses.
+
+    Args:
+        tensors: by their names, the first of them first; None where an argument is absent.
+        lengths: may also be on the CPU.
+        parameters: numbers, tensors or None by their names. A tensor without dimensions may also be on the CPU; it is
+            moved.
+
+    Raises:
+        ValueError: one is elsewhere; the message names the first such tensor and both devices.
+    """
+    (first_name, first), *_ = tensors.items()
+    assert first is not None
+    device = first.device
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, but {first_name} is on {device}; move it there")
+    if lengths is not None and lengths.device != device and lengths.device.type != "cpu":
+        raise ValueError(
+            f"lengths is on {lengths.device}, but {first_name} is on {device}; move it there or to the CPU"
+        )
+    for name, value in (parameters or {}).items():
+        if (
+            isinstance(value, Tensor)
+            and value.device != device
+            and not (value.dim() == 0 and value.device.type == "cpu")
+        ):
+            raise ValueError(f"{name} is on {value.device}, but {first_name} is on {device}; move it there")
 
 
 def require_lengths(lengths: Tensor | None, batch: int) -> None:

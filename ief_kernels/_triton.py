@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -37,11 +38,30 @@ _FOUND = importlib.util.find_spec("triton") is not None
 COOPERATIVE = [int(part) for part in _spills.version().split(".") if part.isdigit()] >= [3, 3]
 
 
+def _missing_compiler() -> str:
+    """Return why triton cannot compile its launchers, or an empty string if it can.
+
+    Triton takes $CC as one word, else gcc, else clang.
+    """
+    named = os.environ.get("CC")
+    if named is not None:
+        return (
+            "" if shutil.which(named) else f"the C compiler that CC names ({named}) is not found; correct or unset CC"
+        )
+    if shutil.which("gcc") or shutil.which("clang"):
+        return ""
+    return "triton finds no C compiler for its launcher; install gcc or clang, or set CC"
+
+
+_COMPILER_REASON = _missing_compiler()
+
+
 def triton_check(dtypes: tuple[torch.dtype, ...] = FLOATS) -> Check:
     """Return the usual check of a Triton kernel.
 
-    Triton must be installed, the tensors must lie on a CUDA device of compute capability 8.0 or later, and the dtype
-    must be among `dtypes`. The interpreter takes CPU tensors instead, except bfloat16, which it gets wrong.
+    Triton must be installed, with a C compiler for its launchers. The tensors must lie on an NVIDIA GPU of compute
+    capability 8.0 or later, and the dtype must be among `dtypes`. The interpreter takes CPU tensors instead, except
+    bfloat16, which it gets wrong.
     """
 
     def check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
@@ -55,9 +75,13 @@ def triton_check(dtypes: tuple[torch.dtype, ...] = FLOATS) -> Check:
             return None if device.type == "cpu" else "TRITON_INTERPRET=1 is set, which is for CPU tensors"
         if device.type != "cuda":
             return f"its kernel runs on a CUDA device, and the tensors are on {device.type}"
+        if torch.version.hip is not None:
+            return "its kernel has not been tried on ROCm"
         # a constant to torch.compile, unlike get_device_capability
-        if torch.version.hip is None and torch.cuda.get_device_properties(device).major < 8:
+        if torch.cuda.get_device_properties(device).major < 8:
             return "its kernel needs a GPU of compute capability 8.0 or later"
+        if _COMPILER_REASON:
+            return _COMPILER_REASON
         return None
 
     return check

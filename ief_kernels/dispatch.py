@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _native
+from ._tensors import promoted_dtype
 
 BACKENDS = ("triton", "native", "reference")
 
@@ -59,6 +60,11 @@ def register_backend(op: str, name: str, check: Check, describe: Describe | None
         _details[op, name] = describe
 
 
+def operators() -> list[str]:
+    """Return the names of all operators."""
+    return sorted(_checks)
+
+
 def native_check(op_dtypes: tuple[torch.dtype, ...]) -> Check:
     """Return the usual check of a C++ kernel: extension built, tensors on the CPU, dtype among ``op_dtypes``."""
 
@@ -88,8 +94,8 @@ def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype, **fa
     Args:
         op: name of the public function.
         backend: ``"auto"`` or one of ``BACKENDS``.
-        device: device of the tensors that decide.
-        dtype: dtype of the tensors that decide.
+        device: device of the call's tensors.
+        dtype: promoted dtype of the call's tensors (`_tensors.promoted_dtype`).
         **facts: whatever else the operator's checks ask for.
 
     Returns:
@@ -122,8 +128,9 @@ def explain(op: str | None = None, *about: torch.Tensor | torch.device | torch.d
 
     Args:
         op: name of a public function; None explains all of them.
-        *about: tensors, a device and a dtype in any order, such as a call's arguments. The first of each kind counts.
-            The default is the CPU and float32.
+        *about: tensors, a device and a dtype in any order, such as the tensors of a call that carry data. The first
+            device counts, and a dtype that is given, else the promoted one of the tensors. The default is the CPU and
+            float32.
         **facts: whatever else the operator's checks ask for. ``shape`` is the first tensor's unless given.
 
     Returns:
@@ -138,7 +145,7 @@ def explain(op: str | None = None, *about: torch.Tensor | torch.device | torch.d
         kalman_scan on cpu, torch.float32: auto takes native
     """
     if op is None:
-        return "\n".join(explain(name, *about, **facts) for name in sorted(_checks))
+        return "\n".join(explain(name, *about, **facts) for name in operators())
     device, dtype = _device_and_dtype(about)
     facts = {"shape": next((tuple(item.shape) for item in about if isinstance(item, torch.Tensor)), None)} | facts
     choice = choose(op, "auto", device, dtype, **facts)
@@ -155,13 +162,16 @@ def explain(op: str | None = None, *about: torch.Tensor | torch.device | torch.d
 def _device_and_dtype(about: tuple[Any, ...]) -> tuple[torch.device, torch.dtype]:
     device: torch.device | None = None
     dtype: torch.dtype | None = None
+    tensors = [item for item in about if isinstance(item, torch.Tensor)]
     for item in about:
         if isinstance(item, torch.Tensor):
-            device, dtype = device or item.device, dtype or item.dtype
+            device = device or item.device
         elif isinstance(item, torch.dtype):
             dtype = dtype or item
         elif isinstance(item, torch.device | str):
             device = device or torch.device(item)
         else:
             raise TypeError(f"explain takes tensors, devices and dtypes, not {type(item).__name__}")
-    return device or torch.device("cpu"), dtype or torch.float32
+    if dtype is None:
+        dtype = promoted_dtype(*tensors) if tensors else torch.float32
+    return device or torch.device("cpu"), dtype

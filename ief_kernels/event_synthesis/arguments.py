@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._tensors import require_same_device
+
 NORMALIZE = ("clamp", "segment", "batch", "none")
 POLARITY = ("merged", "split")
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -91,10 +93,9 @@ def check(
         expected = (*frames.shape[:at], *frames.shape[at + 1 :])
         if tuple(carry.shape) != expected:
             raise ValueError(f"carry must be one frame per segment, {expected}, got {tuple(carry.shape)}")
-        if carry.dtype != frames.dtype or carry.device != frames.device:
-            raise ValueError(
-                f"carry must be like frames ({frames.dtype} on {frames.device}), got {carry.dtype} on {carry.device}"
-            )
+        if carry.dtype != frames.dtype:
+            raise ValueError(f"carry must be like frames, {frames.dtype}, got {carry.dtype}; convert it")
+        require_same_device({"frames": frames, "carry": carry})
     # No difference exceeds 255 grey levels by far, so a threshold beyond int32 means the same as int32's largest.
     units = min(round(threshold * UNITS), _INT32_MAX)
     tau = None if surrogate is None else float(surrogate)

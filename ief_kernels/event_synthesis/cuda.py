@@ -10,9 +10,9 @@ from .arguments import map_dtype, map_shape
 from .layout import normalise, packed_rows
 
 
-def check(dtype: torch.dtype) -> str | None:
-    """Return None if the kernel takes CUDA tensors of this dtype, else the reason why it does not."""
-    reason = _cuda_extension.why_not()
+def check(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return None if the kernel takes tensors of this dtype on this GPU, else the reason why it does not."""
+    reason = _cuda_extension.why_not(device)
     if reason is None and dtype != torch.uint8:
         reason = f"its CUDA kernel takes uint8 frames, not {dtype}"
     return reason

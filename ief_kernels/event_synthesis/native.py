@@ -16,7 +16,7 @@ _check_cpu = native_check(DTYPES)
 
 
 def _check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
-    return cuda.check(dtype) if device.type == "cuda" else _check_cpu(device, dtype, facts)
+    return cuda.check(device, dtype) if device.type == "cuda" else _check_cpu(device, dtype, facts)
 
 
 def _describe(facts: Facts) -> str:

@@ -13,7 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._tensors import compute_dtype, require_float, require_lengths, require_same_shape
+from .._tensors import (
+    compute_dtype,
+    promoted_dtype,
+    require_float,
+    require_lengths,
+    require_same_device,
+    require_same_shape,
+)
 from ..dispatch import choose
 from . import reference
 from .autograd import KalmanScanFunction
@@ -46,12 +53,17 @@ def _check(
         require_float(nu=nu)
         if nu.numel() != 1:
             raise ValueError(f"nu must have one element, got {tuple(nu.shape)}")
-    if initial_state is not None:
-        s, p = initial_state
+    s, p = (None, None) if initial_state is None else initial_state
+    if s is not None and p is not None:
         require_float(initial_mean=s, initial_var=p)
         if s.shape != (batch, dim) or p.shape != (batch, dim):
             shapes = f"{tuple(s.shape)} and {tuple(p.shape)}"
             raise ValueError(f"initial_state must be two tensors of shape ({batch}, {dim}), got {shapes}")
+    require_same_device(
+        {"x": x, "var": var, "initial_state[0]": s, "initial_state[1]": p},
+        lengths=lengths,
+        parameters={"process_noise": process_noise, "nu": nu},
+    )
 
 
 def kalman_scan(
@@ -70,18 +82,20 @@ def kalman_scan(
     Args:
         x: (B, T, D), the inputs; float16, bfloat16, float32 or float64.
         var: (B, T, D), their variances ≥ 0; of one of these dtypes.
-        lengths: (B,) integers; steps t ≥ length are padding. None: all steps are valid.
+        lengths: (B,) integers, on x's device or on the CPU; steps t ≥ length are padding. None: all steps are valid.
         process_noise: q ≥ 0, a float, or a tensor of shape (D,) or with one element, with a gradient. 0 makes the
-            state a running mean.
+            state a running mean. It does not widen the outputs, and neither does ν: both are converted to the dtype of
+            the arithmetic. Without dimensions they may be on the CPU and are moved.
         nu: degrees of freedom ν > 0 of the robust update: a float, or a tensor of one element with a gradient. None:
             the plain update.
         eps: added to both variances.
-        initial_state: (s, p), (B, D) each, such as the `state` of an earlier call. None: the first step is copied.
+        initial_state: (s, p), (B, D) each, such as the `state` of an earlier call. float64 makes the outputs float64;
+            other dtypes are converted. None: the first step is copied.
         backend: "auto", "triton", "native" or "reference". Triton runs a loop over time, or, for long sequences of few
             lanes, chunks of time side by side; `explain("kalman_scan", x, nu=nu)` says which.
 
     Returns:
-        `Scan(mean, var, gain, state)`. The first three are (B, T, D) in the inputs' promoted dtype, and zero at
+        `Scan(mean, var, gain, state)`. The first three are (B, T, D) in the promoted dtype of x and var, and zero at
         t ≥ length. `state` is (s, p) after each sequence's last valid step, (B, D) each, float32 (float64 for float64
         inputs), so that carrying it on equals one call on the concatenation. A sequence of length 0 returns its
         initial state. Without one it returns s = 0 with the diffuse variance 1e30, which the next call's first input
@@ -89,16 +103,16 @@ def kalman_scan(
 
     Raises:
         TypeError: an input has another dtype.
-        ValueError: an input has another shape, q < 0, or ν ≤ 0.
+        ValueError: an input has another shape or is on another device, q < 0, or ν ≤ 0.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
     _check(x, var, lengths, process_noise, nu, initial_state)
-    choice = choose("kalman_scan", backend, x.device, x.dtype)
+    dtype = promoted_dtype(x, var, states=initial_state or ())
+    choice = choose("kalman_scan", backend, x.device, dtype)
     if choice.backend == "reference":
         return reference.kalman_scan(
             x, var, lengths=lengths, process_noise=process_noise, nu=nu, eps=eps, initial_state=initial_state
         )
-    dtype = torch.promote_types(x.dtype, var.dtype)
     arithmetic = compute_dtype(dtype)
     tensors = [x, var, process_noise, nu, *(initial_state or ())]
     keep_states = torch.is_grad_enabled() and any(isinstance(item, Tensor) and item.requires_grad for item in tensors)
@@ -106,7 +120,7 @@ def kalman_scan(
         q = process_noise.to(x.device, arithmetic).reshape(-1)
     else:
         q = torch.full((1,), process_noise, dtype=arithmetic, device=x.device)
-    weight = influence(nu, x)
+    weight = influence(nu, x.device, arithmetic)
     s0, p0 = (None, None) if initial_state is None else (part.to(arithmetic) for part in initial_state)
     inside = dtype if choice.backend == "triton" else arithmetic
     mean, variance, gain, s, p = KalmanScanFunction.apply(

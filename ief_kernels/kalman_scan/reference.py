@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._tensors import compute_dtype, valid_mask
+from .._tensors import compute_dtype, promoted_dtype, valid_mask
 
 # Variance of a state that has seen nothing: the next input takes over entirely (gain 1 to rounding).
 DIFFUSE = 1e30
@@ -32,24 +32,24 @@ class Scan(NamedTuple):
     state: tuple[Tensor, Tensor]
 
 
-def influence(nu: float | Tensor | None, like: Tensor) -> Tensor | None:
+def influence(nu: float | Tensor | None, device: torch.device, dtype: torch.dtype) -> Tensor | None:
     """Return 1/(ν+1), the weight of the squared residual in the robust update, or None for the plain one.
 
     Args:
         nu: degrees of freedom, or None.
-        like: decides device and dtype.
+        device: of the result.
+        dtype: of the arithmetic and of the result.
 
     Raises:
         ValueError: `nu` is a float that is not positive.
     """
     if nu is None:
         return None
-    dtype = compute_dtype(like.dtype)
     if isinstance(nu, Tensor):
-        return 1 / (nu.to(like.device, dtype) + 1)
+        return 1 / (nu.to(device, dtype) + 1)
     if not nu > 0:
         raise ValueError(f"nu must be positive, got {nu}")
-    return torch.full((), 1 / (nu + 1), dtype=dtype, device=like.device)
+    return torch.full((), 1 / (nu + 1), dtype=dtype, device=device)
 
 
 def kalman_scan(
@@ -68,12 +68,12 @@ def kalman_scan(
     a = p_{t−1} + q + eps and b = var_t + eps [+ (x_t − s_{t−1})²/(ν+1)]: gain = a/(a+b), p_t = a·b/(a+b),
     s_t = s_{t−1} + gain·(x_t − s_{t−1}). Without an initial state s_0 = x_0, p_0 = var_0, gain 1.
     """
-    dtype = torch.promote_types(x.dtype, var.dtype)
+    dtype = promoted_dtype(x, var, states=initial_state or ())
     arithmetic = compute_dtype(dtype)
     batch, steps, dim = x.shape
     x, var = x.to(arithmetic), var.to(arithmetic)
     q = process_noise.to(x) if isinstance(process_noise, Tensor) else process_noise
-    weight = influence(nu, x)
+    weight = influence(nu, x.device, arithmetic)
     if lengths is None:
         valid = torch.ones(batch, steps, dtype=torch.bool, device=x.device)
     else:

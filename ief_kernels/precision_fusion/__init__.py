@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._tensors import require_float, require_lengths, require_same_shape
+from .._tensors import promoted_dtype, require_float, require_lengths, require_same_device, require_same_shape
 from ..dispatch import choose
 from . import reference
 from .autograd import PrecisionFusionFunction
@@ -27,26 +27,32 @@ from .reference import Fusion, Nu, NuPair, Terms, split_nu, student_scale
 __all__ = ["Fusion", "Nu", "NuPair", "Terms", "fusion_and_terms", "fusion_terms", "precision_fusion"]
 
 
-def _check(mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor) -> None:
+def _check(
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    nu: NuPair,
+    lengths: Tensor | None = None,
+) -> torch.dtype:
+    """Check the arguments and return the promoted dtype."""
     tensors = {"mu_img": mu_img, "logvar_img": logvar_img, "mu_evt": mu_evt, "logvar_evt": logvar_evt}
     require_float(**tensors)
     require_same_shape(**tensors)
     if mu_img.dim() == 0:
         raise ValueError("mu_img must have at least one dimension")
-
-
-def _check_terms(
-    mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor, lengths: Tensor | None
-) -> None:
-    _check(mu_img, logvar_img, mu_evt, logvar_evt)
     if lengths is not None:
         if mu_img.dim() != 3:
             raise ValueError(f"with lengths, mu_img must be (B, T, D), got {tuple(mu_img.shape)}")
         require_lengths(lengths, mu_img.shape[0])
+    parameters: dict[str, object] = {"nu[0]": nu[0], "nu[1]": nu[1]} if isinstance(nu, tuple) else {"nu": nu}
+    require_same_device(tensors, lengths=lengths, parameters=parameters)
+    return promoted_dtype(mu_img, logvar_img, mu_evt, logvar_evt)
 
 
 def _apply(
     tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+    dtype: torch.dtype,
     nu: NuPair,
     lengths: Tensor | None,
     eps: float,
@@ -54,9 +60,6 @@ def _apply(
     with_terms: bool,
     backend: str,
 ) -> tuple[Fusion, Terms]:
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
     mu_img, logvar_img, mu_evt, logvar_evt = (tensor.to(dtype) for tensor in tensors)
     nu_img, nu_evt = split_nu(nu)
     logvar_img, c_img = _scale(logvar_img, nu_img)
@@ -95,7 +98,8 @@ def precision_fusion(
         mu_evt: (..., D), mean of the event belief.
         logvar_evt: (..., D), natural logarithm of its variance.
         nu: degrees of freedom ν > 0, one value for both modalities or a pair (image, event). Each is None (Gaussian),
-            a float, or a tensor with a gradient that broadcasts with the inputs.
+            a float, or a tensor with a gradient that broadcasts with the inputs. It does not widen the outputs: it is
+            converted to the dtype of the arithmetic. Without dimensions it may be on the CPU and is moved.
         eps: added to each effective variance.
         backend: "auto", "triton", "native" or "reference".
 
@@ -107,12 +111,12 @@ def precision_fusion(
         ValueError: shapes or devices differ, or ν ≤ 0.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
-    _check(mu_img, logvar_img, mu_evt, logvar_evt)
+    dtype = _check(mu_img, logvar_img, mu_evt, logvar_evt, nu)
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
-    choice = choose("precision_fusion", backend, mu_img.device, mu_img.dtype)
+    choice = choose("precision_fusion", backend, mu_img.device, dtype)
     if choice.backend == "reference":
         return reference.precision_fusion(*tensors, nu=nu, eps=eps)
-    return _apply(tensors, nu, None, eps, True, False, choice.backend)[0]
+    return _apply(tensors, dtype, nu, None, eps, True, False, choice.backend)[0]
 
 
 def fusion_terms(
@@ -133,7 +137,8 @@ def fusion_terms(
         mu_evt: as mu_img: mean of the event belief.
         logvar_evt: as mu_img: natural logarithm of its variance.
         nu: as in `precision_fusion`.
-        lengths: (B,) integers; positions t ≥ length influence neither the terms nor a gradient. None: all are valid.
+        lengths: (B,) integers, on the device of mu_img or on the CPU; positions t ≥ length influence neither the terms
+            nor a gradient. None: all are valid.
         backend: "auto", "triton", "native" or "reference".
 
     Returns:
@@ -145,12 +150,12 @@ def fusion_terms(
         ValueError: shapes or devices differ, or ν ≤ 0.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
-    _check_terms(mu_img, logvar_img, mu_evt, logvar_evt, lengths)
+    dtype = _check(mu_img, logvar_img, mu_evt, logvar_evt, nu, lengths)
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
-    choice = choose("fusion_terms", backend, mu_img.device, mu_img.dtype)
+    choice = choose("fusion_terms", backend, mu_img.device, dtype)
     if choice.backend == "reference":
         return reference.fusion_terms(*tensors, nu=nu, lengths=lengths)
-    return _apply(tensors, nu, lengths, 0.0, False, True, choice.backend)[1]
+    return _apply(tensors, dtype, nu, lengths, 0.0, False, True, choice.backend)[1]
 
 
 def fusion_and_terms(
@@ -169,9 +174,9 @@ def fusion_and_terms(
     Arguments, results and errors are those of the two functions. With `lengths`, the fusion is zero at t ≥ length and
     the gradient there is exactly zero, whatever the inputs hold there (NaN included).
     """
-    _check_terms(mu_img, logvar_img, mu_evt, logvar_evt, lengths)
+    dtype = _check(mu_img, logvar_img, mu_evt, logvar_evt, nu, lengths)
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
-    choice = choose("fusion_and_terms", backend, mu_img.device, mu_img.dtype)
+    choice = choose("fusion_and_terms", backend, mu_img.device, dtype)
     if choice.backend == "reference":
         return reference.fusion_and_terms(*tensors, nu=nu, lengths=lengths, eps=eps)
-    return _apply(tensors, nu, lengths, eps, True, True, choice.backend)
+    return _apply(tensors, dtype, nu, lengths, eps, True, True, choice.backend)

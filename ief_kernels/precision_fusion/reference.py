@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from .._tensors import compute_dtype, valid_mask
+from .._tensors import compute_dtype, promoted_dtype, valid_mask
 
 Nu: TypeAlias = float | Tensor | None
 NuPair: TypeAlias = Nu | tuple[Nu, Nu]
@@ -136,9 +136,7 @@ def _terms(
 
 def _prepare(tensors: tuple[Tensor, ...], lengths: Tensor | None) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
     """Inputs in the arithmetic's dtype with padding zeroed, the validity mask, and the dtype of the outputs."""
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
+    dtype = promoted_dtype(*tensors)
     prepared = [tensor.to(compute_dtype(dtype)) for tensor in tensors]
     if lengths is None:
         return prepared, None, dtype

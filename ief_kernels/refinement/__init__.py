@@ -8,24 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._tensors import require_float
+from .._tensors import promoted_dtype, require_float, require_same_device
 from ..dispatch import choose
 from . import reference
 from .autograd import RefineFunction
-from .reference import step_count
+from .reference import call_dtypes, step_count
 
 __all__ = ["refine"]
-
-
-def _product_dtype(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> torch.dtype:
-    """The dtype of the matrix products: autocast's where it is on (it leaves float64 alone), else the tensors' own."""
-    device = z.device.type
-    if torch.is_autocast_enabled(device) and z.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    for name, tensor in {"w1": w1, "b1": b1, "w2": w2, "b2": b2}.items():
-        if tensor.dtype != z.dtype:
-            raise TypeError(f"{name} is {tensor.dtype}, but z is {z.dtype}; outside torch.autocast they must agree")
-    return z.dtype
 
 
 def _check(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, checkpoint_every: int) -> None:
@@ -43,6 +32,7 @@ def _check(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, checkpoint
             raise ValueError(f"{name} must be {shape} to match w1, got {tuple(tensor.shape)}")
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
+    require_same_device({"z": z, "w1": w1, "b1": b1, "w2": w2, "b2": b2})
 
 
 def refine(
@@ -63,7 +53,7 @@ def refine(
 
     Args:
         z: (..., D); float16, bfloat16, float32 or float64.
-        w1: (N, H, D), weights of each block's first layer, of z's dtype outside `torch.autocast`.
+        w1: (N, H, D), weights of each block's first layer; of one of these dtypes, like the rest.
         b1: (N, H), biases of the first layer.
         w2: (N, D, H), weights of the second layer.
         b2: (N, D), biases of the second layer.
@@ -74,23 +64,28 @@ def refine(
         backend: "auto", "triton", "native" or "reference".
 
     Returns:
-        z_N, of z's shape; z itself for N = 0. Under `torch.autocast` the matrix products run in its dtype, and z keeps
-        its own.
+        z_N, of z's shape and the promoted dtype of all five tensors; z in that dtype for N = 0. Under `torch.autocast`
+        the matrix products run in its dtype, and z keeps its own. Autocast leaves float64 alone: where a tensor is
+        float64, everything is.
 
     Raises:
         TypeError: an input has another dtype.
-        ValueError: an input has another shape, or `steps` disagrees with the weights.
+        ValueError: an input has another shape or is on another device, or `steps` disagrees with the weights.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
     _check(z, w1, b1, w2, b2, checkpoint_every)
     count = step_count(w1, steps)
-    dtype = _product_dtype(z, w1, b1, w2, b2)
-    choice = choose("refine", backend, z.device, z.dtype)
+    dtype, inside = call_dtypes(z, w1, b1, w2, b2)
+    choice = choose("refine", backend, z.device, dtype)
     if count == 0:
-        return z
+        return z.to(dtype)
     if choice.backend == "reference":
         return reference.refine(z, w1, b1, w2, b2, attenuation=attenuation, steps=steps)
     trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, w1, b1, w2, b2))
     every = min(checkpoint_every, count) if trains else count
-    refined: Tensor = RefineFunction.apply(z, w1, b1, w2, b2, attenuation, count, every, dtype, choice.backend)
+    if inside == promoted_dtype(z, w1, b1, w2, b2):  # else autocast is on, and the kernels convert the weights
+        w1, b1, w2, b2 = (weight if weight.dtype == dtype else weight.to(dtype) for weight in (w1, b1, w2, b2))
+    refined: Tensor = RefineFunction.apply(
+        z.to(dtype), w1, b1, w2, b2, attenuation, count, every, inside, choice.backend
+    )
     return refined

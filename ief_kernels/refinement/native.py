@@ -14,10 +14,15 @@ from torch import Tensor
 
 from .._products import product
 from .._tensors import compute_dtype
-from ..dispatch import register_backend
+from ..dispatch import Facts, register_backend
 
-# torch's own matrix products run on every device, so nothing can be missing.
-register_backend("refine", "native", lambda device, dtype, facts: None, lambda facts: "torch's matrix products")
+
+def _check(device: torch.device, dtype: torch.dtype, facts: Facts) -> str | None:
+    """Serve every device that has memory: torch's own matrix products run there."""
+    return "tensors on meta have no memory" if device.type == "meta" else None
+
+
+register_backend("refine", "native", _check, lambda facts: "torch's matrix products")
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import ief_kernels
-from ief_kernels import BackendUnavailable, _cuda_extension, _native, dispatch, explain
+from ief_kernels import BackendUnavailable, _cuda_extension, _native, _triton, dispatch, doctor, explain
 from tests.helpers.kernel_checks import needs_native
 
 CPU = torch.device("cpu")
@@ -138,3 +140,133 @@ def test_absent_extension_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "install a C++ compiler" in explain("event_synthesis", torch.uint8)
     with pytest.raises(RuntimeError, match="not built"):
         _native.extension()
+
+
+# Where no kernel can run: no GPU is needed to ask.
+
+GPU = torch.device("cuda", 0)
+FLOAT_OPERATORS = tuple(name for name in OPERATORS if name != "event_synthesis")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Pretends that GPU has this compute capability; Triton is installed, and so is gcc."""
+
+    def pretend(major: int, minor: int) -> None:
+        monkeypatch.setattr(
+            torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major, minor=minor)
+        )
+
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(_triton, "INTERPRET", False)
+    monkeypatch.setattr(_triton, "_FOUND", True)
+    monkeypatch.setattr(_triton, "_COMPILER_REASON", "")
+    return pretend
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretends that the CUDA extension is built for three architectures."""
+    monkeypatch.setattr(_cuda_extension, "_reason", "")
+    monkeypatch.setattr(_cuda_extension, "_architectures", (80, 90, 100))
+    monkeypatch.setattr(_cuda_extension, "describe", lambda: "CUDA C++, sm_80 sm_90 sm_100")
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "serves"),
+    [
+        (7, 0, False),
+        (7, 5, False),
+        *((*at, True) for at in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0))),
+    ],
+)
+def test_cuda_serves_gpus_it_has_code_for(
+    major: int, minor: int, serves: bool, gpu: Callable[[int, int], None], built: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu(major, minor)
+    monkeypatch.setattr(_triton, "_FOUND", False)
+    choice = dispatch.choose("event_synthesis", "auto", GPU, torch.uint8)
+    assert choice.backend == ("native" if serves else "reference")
+    reason = f"built for sm_80, sm_90, sm_100, and has no code for this GPU (sm_{major}{minor})"
+    assert (reason in explain("event_synthesis", GPU, torch.uint8)) == (not serves)
+    if not serves:
+        with pytest.raises(BackendUnavailable, match="has no code for this GPU"):
+            dispatch.choose("event_synthesis", "native", GPU, torch.uint8)
+
+
+def test_cuda_of_a_gap_is_not_served_by_ptx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PTX is kept for the newest architecture alone, so that a GPU between two of them may have no code."""
+    monkeypatch.setattr(_cuda_extension, "_architectures", (86, 100))
+    assert [_cuda_extension.missing_image(*at) is None for at in ((8, 0), (8, 6), (9, 0), (10, 0))] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("name", FLOAT_OPERATORS)
+def test_triton_serves_gpus_it_can_run_on(name: str, gpu: Callable[[int, int], None]) -> None:
+    gpu(9, 0)
+    assert dispatch.choose(name, "auto", GPU, torch.float32).backend == "triton"
+    gpu(7, 5)
+    assert dispatch.choose(name, "auto", GPU, torch.float32).backend != "triton"
+    assert "compute capability 8.0" in explain(name, GPU)
+
+
+@pytest.mark.parametrize("name", FLOAT_OPERATORS)
+def test_triton_needs_a_c_compiler(name: str, gpu: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu(9, 0)
+    present: set[str] = set()
+    monkeypatch.setattr(shutil, "which", lambda command: f"/usr/bin/{command}" if command in present else None)
+
+    def reason(cc: str | None, *found: str) -> str | None:
+        present.clear()
+        present.update(found)
+        monkeypatch.delenv("CC", raising=False) if cc is None else monkeypatch.setenv("CC", cc)
+        monkeypatch.setattr(_triton, "_COMPILER_REASON", _triton._missing_compiler())
+        if dispatch.choose(name, "auto", GPU, torch.float32).backend == "triton":
+            return None
+        with pytest.raises(BackendUnavailable, match="C compiler"):
+            dispatch.choose(name, "triton", GPU, torch.float32)
+        return explain(name, GPU)
+
+    assert "triton finds no C compiler" in (reason(None) or "")
+    assert "that CC names (ccache gcc) is not found" in (reason("ccache gcc", "ccache", "gcc") or "")
+    assert reason(None, "gcc") is None and reason(None, "clang") is None and reason("icx", "icx") is None
+
+
+@pytest.mark.parametrize("name", FLOAT_OPERATORS)
+def test_triton_is_not_taken_on_rocm(
+    name: str, gpu: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu(9, 4)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert dispatch.choose(name, "auto", GPU, torch.float32).backend != "triton"
+    assert "has not been tried on ROCm" in explain(name, GPU)
+
+
+# The doctor.
+
+
+def test_doctor_prints_what_a_report_needs() -> None:
+    done = subprocess.run([sys.executable, "-m", "ief_kernels.doctor"], capture_output=True, text=True, check=True)
+    for said in (f"torch          {torch.__version__}", "triton ", "NVIDIA driver", "C++ ", "ief_kernels._C ", "GPUs:"):
+        assert said in done.stdout
+    assert _native.why_not() or f"C++, {_native.extension().isa()}" in done.stdout
+    for name in OPERATORS:
+        assert f"  {name} on cpu, " in done.stdout
+    assert "failed:" not in done.stdout and not done.stderr
+
+
+def test_doctor_outlives_a_broken_section(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> list[torch.device]:
+        raise RuntimeError("the driver is gone")
+
+    monkeypatch.setattr(doctor, "_gpus", broken)
+    monkeypatch.setenv("IEF_KERNELS_TUNE", "0")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert doctor.main() == 0
+    printed = capsys.readouterr().out
+    assert "GPUs:\n  failed: RuntimeError: the driver is gone\noperators:" in printed
+    assert "IEF_KERNELS_TUNE=0" in printed and "no-such-compiler (from CXX): does not run" in printed
