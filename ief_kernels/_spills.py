@@ -44,6 +44,8 @@ RECORDED: dict[str, tuple[Spill, ...]] = {
               "RGB=0,SPLIT=1,WIDE=0,SHIFTED=0,LANES=128,warps=2,stages=1", 6),
         Spill("fusion_backward", "fusion_and_terms", "fusion_backward", "fp32", 90,
               "PER_DIM=1,FLAT=0,EVEN=0,WIDE=0,ROWS=2,COLUMNS=1024,warps=16,stages=1", 6),
+        Spill("refine_few", "refine_few", "all_steps", "bf16", 80,
+              "SHARED=0,PRECISION=ieee,BLOCK_M=16,BLOCK_N=32,BLOCK_K=128,warps=4,stages=4", 8),
         Spill("refine_few", "refine_few", "all_steps", "fp32", 90,
               "SHARED=0,PRECISION=ieee,BLOCK_M=16,BLOCK_N=32,BLOCK_K=16,warps=4,stages=3", 6),
         Spill("refine_few", "refine_few", "all_steps", "fp32", 90,
