@@ -231,10 +231,10 @@ def test_interruption_keeps_finished_videos(
         write(self, name, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FeatureStore, "write", interrupted)
-    begin = threading.active_count()
+    begin = set(threading.enumerate())
     assert main([str(originals), "--out", str(store), "--quiet", "--workers", "2"]) == 130
     assert "same command" in capsys.readouterr().err
-    assert threading.active_count() == begin
+    assert set(threading.enumerate()) <= begin, "a thread goes on"  # others may end meanwhile
     monkeypatch.undo()
     assert FeatureStore(store).names() == calls[:1] and calls[0] in (store / "index.csv").read_text()
     assert not list(store.rglob("*.tmp"))
@@ -291,11 +291,11 @@ def test_stream_gives_times_pictures_and_the_stored_features(videos: Path, tmp_p
 
 
 def test_leaving_a_stream_early_ends_its_thread(videos: Path) -> None:
-    begin = threading.active_count()
+    begin = set(threading.enumerate())
     segments = iter(FeatureStream(videos / "sub" / "c.avi", build_encoder(device="cpu")))
     next(segments)
     segments.close()
-    assert threading.active_count() == begin
+    assert set(threading.enumerate()) <= begin, "a thread goes on"  # others may end meanwhile
 
 
 def test_ahead_keeps_order_is_bounded_and_passes_exceptions_on() -> None:
