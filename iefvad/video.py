@@ -15,12 +15,18 @@ from typing import Any, Literal
 
 import av
 import av.error
+import av.logging
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
+
+# PyAV hands FFmpeg's messages to Python, for which a decoder's thread needs the interpreter's lock. A decoder that is
+# closed early is waited for with that lock held: a deadlock. FFmpeg's own callback needs no lock, and is kept quiet.
+av.logging.restore_default_callback()
+av.logging.set_libav_level(av.logging.PANIC)
 
 SEGMENT = 16
 """Frames per segment."""
