@@ -23,11 +23,6 @@ from av.video.reformatter import VideoReformatter
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 
-# PyAV hands FFmpeg's messages to Python, for which a decoder's thread needs the interpreter's lock. A decoder that is
-# closed early is waited for with that lock held: a deadlock. FFmpeg's own callback needs no lock, and is kept quiet.
-av.logging.restore_default_callback()
-av.logging.set_libav_level(av.logging.PANIC)
-
 SEGMENT = 16
 """Frames per segment."""
 WIDTH, HEIGHT = 340, 256
@@ -276,6 +271,16 @@ def ten_crop(frames: np.ndarray) -> np.ndarray:
     return crops(resize(frames), range(10))
 
 
+def silence_ffmpeg() -> None:
+    """Keep FFmpeg's messages from Python, as PyAV does by default; call it before a video is opened.
+
+    Older versions of torchvision switch them on for the whole process when they are imported. A decoder's thread then
+    needs the interpreter's lock for a message, and a decoder that is closed early waits for its threads with that lock
+    held: a deadlock.
+    """
+    av.logging.set_level(None)
+
+
 def find_videos(paths: Sequence[PathLike]) -> list[Path]:
     """List the video files in files and folders.
 
@@ -441,6 +446,7 @@ class _Decoder:
             raise UserError(f"{self.path} is empty (0 bytes); fetch it again or leave it out")
         try:
             # Without "file:", a name with a colon would be taken for a protocol.
+            silence_ffmpeg()
             return av.open(f"file:{self.path}", mode="r")
         except av.error.PermissionError as error:
             raise UserError(f"{self.path} cannot be read; check its permissions") from error

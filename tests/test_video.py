@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.logging
 import cv2
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from iefvad import video
 from iefvad.utils.errors import UserError
 from iefvad.video import Segments, crop_boxes, crops, find_videos, probe, read_frames, resize, ten_crop
+from tests.helpers.video_files import make_video
 
 COLOURS = np.array([(230, 40, 40), (40, 210, 40), (40, 40, 220), (220, 220, 40)], np.uint8)
 
@@ -443,3 +445,14 @@ def test_real_videos(shared_data: Path) -> None:
 
 def test_known_suffixes_are_lower_case() -> None:
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in video.VIDEO_SUFFIXES)
+
+
+def test_ffmpeg_messages_never_call_python(tmp_path: Path) -> None:
+    """As torchvision 0.21 leaves it: messages that need the interpreter's lock can block a video closed early."""
+    path = make_video(tmp_path / "clip.mp4", 40)
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        next(iter(read_frames(path)))
+        assert av.logging.get_level() is None
+    finally:
+        av.logging.set_level(None)

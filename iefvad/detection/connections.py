@@ -15,7 +15,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from iefvad.utils.errors import UserError
-from iefvad.video import frame_rate, upright
+from iefvad.video import frame_rate, silence_ffmpeg, upright
 
 
 class ConnectionLostError(Exception):
@@ -69,6 +69,7 @@ class StreamConnection:
         """Open the connection; see `connect`."""
         options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
         try:
+            silence_ffmpeg()
             self._container = av.open(address, mode="r", timeout=timeout, options=options)
         except av.error.ProtocolNotFoundError as error:
             scheme = address.partition("://")[0]
