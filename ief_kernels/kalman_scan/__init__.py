@@ -117,7 +117,7 @@ def kalman_scan(
     tensors = [x, var, process_noise, nu, *(initial_state or ())]
     keep_states = torch.is_grad_enabled() and any(isinstance(item, Tensor) and item.requires_grad for item in tensors)
     if isinstance(process_noise, Tensor):
-        q = process_noise.to(x.device, arithmetic).reshape(-1)
+        q = process_noise.to(x.device, arithmetic, non_blocking=True).reshape(-1)
     else:
         q = torch.full((1,), process_noise, dtype=arithmetic, device=x.device)
     weight = influence(nu, x.device, arithmetic)

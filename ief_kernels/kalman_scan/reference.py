@@ -46,7 +46,7 @@ def influence(nu: float | Tensor | None, device: torch.device, dtype: torch.dtyp
     if nu is None:
         return None
     if isinstance(nu, Tensor):
-        return 1 / (nu.to(device, dtype) + 1)
+        return 1 / (nu.to(device, dtype, non_blocking=True) + 1)
     if not nu > 0:
         raise ValueError(f"nu must be positive, got {nu}")
     return torch.full((), 1 / (nu + 1), dtype=dtype, device=device)
@@ -72,7 +72,7 @@ def kalman_scan(
     arithmetic = compute_dtype(dtype)
     batch, steps, dim = x.shape
     x, var = x.to(arithmetic), var.to(arithmetic)
-    q = process_noise.to(x) if isinstance(process_noise, Tensor) else process_noise
+    q = process_noise.to(x, non_blocking=True) if isinstance(process_noise, Tensor) else process_noise
     weight = influence(nu, x.device, arithmetic)
     if lengths is None:
         valid = torch.ones(batch, steps, dtype=torch.bool, device=x.device)

@@ -99,7 +99,7 @@ class _Call(NamedTuple):
         return cls(
             _rows(x),
             _rows(var),
-            None if lengths is None else lengths.to(x.device).contiguous(),
+            None if lengths is None else lengths.to(x.device, non_blocking=True).contiguous(),
             q,
             0 if q.numel() == 1 else q.stride(0),
             influence,

@@ -71,7 +71,7 @@ def student_scale(nu: Nu, like: Tensor) -> Tensor:
     """
     dtype = compute_dtype(like.dtype)
     if isinstance(nu, Tensor):
-        return 1 / (1 + 1 / nu.to(like.device, dtype))
+        return 1 / (1 + 1 / nu.to(like.device, dtype, non_blocking=True))
     if nu is None:
         return torch.ones((), dtype=dtype, device=like.device)
     if not nu > 0:

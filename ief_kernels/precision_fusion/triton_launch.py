@@ -93,7 +93,7 @@ class _Call:
         self.eps = max(eps, SMALLEST_EPS)
         self.per_dim = any(scale.numel() != 1 for scale in c)
         self.c = [scale.float().expand(self.dim if self.per_dim else 1).contiguous() for scale in c]
-        self.lengths = None if lengths is None else lengths.to(self.device).contiguous()
+        self.lengths = None if lengths is None else lengths.to(self.device, non_blocking=True).contiguous()
         self.flat = (
             not terms and lengths is None and not self.per_dim and all(tensor.is_contiguous() for tensor in tensors)
         )

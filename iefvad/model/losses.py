@@ -70,7 +70,7 @@ def video_log_probs(logits: Tensor, lengths: Tensor, mil: Literal["topk", "segme
     Returns:
         Two (B,) tensors.
     """
-    lengths = lengths.to(logits.device)
+    lengths = lengths.to(logits.device, non_blocking=True)
     positions = torch.arange(logits.shape[1], device=logits.device)
     valid = positions < lengths.unsqueeze(1)
     if mil == "topk":
@@ -85,7 +85,7 @@ def video_log_probs(logits: Tensor, lengths: Tensor, mil: Literal["topk", "segme
     log_p = torch.where(chosen, F.logsigmoid(chosen_logits), -torch.inf)
     log_q = torch.where(chosen, F.logsigmoid(-chosen_logits), -torch.inf)
     empty = ~chosen.any(1)
-    half = logits.new_tensor(-math.log(2.0))
+    half = logits.new_full((), -math.log(2.0))  # a fill; copying the number would wait for the device
     # logsumexp of nothing but −inf has a NaN gradient, so empty videos are given a constant instead.
     log_p = torch.where(empty.unsqueeze(1), half, log_p).logsumexp(1) - number
     log_q = torch.where(empty.unsqueeze(1), half, log_q).logsumexp(1) - number
