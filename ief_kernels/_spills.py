@@ -99,14 +99,20 @@ RECORDED: dict[str, tuple[Spill, ...]] = {
 
 
 @functools.cache
-def version() -> str:
-    """Return the major and minor version of the triton that is installed, such as ``3.8``; empty without triton."""
+def full_version() -> str:
+    """Return the version of the triton that is installed, such as ``3.8.0``; empty without triton."""
     for package in ("triton", "pytorch-triton"):  # the second comes with nightly builds of torch
         try:
-            return ".".join(metadata.version(package).split(".")[:2])
+            return metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
     return ""
+
+
+@functools.cache
+def version() -> str:
+    """Return its major and minor version, such as ``3.8``; empty without triton."""
+    return ".".join(full_version().split(".")[:2])
 
 
 def spilling(tuner: str, major: int, configs: tuple[str, ...]) -> frozenset[str]:
