@@ -28,8 +28,8 @@ from typing import Any
 from ief_kernels._spills import RECORDED, Spill, version
 
 ARCHS = (80, 90, 100)
-# Bytes of shared memory one block may have: 163, 227 and 227 KiB.
-SHARED_LIMIT = {80: 166912, 90: 232448, 100: 232448}
+# Bytes of shared memory one block may have: 163, 99, 99, 227, 227 and 99 KiB.
+SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
 _LOAD = re.compile(r"LDG\.|LDGSTS|UBLKCP|UTMALDG")
