@@ -23,6 +23,9 @@ LIMIT = tl.constexpr(80.0)  # where exp(logvar) stops growing, as reference.LOGV
 HALF_MAX = tl.constexpr(65504.0)
 LOG2_E = tl.constexpr(1.4426950216293335)  # as a float32, and what that leaves out
 LOG2_E_REST = tl.constexpr(1.9259629911266175e-8)
+# Numbers that differ from call to call: triton would compile anew for 1 and for multiples of 16. `size` is none of them:
+# a multiple of 16 wherever D is, it lets the flat path load vectors.
+COUNTS = ("rows", "steps", "tiles", "programs", "batch")
 
 
 @triton.jit
@@ -108,7 +111,7 @@ def _row_total(value, valid, inv_rows):
     return tl.sum(tl.where(valid, value * inv_rows, 0), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def fusion_forward(
     mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths,
     mean, var, w_img, w_evt, partial,
@@ -182,7 +185,7 @@ def fusion_forward(
         tl.store(partial + 3 * programs + pid, _row_total(gap, valid, inv_rows))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def fusion_terms_finish(
     partial, lengths, c_img, c_evt, terms, programs, batch, rows, steps, dim, PER_DIM: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -212,7 +215,7 @@ def fusion_terms_finish(
     tl.store(terms + term, tl.where(some, tl.where(term < 2, kl, result), 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def fusion_term_slopes(grad_terms, lengths, slopes, batch, rows, steps, dim, BLOCK: tl.constexpr):
     """What a unit of each term's sum weighs in the gradient: (4,), g/(n·dim) for KL, g/n for cosine and norm."""
     count = _count_valid(lengths, batch, rows, steps, BLOCK)
@@ -221,7 +224,7 @@ def fusion_term_slopes(grad_terms, lengths, slopes, batch, rows, steps, dim, BLO
     tl.store(slopes + term, tl.load(grad_terms + term) * share / tl.where(term < 2, dim, 1).to(tl.float32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def fusion_row_sums(
     mu_img, mu_evt, lengths, sums, rows, dim, steps, stride_mi, stride_me,
     WIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -257,7 +260,7 @@ def _upstream(gradient, at, mask):
         return tl.load(gradient + at, mask=mask, other=0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def fusion_backward(
     grad_mean, grad_var, grad_w_img, grad_w_evt, slopes, sums,
     mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths,
