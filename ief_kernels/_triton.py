@@ -130,16 +130,33 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ief_kernels"
 
 
-_forced: int | None = None
+class Forced:
+    """What `forced` makes every tuner take.
+
+    Attributes:
+        index: of the configuration.
+        largest: the largest number of configurations of a tuner that has launched since.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index, self.largest = index, 0
+
+    def of(self, count: int) -> int:
+        """Return the index for a tuner with so many configurations."""
+        self.largest = max(self.largest, count)
+        return min(self.index, count - 1)
+
+
+_forced: Forced | None = None
 
 
 @contextmanager
-def forced(index: int) -> Iterator[None]:
+def forced(index: int) -> Iterator[Forced]:
     """Make every `Tuner` take configuration ``index``, or its last if it has fewer (for tests)."""
     global _forced
-    before, _forced = _forced, index
+    before, _forced = _forced, Forced(index)
     try:
-        yield
+        yield _forced
     finally:
         _forced = before
 
@@ -249,7 +266,7 @@ class Tuner:
         compared: Callable[[Config], Sequence[Tensor]] | None,
     ) -> int:
         if _forced is not None:
-            return min(_forced, len(self.configs) - 1)
+            return _forced.of(len(self.configs))
         if not _measurable(tensor) or len(self.configs) == 1:
             return 0
         device, at = tensor.device, (tensor.device.index, key, _bucket(rows))
