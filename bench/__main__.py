@@ -16,6 +16,7 @@ from iefvad.utils.errors import UserError
 COMMANDS = {
     "operators": "bench.command",
     "static": "bench.static",
+    "matrix": "bench.matrix",
     "plot": "bench.plots",
 }
 """Subcommands besides the modules of `bench.end_to_end`, and the modules whose `main(argv)` they are."""
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a benchmark; returns the exit status: 0 when it ran to its end, 2 for a mistake that the user can mend."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     known = commands()
+    if arguments[:1] == ["--matrix"]:
+        arguments[0] = "matrix"
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "operators"
     try:
         if name not in known:

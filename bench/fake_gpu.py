@@ -283,7 +283,7 @@ class FakeGPU:
 
         def index(tuner: Any, *arguments: Any, **keywords: Any) -> int:
             found: int = choose(tuner, *arguments, **keywords)
-            return found if shared._forced is not None else tuner.usable(self.arch // 10)[0]
+            return found if found or shared._forced is not None else tuner.usable(self.arch // 10)[0]
 
         shared.Tuner._index = index
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from ief_kernels._spills import RECORDED, Spill, version
 
-ARCHS = (80, 90, 100)
+ARCHS = (80, 86, 89, 90, 100, 120)
 # Bytes of shared memory one block may have: 163, 99, 99, 227, 227 and 99 KiB.
 SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 
@@ -153,9 +153,12 @@ class StaticResult:
         return found
 
 
-def archs() -> tuple[int, ...]:
-    """Return those of `ARCHS` that the triton in use compiles for: the ptxas of 3.2 and before knows no sm_100."""
-    first = [int(part) for part in version().split(".") if part.isdigit()]
+def archs(triton: str | None = None) -> tuple[int, ...]:
+    """Return those of `ARCHS` that a version of triton compiles for (None: the one in use).
+
+    The ptxas of 3.2 and before knows no sm_100 and sm_120.
+    """
+    first = [int(part) for part in (version() if triton is None else triton).split(".") if part.isdigit()]
     return tuple(arch for arch in ARCHS if arch < 100 or first >= [3, 3])
 
 
