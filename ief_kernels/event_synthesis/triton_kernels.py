@@ -8,8 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Numbers that differ from call to call: triton would compile anew for 1 and for multiples of 16. The number of pixels is
-# none of them: it tells whether maps can be stored as vectors.
+# Numbers that differ from call to call: triton would compile anew for 1 and for multiples of 16. The number of pixels
+# keeps that: it tells whether maps can be stored as vectors.
 COUNTS = (
     "start",
     "segment_stride",

@@ -123,10 +123,10 @@ def test_recorded_spills_are_those_of_kernels_that_exist() -> None:
             assert (row.tuner, row.op, row.kernel, row.dtype, row.config) in found, version
 
 
-# Integers by whose value triton may compile anew: they follow from the feature width, the image and the layout in memory.
+# Integers by whose value triton may compile anew: those of the feature width, the image and the layout in memory.
 SPECIALISED = {
     "kalman_scan": {"dim", "x_b", "x_t", "var_b", "var_t", "q_d"},
-    "precision_fusion": {"dim", "size", "stride_mi", "stride_li", "stride_me", "stride_le"},
+    "precision_fusion": {"dim", "size", "stride_mi", "stride_li", "stride_me", "stride_le", "c_img_d", "c_evt_d"},
     "event_synthesis": {"pixels", "size"},
 }
 
