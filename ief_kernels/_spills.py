@@ -42,8 +42,10 @@ RECORDED: dict[str, tuple[Spill, ...]] = {
               "RGB=0,SPLIT=1,WIDE=0,SHIFTED=0,LANES=256,warps=4,stages=1", 6),
         Spill("event_narrow", "event_count_bytes", "count_bytes", "i32", 80,
               "RGB=0,SPLIT=1,WIDE=0,SHIFTED=0,LANES=128,warps=2,stages=1", 6),
+        Spill("fusion_backward", "fusion_and_terms", "fusion_backward", "fp32", 80,
+              "c_img_d=1,c_evt_d=1,PER_DIM=1,FLAT=0,EVEN=0,WIDE=0,ROWS=2,COLUMNS=1024,warps=16,stages=1", 2),
         Spill("fusion_backward", "fusion_and_terms", "fusion_backward", "fp32", 90,
-              "PER_DIM=1,FLAT=0,EVEN=0,WIDE=0,ROWS=2,COLUMNS=1024,warps=16,stages=1", 6),
+              "c_img_d=1,c_evt_d=1,PER_DIM=1,FLAT=0,EVEN=0,WIDE=0,ROWS=2,COLUMNS=1024,warps=16,stages=1", 13),
         Spill("refine_few", "refine_few", "all_steps", "bf16", 80,
               "SHARED=0,PRECISION=ieee,BLOCK_M=16,BLOCK_N=32,BLOCK_K=128,warps=4,stages=4", 8),
         Spill("refine_few", "refine_few", "all_steps", "fp32", 90,
@@ -99,14 +101,20 @@ RECORDED: dict[str, tuple[Spill, ...]] = {
 
 
 @functools.cache
-def version() -> str:
-    """Return the major and minor version of the triton that is installed, such as ``3.8``; empty without triton."""
+def full_version() -> str:
+    """Return the version of the triton that is installed, such as ``3.8.0``; empty without triton."""
     for package in ("triton", "pytorch-triton"):  # the second comes with nightly builds of torch
         try:
-            return ".".join(metadata.version(package).split(".")[:2])
+            return metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
     return ""
+
+
+@functools.cache
+def version() -> str:
+    """Return its major and minor version, such as ``3.8``; empty without triton."""
+    return ".".join(full_version().split(".")[:2])
 
 
 def spilling(tuner: str, major: int, configs: tuple[str, ...]) -> frozenset[str]:

@@ -5,6 +5,7 @@ Nothing here imports triton before a kernel runs. Environment variables, read wh
     TRITON_INTERPRET=1       kernels run in triton's interpreter and take CPU tensors (for tests; triton's own variable)
     IEF_KERNELS_CACHE=DIR    where measured choices are kept; default: ief_kernels/ in $XDG_CACHE_HOME or ~/.cache
     IEF_KERNELS_TUNE=0       measure nothing: every kernel runs in its first configuration
+    IEF_KERNELS_QUIET=1      no line on stderr about compilations that take long
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import shutil
-import statistics
 import tempfile
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _spills
+from . import _measure, _spills
 from .dispatch import Check, Facts
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -32,7 +34,6 @@ TUNE = os.environ.get("IEF_KERNELS_TUNE") != "0"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 # Fused multiply-add, always passed: triton's default for it changes between versions.
 FP_FUSION = True
-ROUNDS, WARM_UPS = 5, 2
 _FOUND = importlib.util.find_spec("triton") is not None
 # Whether all programs of a launch can be made resident at once, so that they may wait for each other: triton 3.3 can.
 COOPERATIVE = [int(part) for part in _spills.version().split(".") if part.isdigit()] >= [3, 3]
@@ -129,25 +130,56 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ief_kernels"
 
 
-_forced: int | None = None
+class Forced:
+    """What `forced` makes every tuner take.
+
+    Attributes:
+        index: of the configuration.
+        largest: the largest number of configurations of a tuner that has launched since.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index, self.largest = index, 0
+
+    def of(self, count: int) -> int:
+        """Return the index for a tuner with so many configurations."""
+        self.largest = max(self.largest, count)
+        return min(self.index, count - 1)
+
+
+_forced: Forced | None = None
 
 
 @contextmanager
-def forced(index: int) -> Iterator[None]:
+def forced(index: int) -> Iterator[Forced]:
     """Make every `Tuner` take configuration ``index``, or its last if it has fewer (for tests)."""
     global _forced
-    before, _forced = _forced, index
+    before, _forced = _forced, Forced(index)
     try:
-        yield
+        yield _forced
     finally:
         _forced = before
 
 
+_compile_only = False
+
+
+@contextmanager
+def compile_only() -> Iterator[None]:
+    """Make every `Tuner` compile all its configurations, run the first and measure nothing."""
+    global _compile_only
+    before, _compile_only = _compile_only, True
+    try:
+        yield
+    finally:
+        _compile_only = before
+
+
 class Tuner:
-    """Chooses among a kernel's configurations by measuring each once per kind of GPU and key.
+    """Chooses among a kernel's configurations by measuring each once per kind of GPU, key and size.
 
     Configurations that are recorded as spilling registers on the GPU, with the triton in use, do not take part
-    (`_spills`), unless all are.
+    (`_spills`), unless all are. One that gives other results than the first never takes part again (`_measure`).
 
     Args:
         name: of the kernel; part of the key.
@@ -160,11 +192,20 @@ class Tuner:
         self.configs = tuple(configs)
         described = json.dumps([[sorted(c.meta.items()), c.num_warps, c.num_stages] for c in self.configs])
         self._version = hashlib.sha256(described.encode()).hexdigest()[:12]
-        self._chosen: dict[tuple[int, Hashable], int] = {}
+        self._chosen: dict[tuple[int, Hashable, int], int] = {}
+        self._compiled: set[tuple[int, Hashable]] = set()
         self._usable: dict[int, tuple[int, ...]] = {}
 
     def launch(
-        self, tensor: Tensor, key: tuple[Hashable, ...], run: Callable[[Config], None], worth: bool = True
+        self,
+        tensor: Tensor,
+        key: tuple[Hashable, ...],
+        run: Callable[[Config], None],
+        worth: bool = True,
+        *,
+        rows: int = 0,
+        outputs: Sequence[Tensor | None] = (),
+        compared: Callable[[Config], Sequence[Tensor]] | None = None,
     ) -> Config:
         """Run the kernel on the tensor's device in the best configuration.
 
@@ -174,6 +215,11 @@ class Tuner:
             run: launches the kernel once. Measuring calls it repeatedly, so it may only overwrite its outputs.
             worth: False for a call too small to tell configurations apart. It always takes the first, so that what a
                 call computes does not depend on the calls before it.
+            rows: size of the call, such as B·T. The choice may depend on its power of two.
+            outputs: every tensor that `run` writes.
+            compared: ``compared(config)`` returns what must be the same in every configuration, after a run in
+                ``config``; the default is `outputs`. Where the layout of partial sums depends on the configuration,
+                it returns their totals.
 
         Returns:
             The configuration that ran.
@@ -182,7 +228,8 @@ class Tuner:
             RuntimeError: the GPU has no room for any configuration.
         """
         with device_guard(tensor):
-            config = self.configs[self._index(tensor, key, run, worth)]
+            written = [output for output in outputs if output is not None]
+            config = self.configs[self._index(tensor, key, run, worth, rows, written, compared)]
             run(config)
         return config
 
@@ -195,59 +242,97 @@ class Tuner:
     def _usable_on(self, device: torch.device) -> tuple[int, ...]:
         at = device.index
         if at not in self._usable:
+            wrong = _read(_device_name(device)).get(self._entry("wrong"), [])
+            names = wrong if isinstance(wrong, list) else []
             everything = tuple(range(len(self.configs)))
             recorded = torch.version.hip is None
-            self._usable[at] = self.usable(torch.cuda.get_device_capability(device)[0]) if recorded else everything
+            usable = self.usable(torch.cuda.get_device_capability(device)[0]) if recorded else everything
+            # the first is never recorded as wrong: the others are compared with it
+            self._usable[at] = tuple(i for i in usable if self.configs[i].name not in names) or usable[:1]
         return self._usable[at]
 
-    def _index(self, tensor: Tensor, key: tuple[Hashable, ...], run: Callable[[Config], None], worth: bool) -> int:
+    def _entry(self, what: str) -> str:
+        """Key in the file of choices; another torch or triton may compile other code, so it measures anew."""
+        return f"{self.name} {self._version} torch {torch.__version__} triton {_spills.full_version()} {what}"
+
+    def _index(
+        self,
+        tensor: Tensor,
+        key: tuple[Hashable, ...],
+        run: Callable[[Config], None],
+        worth: bool,
+        rows: int,
+        outputs: Sequence[Tensor],
+        compared: Callable[[Config], Sequence[Tensor]] | None,
+    ) -> int:
         if _forced is not None:
-            return min(_forced, len(self.configs) - 1)
-        if INTERPRET or not tensor.is_cuda or len(self.configs) == 1:
+            return _forced.of(len(self.configs))
+        if not _measurable(tensor) or len(self.configs) == 1:
             return 0
-        usable = self._usable_on(tensor.device)
+        device, at = tensor.device, (tensor.device.index, key, _bucket(rows))
+        usable = self._usable_on(device)
         if not worth or not TUNE or len(usable) == 1:
             return usable[0]
-        at = (tensor.device.index, key)
-        if at not in self._chosen:
-            device = _device_name(tensor.device)
-            entry = f"{self.name} {self._version} {key!r}"
-            known = _read(device).get(entry)
-            if isinstance(known, int) and known in usable:
-                self._chosen[at] = known
-            elif torch.cuda.is_current_stream_capturing():
-                return usable[0]
-            else:
-                self._chosen[at] = _fastest(self.configs, usable, run)
-                _write(device, entry, self._chosen[at])
-        return self._chosen[at]
+        if at in self._chosen:
+            return self._chosen[at]
+        name = _device_name(device)
+        entry = self._entry(f"{key!r} 2^{_bucket(rows)}")
+        known = _read(name).get(entry)
+        if isinstance(known, int) and known in usable:
+            self._chosen[at] = known
+            return known
+        if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+            return usable[0]
+        task = _measure.Task(
+            self.name, self.configs, run, outputs, compared or (lambda config: outputs), device, _shown_name(device)
+        )
+        if not _compile_only:
+            return self._measured(task, at, usable, entry)
+        if at[:2] not in self._compiled:
+            _measure.compile_all(task, usable)
+            self._compiled.add(at[:2])
+        return usable[0]
 
-
-def _fastest(configs: tuple[Config, ...], usable: tuple[int, ...], run: Callable[[Config], None]) -> int:
-    """Index of the configuration with the smallest median time; one the GPU has no room for does not take part."""
-    from triton.runtime.errors import OutOfResources
-
-    serving = []
-    for index in usable:
+    def _measured(self, task: _measure.Task, at: tuple[int, Hashable, int], usable: tuple[int, ...], entry: str) -> int:
+        """Measure, keep the choice and what is wrong, and return the choice."""
         try:
-            for _ in range(WARM_UPS):
-                run(configs[index])
-        except OutOfResources:
-            continue
-        serving.append(index)
-    if not serving:
-        raise RuntimeError("no configuration of this kernel fits the GPU")
-    times: dict[int, list[float]] = {index: [] for index in serving}
-    for _ in range(ROUNDS):  # interleaved, so that a change of clocks meets all of them
-        for index in serving:
-            event: Any = torch.cuda.Event  # its constructor has no annotations in some versions of torch
-            start, end = event(enable_timing=True), event(enable_timing=True)
-            start.record()
-            run(configs[index])
-            end.record()
-            end.synchronize()
-            times[index].append(start.elapsed_time(end))
-    return min(serving, key=lambda index: statistics.median(times[index]))
+            found = _measure.measure(task, usable)
+        except torch.OutOfMemoryError:
+            warnings.warn(
+                f"too little GPU memory is free to measure the configurations of {self.name}; the first is used. "
+                "Run `python -m ief_kernels.warmup` for these shapes before training",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            self._chosen[at] = usable[0]
+            return usable[0]
+        self._chosen[at] = found.best
+        kept: dict[str, Any] = {entry: found.best}
+        name = _device_name(task.device)
+        left_out = (*found.wrong, *found.failed)
+        if left_out:
+            self._usable[at[0]] = tuple(index for index in usable if index not in left_out)
+            # choices of other keys and sizes may be the wrong one
+            self._chosen = {a: i for a, i in self._chosen.items() if a[0] != at[0] or i not in left_out}
+        if found.wrong:
+            before = _read(name).get(self._entry("wrong"), [])
+            names = {*(before if isinstance(before, list) else []), *(self.configs[i].name for i in found.wrong)}
+            kept[self._entry("wrong")] = sorted(names)
+        _write(name, kept)
+        return found.best
+
+
+def _measurable(tensor: Tensor) -> bool:
+    return tensor.is_cuda and not INTERPRET
+
+
+def _bucket(rows: int) -> int:
+    """The power of two next to the number of rows."""
+    return round(math.log2(max(rows, 1)))
+
+
+def _shown_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
 
 
 def _device_name(device: torch.device) -> str:
@@ -264,13 +349,13 @@ def _read(device: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _write(device: str, entry: str, index: int) -> None:
-    """Adds one choice to the file; where the folder cannot be written, the choice lasts as long as the process."""
+def _write(device: str, entries: Mapping[str, Any]) -> None:
+    """Add entries to the file; where the folder cannot be written, the choice lasts as long as the process."""
     temporary = None
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**_read(device), entry: index}, indent=1, sort_keys=True)
+        text = json.dumps({**_read(device), **entries}, indent=1, sort_keys=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False, encoding="utf-8") as file:
             temporary = file.name
             file.write(text)

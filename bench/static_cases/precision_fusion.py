@@ -9,28 +9,43 @@ from bench.static import StaticCase
 from bench.static_cases import make_case
 from ief_kernels._triton import Config
 from ief_kernels.precision_fusion.triton_launch import (
+    FACTORS,
     FIELDS,
     FLAT_COLUMNS,
     LONGEST_ROW,
     NAMES,
-    SMALL,
     backward_tuner,
     forward_tuner,
     row_sums_config,
 )
 
-_SCALARS = {"eps": "fp32", "inv_rows": "fp32", "inv_dim": "fp32", "lengths": "*i64"}
-_COUNTS = ("rows", "dim", "size", "steps", "tiles", "programs", "batch")
+_SCALARS = {"eps": "fp32", "inv_rows": "fp32", "inv_dim": "fp32", "lengths": "*i64", "counter": "*i32"}
+_COUNTS = ("rows", "dim", "size", "steps", "tiles", "programs", "batch", "c_img_d", "c_evt_d")
 _STRIDES = ("stride_mi", "stride_li", "stride_me", "stride_le")
-_FLOATS = ("c_img", "c_evt", "partial", "slopes", "sums", "terms", "grad_terms")
+_FLOATS = ("c_img", "c_evt", "partial", "sums", "terms", "grad_terms", "grad_c_img", "grad_c_evt")
+_NUMBERS = {"c_img": "fp32", "c_evt": "fp32", "c_img_d": None, "c_evt_d": None}
+_TERMS = ("partial", "terms", "counter")
 _READS_ROWS = ("fusion_forward", "fusion_backward", "fusion_row_sums")
 
 
-def _case(op: str, kernel: Any, dtype: str, config: Config, absent: tuple[str, ...], **constants: bool) -> StaticCase:
+def _case(
+    op: str,
+    kernel: Any,
+    dtype: str,
+    config: Config,
+    absent: tuple[str, ...],
+    *,
+    numbers: bool = False,
+    **constants: int,
+) -> StaticCase:
     gradients = [f"grad_{name}" for name in (*NAMES, *FIELDS)]
     types: dict[str, str | None] = dict.fromkeys((*NAMES, *FIELDS, *gradients), f"*{dtype}")
     types |= dict.fromkeys((*_COUNTS, *_STRIDES), "i32") | dict.fromkeys(_FLOATS, "*fp32") | _SCALARS
+    types |= _NUMBERS if numbers else {}
     name = kernel.__name__
+    if constants.get("PER_DIM"):
+        constants |= {"c_img_d": 1, "c_evt_d": 1}  # as triton specialises them
+        types |= dict.fromkeys(("grad_c_img", "grad_c_evt") if name == "fusion_backward" else ())
     return make_case(
         op,
         name,
@@ -50,9 +65,10 @@ def cases() -> Iterator[StaticCase]:
     for dtype, size in (("fp32", 4), ("bf16", 2)):
         flat = {"PER_DIM": False, "FLAT": True, "EVEN": True, "WIDE": False}
         for config in forward_tuner(FLAT_COLUMNS, True, size).configs:
-            yield _case("precision_fusion", kernels.fusion_forward, dtype, config, ("lengths", "partial"), **flat)
+            alone = ("lengths", *_TERMS)
+            yield _case("precision_fusion", kernels.fusion_forward, dtype, config, alone, numbers=True, **flat)
         for config in backward_tuner(FLAT_COLUMNS, size).configs:
-            absent = ("lengths", "slopes", "sums")
+            absent = ("lengths", "grad_terms", "sums")
             yield _case("precision_fusion", kernels.fusion_backward, dtype, config, absent, **flat)
         lines = {"PER_DIM": True, "FLAT": False, "WIDE": False}
         for per_dim in (False, True):
@@ -70,5 +86,4 @@ def cases() -> Iterator[StaticCase]:
         yield _case("long rows", kernels.fusion_row_sums, dtype, row_sums_config(size), (), WIDE=False)
         config = forward_tuner(768, False, size).configs[0]
         yield _case("fusion_terms", kernels.fusion_forward, dtype, config, FIELDS, EVEN=True, **lines)
-    yield _case("fusion_terms", kernels.fusion_terms_finish, "fp32", SMALL, (), PER_DIM=True)
-    yield _case("fusion_terms", kernels.fusion_term_slopes, "fp32", SMALL, ())
+    yield _case("fusion_factors", kernels.fusion_factors, "fp32", FACTORS, ())

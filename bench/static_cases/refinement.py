@@ -11,7 +11,7 @@ from ief_kernels._triton import Config
 from ief_kernels.refinement.triton_launch import few_config
 from ief_kernels.refinement.triton_products import ADD_PARTS, PRODUCT, SUM_ROWS, WEIGHT_GRADIENT, kernels
 
-_INTEGERS = ("rows", "width", "depth", "height", "share", "dim", "steps", "every", "team", "count", "size")
+_INTEGERS = ("rows", "width", "depth", "height", "share", "dim", "steps", "every", "team", "count", "size", "apart")
 
 
 def _case(
@@ -34,7 +34,7 @@ def _case(
         config,
         constants,
         wants={"tensor_cores": tensor_cores, "vector_loads": wide},
-        divisible=("width", "depth", "height", "dim", "share", "size"),
+        divisible=("width", "depth", "height", "dim", "size"),
     )
 
 
@@ -43,21 +43,25 @@ def cases() -> Iterator[StaticCase]:
     for kind, size, precisions in (("*bf16", 2, ("ieee",)), ("*fp32", 4, ("ieee", "tf32"))):
         for precision in precisions:
             yield from _products(kind, size, precision)
-            operands: dict[str, str | None] = {"a": kind, "b": kind, "parts": "*fp32"}
-            for config in WEIGHT_GRADIENT[size]:
-                yield _case(
-                    "refine_weights",
-                    "refine_weight_gradient",
-                    kernels().weight_gradient,
-                    operands,
-                    config,
-                    # Hopper's tf32 products want both inputs the other way round, so they are loaded a word at a time.
-                    wide=precision != "tf32",
-                    PRECISION=precision,
-                )
+            # Parts of a sum are float32. Where there is one part, it is the gradient, in its own dtype.
+            for op, parts in (("refine_weights", "*fp32"), ("refine_weights_alone", kind))[: 2 if size == 2 else 1]:
+                operands: dict[str, str | None] = {"a": kind, "b": kind, "parts": parts}
+                for config in WEIGHT_GRADIENT[size]:
+                    yield _case(
+                        op,
+                        "refine_weight_gradient",
+                        kernels().weight_gradient,
+                        operands,
+                        config,
+                        # Hopper's tf32 products want both inputs the other way round, so they are loaded a word at a
+                        # time.
+                        wide=precision != "tf32",
+                        PRECISION=precision,
+                    )
             yield from _few(kind, size, precision)
-        types: dict[str, str | None] = {"parts": "*fp32", "out": kind}
-        yield _case("refine_add_parts", "refine_add_parts", kernels().add_parts, types, ADD_PARTS, ADD=False)
+        sums: dict[str, str | None] = dict.fromkeys(("parts_b1", "parts_b2", "parts_w1", "parts_w2"), "*fp32")
+        sums |= {"count_b": "i32", "count_w": "i32", **dict.fromkeys(("b1", "b2", "w1", "w2"), kind)}
+        yield _case("refine_add_parts", "refine_add_parts", kernels().add_parts, sums, ADD_PARTS, ADD=False)
 
 
 def _products(kind: str, size: int, precision: str) -> Iterator[StaticCase]:

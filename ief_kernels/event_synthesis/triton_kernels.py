@@ -8,6 +8,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Numbers that differ from call to call: triton would compile anew for 1 and for multiples of 16. The number of pixels
+# keeps that: it tells whether maps can be stored as vectors.
+COUNTS = (
+    "start",
+    "segment_stride",
+    "frame_stride",
+    "carry_start",
+    "carry_stride",
+    "peak_stride",
+    "scale_stride",
+    "frames",
+    "count",
+    "threshold",
+    "clamp",
+)
+
 
 @triton.jit
 def _four(a, b, c, d):
@@ -120,7 +136,7 @@ def _store_counts(maps, at, inside, count, clamp, inverse, inverse_rest):
     return count
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def count_bytes(
     words,
     carry,
@@ -218,7 +234,7 @@ def _count_floats(
     return up, down
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def count_floats(
     frames,
     carry,
@@ -259,7 +275,7 @@ def count_floats(
         tl.atomic_max(peaks + segment * peak_stride, tl.max(most, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def divide(counts, peaks, maps, size, peak_stride, BLOCK: tl.constexpr):
     """Compute maps = counts / max(1, peak); ``size`` is the number of counts per segment."""
     blocks = tl.cdiv(size, BLOCK)
@@ -282,7 +298,7 @@ def _give(frame, pixel, inside, value, RGB: tl.constexpr):
         tl.store(frame + pixel, value * 10000.0, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def pull_back(
     grad,
     frames,

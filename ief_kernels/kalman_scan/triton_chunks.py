@@ -27,12 +27,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_kernels import divide, lanes_if, length_of, place, row, row_or_zero
+from .triton_kernels import COUNTS, divide, lanes_if, length_of, place, row, row_or_zero
 
 LARGEST = tl.constexpr(1e30)  # of ρp; beyond it f is 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def forward_summary(
     x,
     var,
@@ -95,7 +95,7 @@ def forward_summary(
     tl.store(at + 5 * plane, rho, mask=lanes)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def forward_carry(
     summary,
     lengths,
@@ -144,7 +144,7 @@ def forward_carry(
         tl.store(p_in + to, p, mask=lanes)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def backward_summary(
     grad_mean,
     grad_variance,
@@ -201,7 +201,7 @@ def backward_summary(
     tl.store(at + 3 * plane, adjoint_p, mask=lanes)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def backward_carry(
     summary,
     lengths,

@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 
 DIFFUSE = tl.constexpr(1e30)  # as in reference.py
+# Numbers that differ from call to call: triton would compile anew for 1 and for multiples of 16.
+COUNTS = ("batch", "chunks", "chunk", "steps")
 
 
 @triton.jit
@@ -77,7 +79,7 @@ def save(tensor, at, value, mask):
     tl.store(tensor + at, value.to(tensor.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def forward_sweep(
     x,
     var,
@@ -204,7 +206,7 @@ def add(total, lost, value):
     return after, (after - total) - value
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def backward_sweep(
     grad_mean,
     grad_variance,

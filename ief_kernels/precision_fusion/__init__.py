@@ -18,11 +18,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._tensors import promoted_dtype, require_float, require_lengths, require_same_device, require_same_shape
+from .._tensors import (
+    promoted_dtype,
+    require_float,
+    require_lengths,
+    require_same_device,
+    require_same_shape,
+)
 from ..dispatch import choose
 from . import reference
 from .autograd import PrecisionFusionFunction
-from .reference import Fusion, Nu, NuPair, Terms, split_nu, student_scale
+from .reference import Fusion, Nu, NuPair, Terms, split_nu, student_factor, student_scale
 
 __all__ = ["Fusion", "Nu", "NuPair", "Terms", "fusion_and_terms", "fusion_terms", "precision_fusion"]
 
@@ -62,22 +68,36 @@ def _apply(
 ) -> tuple[Fusion, Terms]:
     mu_img, logvar_img, mu_evt, logvar_evt = (tensor.to(dtype) for tensor in tensors)
     nu_img, nu_evt = split_nu(nu)
-    logvar_img, c_img = _scale(logvar_img, nu_img)
-    logvar_evt, c_evt = _scale(logvar_evt, nu_evt)
+    logvar_img, c_img, factor_img = _scale(logvar_img, nu_img)
+    logvar_evt, c_evt, factor_evt = _scale(logvar_evt, nu_evt)
     *fields, terms = PrecisionFusionFunction.apply(
-        mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths, eps, fuse, with_terms, backend
+        mu_img,
+        logvar_img,
+        mu_evt,
+        logvar_evt,
+        c_img,
+        c_evt,
+        lengths,
+        factor_img,
+        factor_evt,
+        eps,
+        fuse,
+        with_terms,
+        backend,
     )
     return Fusion(*fields), Terms(*terms.unbind()) if with_terms else Terms(terms, terms, terms, terms)
 
 
-def _scale(logvar: Tensor, nu: Nu) -> tuple[Tensor, Tensor]:
-    """The factor ν/(ν+1) as the kernels take it, (1,) or (D,); any other shape goes into logvar."""
+def _scale(logvar: Tensor, nu: Nu) -> tuple[Tensor, Tensor | None, float]:
+    """The factor ν/(ν+1) as the kernels take it, (1,) or (D,) or else a number; any other shape goes into logvar."""
+    if not isinstance(nu, Tensor):
+        return logvar, None, student_factor(nu)
     c = student_scale(nu, logvar)
     if c.numel() == 1:
-        return logvar, c.reshape(1)
+        return logvar, c.reshape(1), 1.0
     if c.shape == logvar.shape[-1:]:
-        return logvar, c
-    return logvar + torch.log(c).to(logvar.dtype), torch.ones_like(c.flatten()[:1])
+        return logvar, c, 1.0
+    return logvar + torch.log(c).to(logvar.dtype), None, 1.0
 
 
 def precision_fusion(

@@ -1,5 +1,7 @@
 """Fusion and loss terms as one pair of registered operators, and the autograd Function on top of them.
 
+A factor ν/(ν+1) is a tensor c, or where that is None a number, which needs no memory on the device.
+
 Saved for the backward pass: the inputs and nothing else.
 """
 
@@ -16,8 +18,22 @@ from . import native, triton_launch
 
 _KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
 _INPUTS = (
-    "Tensor mu_img, Tensor logvar_img, Tensor mu_evt, Tensor logvar_evt, Tensor c_img, Tensor c_evt, Tensor? lengths"
+    "Tensor mu_img, Tensor logvar_img, Tensor mu_evt, Tensor logvar_evt, Tensor? c_img, Tensor? c_evt, Tensor? lengths,"
+    " float factor_img, float factor_evt, float eps"
 )
+
+
+def _factors(
+    c_img: Tensor | None, c_evt: Tensor | None, factor_img: float, factor_evt: float, like: Tensor, backend: str
+) -> tuple[Tensor | float, Tensor | float]:
+    """What the kernels of the backend take; the C++ kernels take tensors alone."""
+    first, second = factor_img if c_img is None else c_img, factor_evt if c_evt is None else c_evt
+    if backend == "native":
+        first, second = (
+            factor if isinstance(factor, Tensor) else torch.full((1,), factor, dtype=compute_dtype(like.dtype))
+            for factor in (first, second)
+        )
+    return first, second
 
 
 def _forward(
@@ -25,17 +41,20 @@ def _forward(
     logvar_img: Tensor,
     mu_evt: Tensor,
     logvar_evt: Tensor,
-    c_img: Tensor,
-    c_evt: Tensor,
+    c_img: Tensor | None,
+    c_evt: Tensor | None,
     lengths: Tensor | None,
+    factor_img: float,
+    factor_evt: float,
     eps: float,
     fuse: bool,
     with_terms: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
+    factors = _factors(c_img, c_evt, factor_img, factor_evt, mu_img, backend)
     found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = _KERNELS[backend].forward(
-        tensors, (c_img, c_evt), lengths, eps, fuse, with_terms
+        tensors, factors, lengths, eps, fuse, with_terms
     )
     return found
 
@@ -45,9 +64,11 @@ def _forward_fake(
     logvar_img: Tensor,
     mu_evt: Tensor,
     logvar_evt: Tensor,
-    c_img: Tensor,
-    c_evt: Tensor,
+    c_img: Tensor | None,
+    c_evt: Tensor | None,
     lengths: Tensor | None,
+    factor_img: float,
+    factor_evt: float,
     eps: float,
     fuse: bool,
     with_terms: bool,
@@ -69,17 +90,20 @@ def _backward(
     logvar_img: Tensor,
     mu_evt: Tensor,
     logvar_evt: Tensor,
-    c_img: Tensor,
-    c_evt: Tensor,
+    c_img: Tensor | None,
+    c_evt: Tensor | None,
     lengths: Tensor | None,
+    factor_img: float,
+    factor_evt: float,
     eps: float,
     with_c: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     grads = (grad_mean, grad_var, grad_w_img, grad_w_evt, grad_terms)
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
+    factors = _factors(c_img, c_evt, factor_img, factor_evt, mu_img, backend)
     found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = _KERNELS[backend].backward(
-        grads, tensors, (c_img, c_evt), lengths, eps, with_c
+        grads, tensors, factors, lengths, eps, with_c
     )
     return found
 
@@ -94,9 +118,11 @@ def _backward_fake(
     logvar_img: Tensor,
     mu_evt: Tensor,
     logvar_evt: Tensor,
-    c_img: Tensor,
-    c_evt: Tensor,
+    c_img: Tensor | None,
+    c_evt: Tensor | None,
     lengths: Tensor | None,
+    factor_img: float,
+    factor_evt: float,
     eps: float,
     with_c: bool,
     backend: str,
@@ -104,14 +130,15 @@ def _backward_fake(
     grad_mu_img, grad_logvar_img, grad_mu_evt, grad_logvar_evt = (mu_img.new_empty(mu_img.shape) for _ in range(4))
     dtype = compute_dtype(mu_img.dtype)
     grad_c_img, grad_c_evt = (
-        mu_img.new_empty(scale.shape if with_c else (0,), dtype=dtype) for scale in (c_img, c_evt)
+        mu_img.new_empty((0,) if not with_c else (1,) if scale is None else scale.shape, dtype=dtype)
+        for scale in (c_img, c_evt)
     )
     return grad_mu_img, grad_logvar_img, grad_mu_evt, grad_logvar_evt, grad_c_img, grad_c_evt
 
 
 register_operator(
     "precision_fusion_forward",
-    f"({_INPUTS}, float eps, bool fuse, bool with_terms, str backend)"
+    f"({_INPUTS}, bool fuse, bool with_terms, str backend)"
     " -> (Tensor mean, Tensor var, Tensor w_img, Tensor w_evt, Tensor terms)",
     _forward,
     _forward_fake,
@@ -119,7 +146,7 @@ register_operator(
 register_operator(
     "precision_fusion_backward",
     "(Tensor? grad_mean, Tensor? grad_var, Tensor? grad_w_img, Tensor? grad_w_evt, Tensor? grad_terms,"
-    f" {_INPUTS}, float eps, bool with_c, str backend)"
+    f" {_INPUTS}, bool with_c, str backend)"
     " -> (Tensor grad_mu_img, Tensor grad_logvar_img, Tensor grad_mu_evt, Tensor grad_logvar_evt,"
     " Tensor grad_c_img, Tensor grad_c_evt)",
     _backward,
@@ -137,9 +164,11 @@ class PrecisionFusionFunction(torch.autograd.Function):
         logvar_img: Tensor,
         mu_evt: Tensor,
         logvar_evt: Tensor,
-        c_img: Tensor,
-        c_evt: Tensor,
+        c_img: Tensor | None,
+        c_evt: Tensor | None,
         lengths: Tensor | None,
+        factor_img: float,
+        factor_evt: float,
         eps: float,
         fuse: bool,
         with_terms: bool,
@@ -149,8 +178,8 @@ class PrecisionFusionFunction(torch.autograd.Function):
         tensors = (mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        ctx.eps, ctx.fuse, ctx.with_terms, ctx.backend = eps, fuse, with_terms, backend
-        return torch.ops.ief_kernels.precision_fusion_forward(*tensors, eps, fuse, with_terms, backend)
+        ctx.numbers, ctx.fuse, ctx.with_terms, ctx.backend = (factor_img, factor_evt, eps), fuse, with_terms, backend
+        return torch.ops.ief_kernels.precision_fusion_forward(*tensors, *ctx.numbers, fuse, with_terms, backend)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -158,7 +187,8 @@ class PrecisionFusionFunction(torch.autograd.Function):
         fields = grads[:4] if ctx.fuse else (None,) * 4
         terms = grads[4] if ctx.with_terms else None
         if terms is None and all(field is None for field in fields):
-            return (None,) * 11
+            return (None,) * 13
         with_c = any(ctx.needs_input_grad[4:6])
-        gradients = Gradient.apply("precision_fusion", *fields, terms, *ctx.saved_tensors, ctx.eps, with_c, ctx.backend)
-        return only_wanted((*gradients, *(None,) * 5), ctx)
+        arguments = (*fields, terms, *ctx.saved_tensors, *ctx.numbers, with_c, ctx.backend)
+        gradients = Gradient.apply("precision_fusion", *arguments)
+        return only_wanted((*gradients, *(None,) * 7), ctx)

@@ -71,12 +71,21 @@ def student_scale(nu: Nu, like: Tensor) -> Tensor:
     """
     dtype = compute_dtype(like.dtype)
     if isinstance(nu, Tensor):
-        return 1 / (1 + 1 / nu.to(like.device, dtype, non_blocking=True))
+        return (nu.to(like.device, dtype, non_blocking=True).reciprocal() + 1).reciprocal()  # 1 / (1 + 1 / ν) in three launches
+    return torch.full((), student_factor(nu), dtype=dtype, device=like.device)
+
+
+def student_factor(nu: float | None) -> float:
+    """Return ν/(ν+1) of a number; 1 for None or ν = ∞.
+
+    Raises:
+        ValueError: `nu` is not positive.
+    """
     if nu is None:
-        return torch.ones((), dtype=dtype, device=like.device)
+        return 1.0
     if not nu > 0:
         raise ValueError(f"nu must be positive, got {nu}")
-    return torch.full((), 1 / (1 + 1 / nu), dtype=dtype, device=like.device)
+    return 1 / (1 + 1 / nu)
 
 
 def _fuse(

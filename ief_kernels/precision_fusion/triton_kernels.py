@@ -10,8 +10,12 @@ Gradient: with G = grad_mean·(mu_i − mu_e) + grad_wi − grad_we and h = 1/s
 KL over n valid rows: d/d mu = mu/(n·dim), d/d logvar = −(1 − u)/(2·n·dim); c like logvar, divided by c.
 cosine, with unit vectors e_m = mu_m/N_m: d cos/d mu_i = (e_e − cos·e_i)/N_i;  norm: d |N_i − N_e|/d mu_i = ±e_i.
 
-A tile is ROWS rows of COLUMNS columns. Padding is never read. Sums over rows go through one partial sum per program and
-a last sum in a fixed order. FLAT takes the tensors as one row cut into lines of COLUMNS: element-wise work, any D.
+A tile is ROWS rows of COLUMNS columns; a program takes every `programs`-th tile. Padding is never read. Sums over rows
+go through one partial sum per program. The program that finishes last adds them in a fixed order (`_is_last`). FLAT
+takes the tensors as one row cut into lines of COLUMNS: element-wise work, any D.
+
+A factor c is a number where its stride c_d is None. Else it is a tensor of one element, or (PER_DIM) one that is read
+with the stride 0 or 1.
 """
 
 from __future__ import annotations
@@ -23,6 +27,10 @@ LIMIT = tl.constexpr(80.0)  # where exp(logvar) stops growing, as reference.LOGV
 HALF_MAX = tl.constexpr(65504.0)
 LOG2_E = tl.constexpr(1.4426950216293335)  # as a float32, and what that leaves out
 LOG2_E_REST = tl.constexpr(1.9259629911266175e-8)
+# Numbers that differ from call to call: triton would compile anew for 1 and for multiples of 16. `size` keeps that: it
+# is a multiple of 16 where D is, and then the flat path loads vectors.
+COUNTS = ("rows", "steps", "tiles", "programs", "batch")
+FINISH = tl.constexpr(512)  # partial sums that the last program adds at once
 
 
 @triton.jit
@@ -104,124 +112,157 @@ def _count_valid(lengths, batch, rows, steps, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _row_total(value, valid, inv_rows):
-    return tl.sum(tl.where(valid, value * inv_rows, 0), axis=0)
+def _factor(c, c_d, column, dim, PER_DIM: tl.constexpr):
+    """The factor of these columns, as something that broadcasts with a tile."""
+    if c_d is None:
+        value = c
+    else:
+        value = tl.load(c + column * c_d, mask=column < dim, other=1)[None, :] if PER_DIM else tl.load(c)
+    return value
 
 
 @triton.jit
-def fusion_forward(
-    mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths,
-    mean, var, w_img, w_evt, partial,
-    rows, dim, size, steps, stride_mi, stride_li, stride_me, stride_le, eps, inv_rows, inv_dim,
-    PER_DIM: tl.constexpr, FLAT: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """mean, var, w_img, w_evt (if not None) and the tile's share of the four sums, partial (4, programs) (if not None).
+def _mean_log(c, c_d, dim, PER_DIM: tl.constexpr, BLOCK: tl.constexpr):
+    if c_d is None:
+        value = tl.sum(tl.log(tl.full((1,), c, tl.float32)), axis=0)
+    elif PER_DIM:
+        total = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, dim, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            total += tl.log(tl.load(c + at * c_d, mask=at < dim, other=1))
+        value = tl.sum(total, axis=0) / dim
+    else:
+        value = tl.log(tl.load(c))
+    return value
 
-    One pass: every element of the four tensors is read once. partial: Σ(logvar − mu² − u)/dim for both modalities,
-    Σ(1 − cos), Σ|N_i − N_e|, all divided by `rows` so that they cannot overflow.
+
+@triton.jit
+def _is_last(counter, programs):
+    """Whether all other programs have come here before. If so, what they stored before is visible to this one.
+
+    The barrier puts the stores of all threads before the one that counts. The counter is an acquire and a release.
     """
-    precise: tl.constexpr = mu_img.dtype.element_ty == tl.float32
-    pid = tl.program_id(0)
-    tile = pid.to(tl.int64) if WIDE else pid
-    row = tile * ROWS + tl.arange(0, ROWS)
-    valid = _valid_rows(row, rows, steps, lengths)
-    wide_row = row.to(tl.int64)
-    if partial is not None:
-        kl_i = tl.zeros((ROWS, COLUMNS), tl.float32)
-        kl_e = tl.zeros((ROWS, COLUMNS), tl.float32)
-        square_i = tl.zeros((ROWS, COLUMNS), tl.float32)
-        square_e = tl.zeros((ROWS, COLUMNS), tl.float32)
-        dot = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, dim, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        inside, read = _masks(row, column, valid, rows, dim, size, FLAT, EVEN)
-        m_i = tl.load(mu_img + (wide_row * stride_mi)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
-        l_i = tl.load(logvar_img + (wide_row * stride_li)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
-        m_e = tl.load(mu_evt + (wide_row * stride_me)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
-        l_e = tl.load(logvar_evt + (wide_row * stride_le)[:, None] + column[None, :], mask=read, other=0).to(tl.float32)
-        if PER_DIM:
-            c_i = tl.load(c_img + column, mask=column < dim, other=1)[None, :]
-            c_e = tl.load(c_evt + column, mask=column < dim, other=1)[None, :]
-        else:
-            c_i = tl.load(c_img)
-            c_e = tl.load(c_evt)
-        w_i, w_e, fused, _s_i, _s_e, _v_i, _v_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, precise)
-        if mean is not None:
-            at = (wide_row * dim)[:, None] + column[None, :]
-            if var.dtype.element_ty == tl.float16:
-                fused = tl.where(fused > HALF_MAX, HALF_MAX, fused)
-            if lengths is not None:
-                fused = tl.where(read, fused, 0)
-                w_i = tl.where(read, w_i, 0)
-                w_e = tl.where(read, w_e, 0)
-            tl.store(mean + at, w_i * m_i + w_e * m_e, mask=inside)
-            tl.store(var + at, fused, mask=inside)
-            tl.store(w_img + at, w_i, mask=inside)
-            tl.store(w_evt + at, w_e, mask=inside)
-        if partial is not None:
-            if not EVEN:  # beyond the last column mu and logvar are 0, but u is not
-                u_i = tl.where(read, u_i, 0)
-                u_e = tl.where(read, u_e, 0)
-            kl_i += ((l_i - u_i) - m_i * m_i) * inv_dim
-            kl_e += ((l_e - u_e) - m_e * m_e) * inv_dim
-            square_i += m_i * m_i
-            square_e += m_e * m_e
-            dot += m_i * m_e
-    if partial is not None:
-        norm_i = tl.sqrt_rn(tl.sum(square_i, axis=1))
-        norm_e = tl.sqrt_rn(tl.sum(square_e, axis=1))
-        product = tl.sum(dot, axis=1)
-        alive = (norm_i != 0) & (norm_e != 0)  # NaN is alive: it has to come out
-        cosine = tl.where(alive, product / tl.where(alive, norm_i, 1) / tl.where(alive, norm_e, 1), 0)
-        programs = tl.num_programs(0)
-        gap = tl.abs(norm_i - norm_e)
-        tl.store(partial + pid, _row_total(tl.sum(kl_i, axis=1), valid, inv_rows))
-        tl.store(partial + programs + pid, _row_total(tl.sum(kl_e, axis=1), valid, inv_rows))
-        tl.store(partial + 2 * programs + pid, _row_total(1 - cosine, valid, inv_rows))
-        tl.store(partial + 3 * programs + pid, _row_total(gap, valid, inv_rows))
+    tl.debug_barrier()
+    last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == programs - 1
+    if last:
+        tl.store(counter, 0)
+    tl.debug_barrier()
+    return last
 
 
 @triton.jit
-def fusion_terms_finish(
-    partial, lengths, c_img, c_evt, terms, programs, batch, rows, steps, dim, PER_DIM: tl.constexpr, BLOCK: tl.constexpr
-):
-    """The four terms from `fusion_forward`'s partials, in one program: means over valid rows, zero if there is none."""
+def _finish_terms(
+    partial, lengths, c_img, c_evt, c_img_d, c_evt_d, terms, programs, batch, rows, steps, dim,
+    PER_DIM: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The four terms from all partial sums: means over valid rows, zero if there is none."""
     total = tl.zeros((4, BLOCK), tl.float32)
     term = tl.arange(0, 4)
     for start in range(0, programs, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        total += tl.load(partial + term[:, None] * programs + at[None, :], mask=(at < programs)[None, :], other=0)
+        place = partial + term[:, None] * programs + at[None, :]
+        total += tl.load(place, mask=(at < programs)[None, :], other=0, cache_modifier=".cg")  # not an old line of L1
     count = _count_valid(lengths, batch, rows, steps, BLOCK)
     some = count > 0
     # rows/count first: a partial may be near the largest float32 only where both are alike
     result = tl.sum(total, axis=1) * tl.where(some, rows / tl.where(some, count, 1.0), 0.0)
-    if PER_DIM:
-        log_i = tl.zeros((BLOCK,), tl.float32)
-        log_e = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, dim, BLOCK):
-            at = start + tl.arange(0, BLOCK)
-            log_i += tl.log(tl.load(c_img + at, mask=at < dim, other=1))
-            log_e += tl.log(tl.load(c_evt + at, mask=at < dim, other=1))
-        mean_i = tl.sum(log_i, axis=0) / dim
-        mean_e = tl.sum(log_e, axis=0) / dim
-    else:
-        mean_i = tl.log(tl.load(c_img))
-        mean_e = tl.log(tl.load(c_evt))
-    kl = -0.5 * (1.0 + tl.where(term == 0, mean_i, mean_e) + result)
+    log_i = _mean_log(c_img, c_img_d, dim, PER_DIM, BLOCK)
+    log_e = _mean_log(c_evt, c_evt_d, dim, PER_DIM, BLOCK)
+    kl = -0.5 * (1.0 + tl.where(term == 0, log_i, log_e) + result)
     tl.store(terms + term, tl.where(some, tl.where(term < 2, kl, result), 0.0))
 
 
-@triton.jit
-def fusion_term_slopes(grad_terms, lengths, slopes, batch, rows, steps, dim, BLOCK: tl.constexpr):
-    """What a unit of each term's sum weighs in the gradient: (4,), g/(n·dim) for KL, g/n for cosine and norm."""
-    count = _count_valid(lengths, batch, rows, steps, BLOCK)
-    term = tl.arange(0, 4)
-    share = tl.where(count > 0, 1.0 / tl.where(count > 0, count, 1.0), 0.0)
-    tl.store(slopes + term, tl.load(grad_terms + term) * share / tl.where(term < 2, dim, 1).to(tl.float32))
+@triton.jit(do_not_specialize=COUNTS)
+def fusion_forward(
+    mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths,
+    mean, var, w_img, w_evt, partial, terms, counter,
+    rows, dim, size, steps, tiles, batch, stride_mi, stride_li, stride_me, stride_le, c_img_d, c_evt_d,
+    eps, inv_rows, inv_dim,
+    PER_DIM: tl.constexpr, FLAT: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """mean, var, w_img, w_evt (if not None) and the four terms (if not None).
+
+    One pass: every element of the four tensors is read once. partial (4, programs), wanted with terms:
+    Σ(logvar − mu² − u)/dim for both modalities, Σ(1 − cos), Σ|N_i − N_e|, all divided by `rows` so that they cannot
+    overflow.
+    """
+    precise: tl.constexpr = mu_img.dtype.element_ty == tl.float32
+    pid = tl.program_id(0)
+    programs = tl.num_programs(0)
+    if terms is not None:
+        sum_kl_i = tl.zeros((ROWS,), tl.float32)
+        sum_kl_e = tl.zeros((ROWS,), tl.float32)
+        sum_cosine = tl.zeros((ROWS,), tl.float32)
+        sum_gap = tl.zeros((ROWS,), tl.float32)
+    for tile in range(pid.to(tl.int64) if WIDE else pid, tiles, programs):
+        row = tile * ROWS + tl.arange(0, ROWS)
+        valid = _valid_rows(row, rows, steps, lengths)
+        wide_row = row.to(tl.int64)
+        if terms is not None:
+            kl_i = tl.zeros((ROWS, COLUMNS), tl.float32)
+            kl_e = tl.zeros((ROWS, COLUMNS), tl.float32)
+            square_i = tl.zeros((ROWS, COLUMNS), tl.float32)
+            square_e = tl.zeros((ROWS, COLUMNS), tl.float32)
+            dot = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for start in range(0, dim, COLUMNS):
+            column = start + tl.arange(0, COLUMNS)
+            inside, read = _masks(row, column, valid, rows, dim, size, FLAT, EVEN)
+            at_mi = (wide_row * stride_mi)[:, None] + column[None, :]
+            at_li = (wide_row * stride_li)[:, None] + column[None, :]
+            at_me = (wide_row * stride_me)[:, None] + column[None, :]
+            at_le = (wide_row * stride_le)[:, None] + column[None, :]
+            m_i = tl.load(mu_img + at_mi, mask=read, other=0).to(tl.float32)
+            l_i = tl.load(logvar_img + at_li, mask=read, other=0).to(tl.float32)
+            m_e = tl.load(mu_evt + at_me, mask=read, other=0).to(tl.float32)
+            l_e = tl.load(logvar_evt + at_le, mask=read, other=0).to(tl.float32)
+            c_i = _factor(c_img, c_img_d, column, dim, PER_DIM)
+            c_e = _factor(c_evt, c_evt_d, column, dim, PER_DIM)
+            w_i, w_e, fused, _s_i, _s_e, _v_i, _v_e, u_i, u_e = _weigh(l_i, l_e, c_i, c_e, eps, precise)
+            if mean is not None:
+                at = (wide_row * dim)[:, None] + column[None, :]
+                if var.dtype.element_ty == tl.float16:
+                    fused = tl.where(fused > HALF_MAX, HALF_MAX, fused)
+                if lengths is not None:
+                    fused = tl.where(read, fused, 0)
+                    w_i = tl.where(read, w_i, 0)
+                    w_e = tl.where(read, w_e, 0)
+                tl.store(mean + at, w_i * m_i + w_e * m_e, mask=inside)
+                tl.store(var + at, fused, mask=inside)
+                tl.store(w_img + at, w_i, mask=inside)
+                tl.store(w_evt + at, w_e, mask=inside)
+            if terms is not None:
+                if not EVEN:  # beyond the last column mu and logvar are 0, but u is not
+                    u_i = tl.where(read, u_i, 0)
+                    u_e = tl.where(read, u_e, 0)
+                kl_i += ((l_i - u_i) - m_i * m_i) * inv_dim
+                kl_e += ((l_e - u_e) - m_e * m_e) * inv_dim
+                square_i += m_i * m_i
+                square_e += m_e * m_e
+                dot += m_i * m_e
+        if terms is not None:
+            norm_i = tl.sqrt_rn(tl.sum(square_i, axis=1))
+            norm_e = tl.sqrt_rn(tl.sum(square_e, axis=1))
+            product = tl.sum(dot, axis=1)
+            alive = (norm_i != 0) & (norm_e != 0)  # NaN is alive: it has to come out
+            cosine = tl.where(alive, product / tl.where(alive, norm_i, 1) / tl.where(alive, norm_e, 1), 0)
+            sum_kl_i += tl.where(valid, tl.sum(kl_i, axis=1) * inv_rows, 0)
+            sum_kl_e += tl.where(valid, tl.sum(kl_e, axis=1) * inv_rows, 0)
+            sum_cosine += tl.where(valid, (1 - cosine) * inv_rows, 0)
+            sum_gap += tl.where(valid, tl.abs(norm_i - norm_e) * inv_rows, 0)
+    if terms is not None:
+        tl.store(partial + pid, tl.sum(sum_kl_i, axis=0))
+        tl.store(partial + programs + pid, tl.sum(sum_kl_e, axis=0))
+        tl.store(partial + 2 * programs + pid, tl.sum(sum_cosine, axis=0))
+        tl.store(partial + 3 * programs + pid, tl.sum(sum_gap, axis=0))
+        if _is_last(counter, programs):
+            _finish_terms(
+                partial, lengths, c_img, c_evt, c_img_d, c_evt_d, terms, programs, batch, rows, steps, dim,
+                PER_DIM, FINISH,
+            )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def fusion_row_sums(
     mu_img, mu_evt, lengths, sums, rows, dim, steps, stride_mi, stride_me,
     WIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -250,6 +291,44 @@ def fusion_row_sums(
 
 
 @triton.jit
+def _finish_factors(partial, count, c_img, c_evt, c_img_d, c_evt_d, grad_c_img, grad_c_evt, BLOCK: tl.constexpr):
+    """The gradients of two factors that are one number each, from `count` partial sums of each."""
+    total = tl.zeros((2, BLOCK), tl.float32)
+    which = tl.arange(0, 2)
+    for start in range(0, count, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        place = partial + which[:, None] * count + at[None, :]
+        total += tl.load(place, mask=(at < count)[None, :], other=0, cache_modifier=".cg")
+    result = tl.sum(total, axis=1)
+    unused = tl.zeros((1,), tl.int32)
+    tl.store(grad_c_img, tl.sum(tl.where(which == 0, result, 0), axis=0) / _factor(c_img, c_img_d, unused, 1, False))
+    tl.store(grad_c_evt, tl.sum(tl.where(which == 1, result, 0), axis=0) / _factor(c_evt, c_evt_d, unused, 1, False))
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def fusion_factors(
+    partial, c_img, c_evt, grad_c_img, grad_c_evt, programs, dim, c_img_d, c_evt_d,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The gradients (dim,) of both factors from `fusion_backward`'s partial sums (2, programs, dim)."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    there = column < dim
+    sum_i = tl.zeros((ROWS, COLUMNS), tl.float32)
+    sum_e = tl.zeros((ROWS, COLUMNS), tl.float32)
+    plane = programs.to(tl.int64) * dim
+    for start in range(0, programs, ROWS):
+        row = start + tl.arange(0, ROWS)
+        at = partial + row.to(tl.int64)[:, None] * dim + column[None, :]
+        mask = (row < programs)[:, None] & there[None, :]
+        sum_i += tl.load(at, mask=mask, other=0)
+        sum_e += tl.load(at + plane, mask=mask, other=0)
+    c_i = _factor(c_img, c_img_d, column, dim, True)
+    c_e = _factor(c_evt, c_evt_d, column, dim, True)
+    tl.store(grad_c_img + column, tl.sum(sum_i / c_i, axis=0), mask=there)
+    tl.store(grad_c_evt + column, tl.sum(sum_e / c_e, axis=0), mask=there)
+
+
+@triton.jit
 def _upstream(gradient, at, mask):
     if gradient is None:
         return 0.0
@@ -257,37 +336,35 @@ def _upstream(gradient, at, mask):
         return tl.load(gradient + at, mask=mask, other=0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def fusion_backward(
-    grad_mean, grad_var, grad_w_img, grad_w_evt, slopes, sums,
+    grad_mean, grad_var, grad_w_img, grad_w_evt, grad_terms, sums,
     mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths,
-    grad_mu_img, grad_logvar_img, grad_mu_evt, grad_logvar_evt, partial,
-    rows, dim, size, steps, tiles, stride_mi, stride_li, stride_me, stride_le, eps,
+    grad_mu_img, grad_logvar_img, grad_mu_evt, grad_logvar_evt, grad_c_img, grad_c_evt, partial, counter,
+    rows, dim, size, steps, tiles, batch, stride_mi, stride_li, stride_me, stride_le, c_img_d, c_evt_d, eps,
     PER_DIM: tl.constexpr, FLAT: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the four tensors; every element of theirs and of the incoming gradients is read once.
 
-    Grid: (programs, chunks of COLUMNS columns); a program takes every `programs`-th tile. The incoming gradients
-    (g_*), `slopes` (of the terms), `lengths` and `partial` may be None. The norms that the slopes need come from
-    `sums`, or where that is None from the tile, which then holds whole rows. partial, of c·(gradient of c):
-    (2, programs, dim) if PER_DIM, else (2, programs·chunks).
+    Grid: (programs, chunks of COLUMNS columns). The incoming gradients, `lengths` and `partial` may be None. The norms
+    that the terms' gradient needs come from `sums`, or where that is None from the tile, which then holds whole rows.
+    partial, of c·(gradient of c): (2, programs, dim) for `fusion_factors` if PER_DIM, else (2, programs·chunks), from
+    which the last program makes grad_c_img and grad_c_evt.
     """
     precise: tl.constexpr = mu_img.dtype.element_ty == tl.float32
     pid = tl.program_id(0)
     programs = tl.num_programs(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    if PER_DIM:
-        c_i = tl.load(c_img + column, mask=column < dim, other=1)[None, :]
-        c_e = tl.load(c_evt + column, mask=column < dim, other=1)[None, :]
-    else:
-        c_i = tl.load(c_img)
-        c_e = tl.load(c_evt)
-    if slopes is not None:
-        slope_kl_i = tl.load(slopes)
-        slope_kl_e = tl.load(slopes + 1)
-        slope_cosine = tl.load(slopes + 2)
-        slope_norm = tl.load(slopes + 3)
+    c_i = _factor(c_img, c_img_d, column, dim, PER_DIM)
+    c_e = _factor(c_evt, c_evt_d, column, dim, PER_DIM)
+    if grad_terms is not None:  # what a unit of each term's sum weighs
+        count = _count_valid(lengths, batch, rows, steps, FINISH)
+        share = tl.where(count > 0, 1.0 / tl.where(count > 0, count, 1.0), 0.0)
+        slope_kl_i = tl.load(grad_terms) * share / dim
+        slope_kl_e = tl.load(grad_terms + 1) * share / dim
+        slope_cosine = tl.load(grad_terms + 2) * share
+        slope_norm = tl.load(grad_terms + 3) * share
     if partial is not None:
         sum_i = tl.zeros((COLUMNS if PER_DIM else ROWS,), tl.float32)
         sum_e = tl.zeros((COLUMNS if PER_DIM else ROWS,), tl.float32)
@@ -304,7 +381,7 @@ def fusion_backward(
         grad_m = _upstream(grad_mean, at, read)
         grad_v = _upstream(grad_var, at, read)
         grad_w = _upstream(grad_w_img, at, read) - _upstream(grad_w_evt, at, read)
-        if slopes is not None:  # the sums first: they make the warps wait, and little is in registers yet
+        if grad_terms is not None:  # the sums first: they make the warps wait, and little is in registers yet
             if sums is None:
                 square_i = tl.sum(m_i * m_i, axis=1)
                 square_e = tl.sum(m_e * m_e, axis=1)
@@ -329,7 +406,7 @@ def fusion_backward(
         grad_lv_e = change * slope_e
         rest_i = grad_v * var_i
         rest_e = grad_v * var_e
-        if slopes is not None:
+        if grad_terms is not None:
             # padding was read as zeros, mu and incoming gradients: what is left to silence there is the KL of logvar
             kl_i = tl.where(valid, slope_kl_i, 0.0)[:, None]
             kl_e = tl.where(valid, slope_kl_e, 0.0)[:, None]
@@ -347,7 +424,7 @@ def fusion_backward(
         if partial is not None:
             share_i = grad_lv_i + rest_i
             share_e = grad_lv_e + rest_e
-            if slopes is not None and not EVEN:
+            if grad_terms is not None and not EVEN:
                 share_i = tl.where(read, share_i, 0)
                 share_e = tl.where(read, share_e, 0)
             sum_i += tl.sum(share_i, axis=0 if PER_DIM else 1)
@@ -367,3 +444,7 @@ def fusion_backward(
             at = partial + pid * chunks + tl.program_id(1)
             tl.store(at, tl.sum(sum_i, axis=0))
             tl.store(at + programs * chunks, tl.sum(sum_e, axis=0))
+            if _is_last(counter, programs * chunks):
+                _finish_factors(
+                    partial, programs * chunks, c_img, c_evt, c_img_d, c_evt_d, grad_c_img, grad_c_evt, FINISH
+                )

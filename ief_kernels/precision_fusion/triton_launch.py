@@ -2,7 +2,10 @@
 
 Inputs whose leading dimensions have one common stride and whose last dimension is contiguous are read in place, others
 from a contiguous copy. Incoming gradients are made contiguous. `lengths` belong on the tensors' device; from elsewhere
-they are copied, which CUDA-graph capture does not allow.
+they are copied, which CUDA-graph capture does not allow. Factors that are numbers become arguments of the kernels.
+
+The forward pass is one launch, and so is the backward pass. Two cases take one launch more: gradients of factors per
+dimension, and terms of rows that are too long for registers.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._counters import counter
 from .._triton import Config, Tuner, device_guard, triton_check
 from ..dispatch import register_backend
 from .reference import SMALLEST_EPS
@@ -23,11 +27,11 @@ for _op in ("precision_fusion", "fusion_terms", "fusion_and_terms"):
 FLAT_COLUMNS = 1024
 LONGEST_ROW = 2048  # columns whose row sums the backward pass takes from registers; longer rows spill
 WORTH_TUNING = 1 << 22  # elements; a smaller call takes about as long in every configuration
-FINISH_BLOCK = 1024
+PROGRAMS = 8  # per multiprocessor, about as many as run at once, where partial sums are to be few
 NAMES = ("mu_img", "logvar_img", "mu_evt", "logvar_evt")
 FIELDS = ("mean", "var", "w_img", "w_evt")
-# Of the kernels that are one program.
-SMALL = Config({"BLOCK": FINISH_BLOCK}, num_warps=8)
+# Of the kernel that adds the gradients of factors per dimension.
+FACTORS = Config({"ROWS": 64, "COLUMNS": 32})
 
 
 def _power_of_two(n: int) -> int:
@@ -82,7 +86,12 @@ class _Call:
     """What the kernels take: inputs as (rows, dim), c as (1,) or (dim,) float32, and how the tensors are cut."""
 
     def __init__(
-        self, tensors: tuple[Tensor, ...], c: tuple[Tensor, Tensor], lengths: Tensor | None, eps: float, terms: bool
+        self,
+        tensors: tuple[Tensor, ...],
+        c: tuple[Tensor | float, Tensor | float],
+        lengths: Tensor | None,
+        eps: float,
+        terms: bool,
     ):
         first = tensors[0]
         self.device, self.dtype = first.device, first.dtype
@@ -91,8 +100,11 @@ class _Call:
         self.steps = first.shape[1] if lengths is not None else 1
         self.batch = first.shape[0] if lengths is not None else 1
         self.eps = max(eps, SMALLEST_EPS)
-        self.per_dim = any(scale.numel() != 1 for scale in c)
-        self.c = [scale.float().expand(self.dim if self.per_dim else 1).contiguous() for scale in c]
+        self.c = c
+        self.c_d = [
+            (scale.stride(0) if scale.numel() != 1 else 0) if isinstance(scale, Tensor) else None for scale in c
+        ]
+        self.per_dim = any(isinstance(scale, Tensor) and scale.numel() != 1 for scale in c)
         self.lengths = None if lengths is None else lengths.to(self.device, non_blocking=True).contiguous()
         self.flat = (
             not terms and lengths is None and not self.per_dim and all(tensor.is_contiguous() for tensor in tensors)
@@ -107,7 +119,11 @@ class _Call:
 
     def tensors(self) -> dict[str, Any]:
         """The inputs by the names of the kernels' arguments."""
-        return {**dict(zip(NAMES, self.inputs, strict=True)), "c_img": self.c[0], "c_evt": self.c[1]}
+        return {**dict(zip(NAMES, self.inputs, strict=True)), **self.factors()}
+
+    def factors(self) -> dict[str, Any]:
+        """Both c, and elements from one to the next of those that are tensors."""
+        return {"c_img": self.c[0], "c_evt": self.c[1], "c_img_d": self.c_d[0], "c_evt_d": self.c_d[1]}
 
     def strides(self) -> dict[str, int]:
         """Elements from row to row of each input."""
@@ -115,7 +131,7 @@ class _Call:
         return dict(zip(("stride_mi", "stride_li", "stride_me", "stride_le"), rows, strict=True))
 
     def sizes(self) -> dict[str, int]:
-        return {"rows": self.rows, "dim": self.dim, "size": self.size, "steps": self.steps}
+        return {"rows": self.rows, "dim": self.dim, "size": self.size, "steps": self.steps, "batch": self.batch}
 
     def cut(self, config: Config) -> tuple[int, dict[str, Any]]:
         """Number of tiles, and the keyword arguments of a launch."""
@@ -123,13 +139,18 @@ class _Call:
         shape = {"WIDE": self.rows + config.meta["ROWS"] >= 1 << 31, "EVEN": self.dim % config.meta["COLUMNS"] == 0}
         return tiles, {"PER_DIM": self.per_dim, "FLAT": self.flat, **shape, **config.options()}
 
+    def programs(self, config: Config, few: bool) -> int:
+        """Number of programs along the rows: one per tile, or `few`, which take the same number of tiles each."""
+        tiles = self.cut(config)[0]
+        return -(-tiles // -(-tiles // (PROGRAMS * _multiprocessors(self.device)))) if few else tiles
+
     def floats(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=self.device)
 
 
 def forward(
     tensors: tuple[Tensor, ...],
-    c: tuple[Tensor, Tensor],
+    c: tuple[Tensor | float, Tensor | float],
     lengths: Tensor | None,
     eps: float,
     fuse: bool,
@@ -146,17 +167,19 @@ def forward(
         return mean, var, w_img, w_evt, terms.zero_()
     fields = dict(zip(FIELDS, (mean, var, w_img, w_evt) if fuse else (None,) * 4, strict=True))
     tuner = forward_tuner(call.dim, call.flat, call.dtype.itemsize)
-    fewest = min(config.meta["ROWS"] for config in tuner.configs)
-    room = call.floats(4 * -(-call.rows // fewest)) if with_terms else None
+    room = call.floats(4 * max(call.programs(config, True) for config in tuner.configs)) if with_terms else None
 
     def run(config: Config) -> None:
         tiles, keywords = call.cut(config)
-        kernels.fusion_forward[(tiles,)](
+        kernels.fusion_forward[(call.programs(config, with_terms),)](
             **call.tensors(),
             lengths=call.lengths,
             **fields,
             partial=room,
+            terms=terms if with_terms else None,
+            counter=counter(call.device) if with_terms else None,
             **call.sizes(),
+            tiles=tiles,
             **call.strides(),
             eps=call.eps,
             inv_rows=1 / call.rows,
@@ -165,30 +188,14 @@ def forward(
         )
 
     key = (call.dtype, call.dim, call.per_dim, call.flat, fuse, with_terms, lengths is None)
-    config = tuner.launch(mean, key, run, call.worth)
-    if room is not None:
-        with device_guard(terms):
-            kernels.fusion_terms_finish[(1,)](
-                partial=room,
-                lengths=call.lengths,
-                c_img=call.c[0],
-                c_evt=call.c[1],
-                terms=terms,
-                programs=call.cut(config)[0],
-                batch=call.batch,
-                rows=call.rows,
-                steps=call.steps,
-                dim=call.dim,
-                PER_DIM=call.per_dim,
-                **SMALL.options(),
-            )
+    tuner.launch(mean, key, run, call.worth)
     return mean, var, w_img, w_evt, terms
 
 
 def backward(
     grads: tuple[Tensor | None, ...],
     tensors: tuple[Tensor, ...],
-    c: tuple[Tensor, Tensor],
+    c: tuple[Tensor | float, Tensor | float],
     lengths: Tensor | None,
     eps: float,
     with_c: bool,
@@ -198,7 +205,7 @@ def backward(
     Args:
         grads: incoming gradients of mean, var, w_img, w_evt and terms; None where absent.
         tensors: mu_img, logvar_img, mu_evt and logvar_evt.
-        c: ν/(ν+1) of image and event, (1,) or (D,) each.
+        c: ν/(ν+1) of image and event, a float32 tensor (1,) or (D,), or a number, each.
         lengths: (B,), or None.
         eps: added to each variance.
         with_c: whether the gradients of c are wanted.
@@ -206,39 +213,40 @@ def backward(
     from . import triton_kernels as kernels
 
     call = _Call(tensors, c, lengths, eps, grads[4] is not None)
+    counts = [scale.numel() if isinstance(scale, Tensor) else 1 for scale in c]
     outgoing = [torch.empty(tensors[0].shape, dtype=call.dtype, device=call.device) for _ in range(4)]
     if not call.size:
-        scales = [call.floats(scale.numel() if with_c else 0).zero_() for scale in c]
-        return (*outgoing, *scales)  # type: ignore[return-value]
+        empty = [call.floats(count if with_c else 0).zero_() for count in counts]
+        return (*outgoing, *empty)  # type: ignore[return-value]
     incoming = [None if grad is None else grad.contiguous() for grad in grads]
-    slopes = _slopes(call, incoming[4])
-    chunked = slopes is None or call.dim > LONGEST_ROW
+    grad_terms = None if incoming[4] is None else incoming[4].float()
+    chunked = grad_terms is None or call.dim > LONGEST_ROW
     columns = min(_power_of_two(call.dim), 1024) if chunked else _power_of_two(call.dim)
     chunks = -(-call.dim // columns)
-    sums = _row_sums(call) if slopes is not None and chunks > 1 else None
+    sums = _row_sums(call) if grad_terms is not None and chunks > 1 else None
     tuner = backward_tuner(columns, call.dtype.itemsize)
-
-    def programs(config: Config) -> int:
-        tiles = call.cut(config)[0]
-        # with one partial sum per column, a fixed small number of programs takes many tiles each
-        return min(tiles, 4 * _multiprocessors(call.device)) if with_c and call.per_dim else tiles
-
-    most = max(programs(config) for config in tuner.configs)
+    # Every program stores a partial sum of the gradient of c, and reads all lengths for the terms' gradient.
+    few = with_c or (grad_terms is not None and lengths is not None)
+    most = max(call.programs(config, few) for config in tuner.configs)
     width = call.dim if call.per_dim else chunks
     room = call.floats(2 * most * width) if with_c else None
+    scales = [call.floats(width if call.per_dim else 1) if with_c else None for _ in range(2)]
     upstream = {f"grad_{name}": grad for name, grad in zip(FIELDS, incoming, strict=False)}
     downstream = {f"grad_{name}": grad for name, grad in zip(NAMES, outgoing, strict=True)}
 
     def run(config: Config) -> None:
         tiles, keywords = call.cut(config)
-        kernels.fusion_backward[(programs(config), chunks)](
+        kernels.fusion_backward[(call.programs(config, few), chunks)](
             **upstream,
-            slopes=slopes,
+            grad_terms=grad_terms,
             sums=sums,
             **call.tensors(),
             lengths=call.lengths,
             **downstream,
+            grad_c_img=None if call.per_dim else scales[0],
+            grad_c_evt=None if call.per_dim else scales[1],
             partial=room,
+            counter=counter(call.device) if with_c and not call.per_dim else None,
             **call.sizes(),
             tiles=tiles,
             **call.strides(),
@@ -249,30 +257,22 @@ def backward(
     given = tuple(grad is None for grad in grads)
     key = (call.dtype, call.dim, call.per_dim, call.flat, with_c, lengths is None, given)
     config = tuner.launch(outgoing[0], key, run, call.worth)
-    scales = (
-        [call.floats(0), call.floats(0)] if room is None else _scale_gradients(call, room, c, programs(config), width)
-    )
-    return (*outgoing, *scales)  # type: ignore[return-value]
-
-
-def _slopes(call: _Call, grad_terms: Tensor | None) -> Tensor | None:
-    if grad_terms is None:
-        return None
-    from . import triton_kernels as kernels
-
-    slopes = call.floats(4)
-    with device_guard(slopes):
-        kernels.fusion_term_slopes[(1,)](
-            grad_terms=grad_terms.float(),
-            lengths=call.lengths,
-            slopes=slopes,
-            batch=call.batch,
-            rows=call.rows,
-            steps=call.steps,
-            dim=call.dim,
-            **SMALL.options(),
-        )
-    return slopes
+    if room is not None and call.per_dim:
+        with device_guard(room):
+            kernels.fusion_factors[(-(-call.dim // FACTORS.meta["COLUMNS"]),)](
+                partial=room,
+                **call.factors(),
+                grad_c_img=scales[0],
+                grad_c_evt=scales[1],
+                programs=call.programs(config, few),
+                dim=call.dim,
+                **FACTORS.options(),
+            )
+    found = [
+        call.floats(0) if total is None else total.sum(0, keepdim=True) if count < total.numel() else total
+        for total, count in zip(scales, counts, strict=True)
+    ]
+    return (*outgoing, *found)  # type: ignore[return-value]
 
 
 def _row_sums(call: _Call) -> Tensor:
@@ -295,14 +295,3 @@ def _row_sums(call: _Call) -> Tensor:
             **config.options(),
         )
     return sums
-
-
-def _scale_gradients(call: _Call, room: Tensor, c: tuple[Tensor, Tensor], programs: int, width: int) -> list[Tensor]:
-    """The last sum of fixed order, and the division by c."""
-    partial = room[: 2 * programs * width]
-    if not call.per_dim:
-        sums = partial.view(2, -1).sum(1)
-        return [sums[k : k + 1] / call.c[k] for k in range(2)]
-    sums = partial.view(2, programs, width).sum(1)
-    totals = [sums[k] / call.c[k] for k in range(2)]
-    return [total.sum(0, keepdim=True) if scale.numel() == 1 else total for total, scale in zip(totals, c, strict=True)]

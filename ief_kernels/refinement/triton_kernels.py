@@ -2,6 +2,9 @@
 
 Matrices are row-major without gaps. Products take their inputs in the dtype they are stored in (`PRECISION` decides for
 float32: "ieee" or "tf32") and sum in float32.
+
+Numbers that change with the batch (rows, steps, counts) are not specialised: another batch must not compile a kernel
+again. Widths are: their multiples of 16 give loads of 16 bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ def _multiply(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "apart"])
 def product(
     a,
     b,
@@ -63,6 +66,7 @@ def product(
     rows,
     width,
     depth,
+    apart,
     scale,
     SUM_ROWS: tl.constexpr,
     B_ROWS: tl.constexpr,
@@ -79,7 +83,14 @@ def product(
     Otherwise out = relu(p + bias).
     ``sums`` (ceil(rows / SUM_ROWS), width) gets partial column sums of out before it is rounded: a tile's in the first
     of its BLOCK_M / SUM_ROWS rows, zeros in the others, so that its size does not depend on the tile.
+
+    The second dimension of the launch is a stack of products: a (steps, rows, depth), out (steps, rows, width), and
+    with ``apart`` = 1 as many b and bias; with ``apart`` = 0 one b and bias for all. Only the last form may be a stack.
     """
+    step = tl.program_id(1).to(tl.int64)
+    a += step * rows * depth
+    out += step * rows * width
+    b += step * apart * width * depth
     tiles_m, tiles_n = tl.cdiv(rows, BLOCK_M), tl.cdiv(width, BLOCK_N)
     tile_m, tile_n = _tile_of(tl.program_id(0), tiles_m, tiles_n, GROUP)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -88,7 +99,7 @@ def product(
     inside = (m < rows)[:, None] & (n < width)[None, :]
     at = m.to(tl.int64)[:, None] * width + n[None, :]
     if bias is not None:
-        value += tl.load(bias + n, mask=n < width, other=0.0).to(tl.float32)[None, :]
+        value += tl.load(bias + step * apart * width + n, mask=n < width, other=0.0).to(tl.float32)[None, :]
     if base is not None:
         value = tl.load(base + at, mask=inside, other=0.0).to(tl.float32) - scale * value
     elif gate is not None:
@@ -108,7 +119,7 @@ def product(
             tl.store(sums + row.to(tl.int64) * width + n, column_sum if part == 0 else column_sum * 0, mask=within)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "share", "count"])
 def weight_gradient(
     a,
     b,
@@ -117,49 +128,96 @@ def weight_gradient(
     height,
     width,
     share,
+    count,
+    scale,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """parts[s] (height, width) = Σ over rows s·share ≤ t < (s+1)·share of a[t]ᵀ·b[t]; float32."""
+    """parts[k, s] (height, width) = scale·Σ over rows s·share ≤ t < (s+1)·share of a[k, t]ᵀ·b[k, t].
+
+    a is (steps, rows, height), b (steps, rows, width), parts (steps, count, height, width). Sums are float32.
+    """
     tiles_m, tiles_n = tl.cdiv(height, BLOCK_M), tl.cdiv(width, BLOCK_N)
     tile_m, tile_n = _tile_of(tl.program_id(0), tiles_m, tiles_n, GROUP)
     part = tl.program_id(1)
+    step = tl.program_id(2).to(tl.int64)
+    a += step * rows * height
+    b += step * rows * width
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     first = part * share
-    count = tl.minimum(share, rows - first)
+    inside = tl.minimum(share, rows - first)
     k = tl.arange(0, BLOCK_K)
     row = first + k.to(tl.int64)
     a_at = a + row[None, :] * height + m[:, None]
     b_at = b + row[:, None] * width + n[None, :]
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, count, BLOCK_K):
-        left = tl.load(a_at, mask=(k < count - start)[None, :] & (m < height)[:, None], other=0.0)
-        right = tl.load(b_at, mask=(k < count - start)[:, None] & (n < width)[None, :], other=0.0)
+    for start in range(0, inside, BLOCK_K):
+        left = tl.load(a_at, mask=(k < inside - start)[None, :] & (m < height)[:, None], other=0.0)
+        right = tl.load(b_at, mask=(k < inside - start)[:, None] & (n < width)[None, :], other=0.0)
         total = tl.dot(left, right, total, input_precision=PRECISION)
         a_at += BLOCK_K * height
         b_at += BLOCK_K * width
-    at = (part.to(tl.int64) * height + m.to(tl.int64)[:, None]) * width + n[None, :]
-    tl.store(parts + at, total, mask=(m < height)[:, None] & (n < width)[None, :])
+    at = ((step * count + part) * height + m.to(tl.int64)[:, None]) * width + n[None, :]
+    tl.store(parts + at, scale * total, mask=(m < height)[:, None] & (n < width)[None, :])
 
 
 @triton.jit
-def add_parts(parts, out, count, size, scale, ADD: tl.constexpr, BLOCK: tl.constexpr):
-    """Compute out = scale·Σ_s parts[s] (plus out itself with ADD), in the order of s."""
+def _add(parts, out, step, count, size, scale, ADD: tl.constexpr, BLOCK: tl.constexpr):
+    """out[step] = scale·Σ_s parts[step, s] (plus out itself with ADD) for this program's block, in the order of s."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     total = tl.zeros((BLOCK,), tl.float32)
-    where = parts + at
+    where = parts + step * count * size + at
     for _ in range(count):
         total += tl.load(where, mask=inside, other=0.0)
         where += size
     total *= scale
+    out += step * size
     if ADD:
         total += tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + at, total, mask=inside)
+
+
+@triton.jit(do_not_specialize=["count_b", "count_w"])
+def add_parts(
+    parts_b1,
+    parts_b2,
+    parts_w1,
+    parts_w2,
+    b1,
+    b2,
+    w1,
+    w2,
+    count_b,
+    count_w,
+    width,
+    dim,
+    size,
+    scale,
+    ADD: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Compute b1, b2, w1, w2 = scale·(sum of the parts of each), plus what they hold with ADD.
+
+    The launch is (blocks, steps, 2 or 4): its last dimension is which of the four. b1 (steps, width), b2 (steps, dim),
+    w1 and w2 (steps, size), their parts the same with ``count_b`` or ``count_w`` after the steps. With 2 the parts of
+    w1 and w2 may be None.
+    """
+    step = tl.program_id(1).to(tl.int64)
+    which = tl.program_id(2)
+    if which == 0:
+        _add(parts_b1, b1, step, count_b, width, scale, ADD, BLOCK)
+    if which == 1:
+        _add(parts_b2, b2, step, count_b, dim, scale, ADD, BLOCK)
+    if parts_w1 is not None:
+        if which == 2:
+            _add(parts_w1, w1, step, count_w, size, scale, ADD, BLOCK)
+        if which == 3:
+            _add(parts_w2, w2, step, count_w, size, scale, ADD, BLOCK)
 
 
 @triton.jit
@@ -175,7 +233,7 @@ def _meet(counter, target):
     tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "steps", "every", "team"])
 def all_steps(
     z,
     w1,

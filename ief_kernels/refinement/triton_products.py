@@ -15,7 +15,7 @@ from torch import Tensor
 from .._triton import Config, Tuner, device_guard
 
 SUM_ROWS = 64  # rows behind one part of a column sum
-_MEASURED = 1024  # rows from which configurations are measured against each other
+MEASURED = 1024  # rows from which configurations are measured against each other
 _SHARE = 2048  # tokens behind one part of a weight gradient, at least
 _PROGRAMS = 264  # programs a weight gradient wants: two for each multiprocessor of an H100; its parts follow from it
 
@@ -90,15 +90,19 @@ def product(
     sums: Tensor | None = None,
     scale: float = 0.0,
 ) -> None:
-    """Compute a·bᵀ (`transposed`) or a·b, with the epilogue that the given tensors ask for; see the kernel."""
-    (rows, depth), width = a.shape, out.shape[1]
+    """Compute a·bᵀ (`transposed`) or a·b, with the epilogue that the given tensors ask for; see the kernel.
+
+    With neither `base` nor `gate`, a and out may be stacks, (steps, rows, ·), and b and bias too, of as many or of one.
+    """
+    (rows, depth), width = a.shape[-2:], out.shape[-1]
     if out.numel() == 0:
         return
+    steps = len(a) if a.dim() == 3 else 1
     dot_precision = precision(a.dtype)
 
     def run(config: Config) -> None:
         tiles = -(-rows // config.meta["BLOCK_M"]) * -(-width // config.meta["BLOCK_N"])
-        kernels().product[(tiles,)](
+        kernels().product[(tiles, steps)](
             a=a,
             b=b,
             bias=bias,
@@ -110,6 +114,7 @@ def product(
             rows=rows,
             width=width,
             depth=depth,
+            apart=int(b.dim() == 3 and len(b) > 1),
             scale=scale,
             SUM_ROWS=SUM_ROWS,
             B_ROWS=transposed,
@@ -120,7 +125,7 @@ def product(
     epilogue = "state" if base is not None else "gate" if gate is not None else "hidden"
     key = (epilogue, transposed, str(a.dtype), dot_precision, str(out.dtype), width, depth)
     tuner = _products["hidden" if epilogue == "hidden" else "other", a.element_size()]
-    tuner.launch(a, key, run, worth=rows >= _MEASURED)
+    tuner.launch(a, key, run, worth=rows >= MEASURED)
 
 
 def parts(rows: int, height: int, width: int) -> tuple[int, int]:
@@ -134,9 +139,12 @@ def parts(rows: int, height: int, width: int) -> tuple[int, int]:
     return -(-rows // share), share
 
 
-def weight_gradient(a: Tensor, b: Tensor, room: Tensor, out: Tensor, scale: float, add: bool) -> None:
-    """Compute out = scale·aᵀ·b, or add that to `out`; `room` holds the parts."""
-    (rows, height), width = a.shape, b.shape[1]
+def weight_gradient(a: Tensor, b: Tensor, out: Tensor, scale: float) -> None:
+    """Compute scale·aᵀ·b per step: a (steps, rows, height), b (steps, rows, width).
+
+    `out` (steps, parts, height, width) gets the parts, in its dtype; see `parts`.
+    """
+    (steps, rows, height), width = a.shape, b.shape[2]
     if out.numel() == 0:
         return
     count, share = parts(rows, height, width)
@@ -144,30 +152,65 @@ def weight_gradient(a: Tensor, b: Tensor, room: Tensor, out: Tensor, scale: floa
 
     def run(config: Config) -> None:
         tiles = -(-height // config.meta["BLOCK_M"]) * -(-width // config.meta["BLOCK_N"])
-        kernels().weight_gradient[(tiles, count)](
+        kernels().weight_gradient[(tiles, count, steps)](
             a=a,
             b=b,
-            parts=room,
+            parts=out,
             rows=rows,
             height=height,
             width=width,
             share=share,
+            count=count,
+            scale=scale,
             PRECISION=dot_precision,
             **config.options(),
         )
 
-    key = (str(a.dtype), dot_precision, height, width)
-    _weight_gradients[a.element_size()].launch(a, key, run, worth=rows >= _MEASURED)
-    add_parts(room, count, out, scale, add)
+    key = (str(a.dtype), dot_precision, str(out.dtype), height, width)
+    _weight_gradients[a.element_size()].launch(a, key, run, worth=rows >= MEASURED)
 
 
-def add_parts(room: Tensor, count: int, out: Tensor, scale: float, add: bool) -> None:
-    """Compute out = scale·(sum of `count` parts), or add that to `out`, in a fixed order."""
-    size = out.numel()
-    if size == 0:
-        return
-    grid = (-(-size // ADD_PARTS.meta["BLOCK"]),)
-    with device_guard(out):
+def add_parts(
+    biases: tuple[Tensor, Tensor],
+    weights: tuple[Tensor, Tensor] | None,
+    out: tuple[Tensor, Tensor, Tensor, Tensor],
+    scale: float,
+    add: bool,
+) -> None:
+    """Compute out = scale·(sum of the parts), or add that to `out`, in a fixed order; all in one launch.
+
+    Args:
+        biases: parts of the gradients of b1 and b2, (steps, count, H) and (steps, count, D) float32.
+        weights: parts of the gradients of w1 and w2, (steps, count, ·) float32; None leaves these two alone.
+        out: gradients of w1, b1, w2 and b2, (steps, ·), or (1, ·): then the sum over the steps too.
+        scale: factor of the sums.
+        add: whether `out` holds values that the sums are added to.
+    """
+    grad_w1, grad_b1, grad_w2, grad_b2 = out
+    (steps, width), dim = grad_b1.shape, grad_b2.shape[1]
+    parts_w1, parts_w2 = weights or (None, None)
+    largest = max(width, dim) if weights is None else max(width * dim, width, dim)
+    grid = (-(-largest // ADD_PARTS.meta["BLOCK"]), steps, 2 if weights is None else 4)
+
+    def count(parts: Tensor | None) -> int:
+        return 0 if parts is None else parts.shape[:2].numel() // steps
+
+    with device_guard(grad_b1):
         kernels().add_parts[grid](
-            parts=room, out=out, count=count, size=size, scale=scale, ADD=add, **ADD_PARTS.options()
+            parts_b1=biases[0],
+            parts_b2=biases[1],
+            parts_w1=parts_w1,
+            parts_w2=parts_w2,
+            b1=grad_b1,
+            b2=grad_b2,
+            w1=grad_w1,
+            w2=grad_w2,
+            count_b=count(biases[0]),
+            count_w=count(parts_w1),
+            width=width,
+            dim=dim,
+            size=width * dim,
+            scale=scale,
+            ADD=add,
+            **ADD_PARTS.options(),
         )

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ief_kernels import Refinement, _triton, reference, refine
+from ief_kernels.refinement import library_products
 from ief_kernels.refinement import triton_launch as host
 from ief_kernels.refinement import triton_products as products
 from tests.helpers.kernel_checks import assert_near, copies, gradients, leaf
@@ -99,6 +100,28 @@ def test_repeats_bit_for_bit(device: torch.device, limit: int, monkeypatch: pyte
         out = refine(*tensors, backend="triton")
         runs.append([out, *sums_gradients([out], tensors)])
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_library_and_triton(
+    cuda: torch.device, dtype: torch.dtype, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "LIBRARY_TOKENS", limit)
+    library = 0 if dtype == torch.float32 else 1  # its place among the providers
+    with _triton.forced(library):
+        agree(inputs(cuda, 300, 96, 130, 3, dtype))
+        agree(inputs(cuda, 300, 96, 130, 3, dtype), checkpoint_every=2)
+        agree(inputs(cuda, 300, 96, 130, 1, dtype), steps=3)
+    with torch.inference_mode():
+        z, *weights = inputs(cuda, 1200, 96, 130, 4, dtype)
+        assert_near(refine(z, *weights), reference.refine(*copies([z, *weights], torch.float64)), RELATIVE[dtype])
+
+
+def test_what_the_library_offers(cuda: torch.device) -> None:
+    assert library_products._works(library_products._fused_relu, cuda, torch.float32)
+    if hasattr(torch.ops.aten.addmm, "dtype_out"):
+        assert library_products.widens(cuda, torch.bfloat16)
 
 
 def test_tf32_follows_torch(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

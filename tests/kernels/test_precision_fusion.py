@@ -274,10 +274,10 @@ def test_registered_operators(with_lengths: bool) -> None:
     c = [torch.full((1,), 0.9), torch.rand(4) + 0.1]
     lengths = torch.tensor([3, 1]) if with_lengths else None
     ops = torch.ops.ief_kernels
-    opcheck(ops.precision_fusion_forward, (*tensors, *c, lengths, 1e-8, True, with_lengths, "native"))
-    opcheck(ops.precision_fusion_forward, (*tensors, *c, lengths, 1e-8, False, True, "native"))
+    opcheck(ops.precision_fusion_forward, (*tensors, *c, lengths, 1.0, 0.8, 1e-8, True, with_lengths, "native"))
+    opcheck(ops.precision_fusion_forward, (*tensors, *c, lengths, 1.0, 0.8, 1e-8, False, True, "native"))
     grads = [torch.randn(2, 3, 4), None, torch.randn(2, 3, 4), None, torch.randn(4)]
-    opcheck(ops.precision_fusion_backward, (*grads, *tensors, *c, lengths, 1e-8, with_lengths, "native"))
+    opcheck(ops.precision_fusion_backward, (*grads, *tensors, *c, lengths, 1.0, 0.8, 1e-8, with_lengths, "native"))
 
 
 @needs_native

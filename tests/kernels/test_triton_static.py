@@ -121,3 +121,22 @@ def test_recorded_spills_are_those_of_kernels_that_exist() -> None:
     for version, rows in RECORDED.items():
         for row in rows:
             assert (row.tuner, row.op, row.kernel, row.dtype, row.config) in found, version
+
+
+# Integers by whose value triton may compile anew: those of the feature width, the image and the layout in memory.
+SPECIALISED = {
+    "kalman_scan": {"dim", "x_b", "x_t", "var_b", "var_t", "q_d"},
+    "precision_fusion": {"dim", "size", "stride_mi", "stride_li", "stride_me", "stride_le", "c_img_d", "c_evt_d"},
+    "event_synthesis": {"pixels", "size"},
+}
+
+
+@pytest.mark.parametrize("op", SPECIALISED)
+def test_another_number_of_rows_or_steps_compiles_nothing(op: str) -> None:
+    specialised = {
+        parameter.name
+        for case in static.cases(op)
+        for parameter in case.kernel.params
+        if case.signature.get(parameter.name, "").startswith("i") and not parameter.do_not_specialize
+    }
+    assert specialised <= SPECIALISED[op]

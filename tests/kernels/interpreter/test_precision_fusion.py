@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 from ief_kernels import Fusion, Terms, _triton, explain, fusion_and_terms, fusion_terms, precision_fusion, reference
+from ief_kernels._counters import counter
 from ief_kernels.precision_fusion import triton_launch as launcher
 from tests.helpers.kernel_checks import (
     FUSION_FLOAT32,
@@ -250,16 +252,59 @@ def test_every_configuration(index: int) -> None:
     compare([*fusion, *fusion_grads], [*expected_fusion, *gradients(expected_fusion, [*wide, wide_nu])], FUSION_FLOAT32)
 
 
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the kernels launched from here on."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    names: list[str] = []
+    run: Any = InterpretedFunction.run
+
+    def counted(kernel: Any, *arguments: Any, **keywords: Any) -> Any:
+        names.append(kernel.fn.__name__)
+        return run(kernel, *arguments, **keywords)
+
+    monkeypatch.setattr(InterpretedFunction, "run", counted)
+    return names
+
+
+@pytest.mark.parametrize("kind", ["a number", "a tensor", "per dimension"])
+def test_one_launch_forward_and_one_backward(kind: str, launches: list[str]) -> None:
+    nu = 8.0 if kind == "a number" else leaf(1 if kind == "a tensor" else 5, low=2.0, dtype=torch.float32)
+    tensors = inputs(3, 4, 5)
+    result = flat(fusion_and_terms(*tensors, nu=nu, lengths=torch.tensor([4, 0, 2]), backend="triton"))
+    assert launches == ["fusion_forward"]
+    gradients(result, tensors if isinstance(nu, float) else [*tensors, nu])
+    assert launches == ["fusion_forward", "fusion_backward", *["fusion_factors"] * (kind == "per dimension")]
+
+
+# Few programs take several tiles each, and the last of them adds their sums.
+@pytest.mark.parametrize("programs", [1, 2])
+@pytest.mark.parametrize("per_dim", [False, True])
+def test_few_programs_and_the_last_of_them(per_dim: bool, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "PROGRAMS", programs)  # of each of two multiprocessors
+    tensors, lengths = inputs(3, 7, 300), torch.tensor([7, 0, 5])
+    nus = (leaf(300 if per_dim else 1, low=2.0, dtype=torch.float32), 5.0)
+    wide = copies([*tensors, nus[0]], torch.float64)
+    for _ in range(2):  # the second launch finds the counter that the first has set back
+        got = flat(fusion_and_terms(*tensors, nu=nus, lengths=lengths, backend="triton"))
+        want = flat(reference.fusion_and_terms(*wide[:4], nu=(wide[4], 5.0), lengths=lengths))
+        compare(got[:-1], want[:-1], FUSION_FLOAT32)
+        assert_near(got[-1], want[-1], norm_tolerance(FUSION_FLOAT32, 300))
+        compare(gradients(got, [*tensors, nus[0]]), gradients(want, wide), FUSION_FLOAT32)
+        assert counter(torch.device("cpu")) == 0
+
+
 @pytest.mark.parametrize("with_lengths", [False, True])
 def test_registered_operators(with_lengths: bool) -> None:
     tensors = [t.detach() for t in inputs(2, 3, 4)]
     c = [torch.full((1,), 0.9), torch.rand(4) + 0.1]
     lengths = torch.tensor([3, 1]) if with_lengths else None
     ops = torch.ops.ief_kernels
-    opcheck(ops.precision_fusion_forward, (*tensors, *c, lengths, 1e-8, True, with_lengths, "triton"))
-    opcheck(ops.precision_fusion_forward, (*tensors, *c, lengths, 1e-8, False, True, "triton"))
+    opcheck(ops.precision_fusion_forward, (*tensors, *c, lengths, 1.0, 0.8, 1e-8, True, with_lengths, "triton"))
+    opcheck(ops.precision_fusion_forward, (*tensors, *c, lengths, 1.0, 0.8, 1e-8, False, True, "triton"))
     grads = [torch.randn(2, 3, 4), None, torch.randn(2, 3, 4), None, torch.randn(4)]
-    opcheck(ops.precision_fusion_backward, (*grads, *tensors, *c, lengths, 1e-8, with_lengths, "triton"))
+    opcheck(ops.precision_fusion_backward, (*grads, *tensors, *c, lengths, 1.0, 0.8, 1e-8, with_lengths, "triton"))
 
 
 def test_compiles_without_a_break() -> None:

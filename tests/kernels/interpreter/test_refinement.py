@@ -62,6 +62,21 @@ def test_checkpoints_and_shared_blocks(dtype: torch.dtype, blocks: int, steps: i
     agree(inputs((19,), 18, 21, blocks, dtype), dtype, steps=steps, checkpoint_every=every)
 
 
+# What one launch shares with many is the backward pass.
+@pytest.mark.parametrize("path", ["many launches"], indirect=True)
+@pytest.mark.parametrize(
+    ("size", "blocks", "steps", "every", "tokens"),
+    [(1, 3, 3, 1, 130), (2, 6, 6, 1, 130), (2, 6, 6, 1, 19), (2, 1, 6, 1, 19), (3, 7, 7, 4, 130), (2, 1, 5, 3, 130)],
+)
+def test_groups_of_steps(
+    monkeypatch: pytest.MonkeyPatch, size: int, blocks: int, steps: int, every: int, tokens: int
+) -> None:
+    monkeypatch.setattr(host, "GROUP_BYTES", size * tokens * (2 * 21 + 18) * 4)
+    assert host.group_size(tokens, 18, 21, 4) == size
+    monkeypatch.setattr(products, "_SHARE", 64)  # weight gradients of 130 tokens have parts
+    agree(inputs((tokens,), 18, 21, blocks), torch.float32, steps=steps, checkpoint_every=every)
+
+
 @pytest.mark.parametrize("shape", [(0,), (2, 0)], ids=str)
 def test_empty(shape: tuple[int, ...]) -> None:
     tensors = inputs(shape, 5, 6, 2)
@@ -179,6 +194,8 @@ def test_explained() -> None:
 
 
 def test_plans_depend_on_shapes_alone() -> None:
+    assert host.group_size(512, 768, 768, 2) >= 9  # two clips: all steps together
+    assert host.group_size(32768, 768, 768, 2) == 1
     assert products.parts(32768, 768, 768) == (8, 4096)
     assert products.parts(100, 768, 768) == (1, 128)
     assert all((count - 1) * share < 5000 <= count * share for count, share in [products.parts(5000, 64, 8192)])
