@@ -71,7 +71,8 @@ def student_scale(nu: Nu, like: Tensor) -> Tensor:
     """
     dtype = compute_dtype(like.dtype)
     if isinstance(nu, Tensor):
-        return (nu.to(like.device, dtype, non_blocking=True).reciprocal() + 1).reciprocal()  # 1 / (1 + 1 / ν) in three launches
+        nu = nu.to(like.device, dtype, non_blocking=True)
+        return (nu.reciprocal() + 1).reciprocal()  # 1 / (1 + 1 / ν) in three launches
     return torch.full((), student_factor(nu), dtype=dtype, device=like.device)
 
 
