@@ -8,9 +8,10 @@ from typing import Any
 from bench.static import StaticCase
 from bench.static_cases import make_case
 from ief_kernels._triton import Config
+from ief_kernels.kalman_scan.paths import KEPT_EVERY
 from ief_kernels.kalman_scan.triton_launch import CARRY, KERNELS, configs, kernels
 
-_STATES = ("s_in", "p_in", "mean_wide", "variance_wide", "s_out", "p_out", "s0", "p0", "summary")
+_STATES = ("s_in", "p_in", "kept_s", "kept_p", "s_out", "p_out", "s0", "p0", "summary", "scratch")
 _GRADIENTS = ("grad_s", "grad_p", "grad_s_leaving", "grad_p_leaving", "grad_s0", "grad_p0", "grad_q", "grad_influence")
 _FLOATS = ("q", "influence", *_STATES, *_GRADIENTS)
 _SIZES = ("batch", "chunks", "chunk", "steps", "dim", "x_b", "x_t", "var_b", "var_t", "q_d")
@@ -40,19 +41,23 @@ def _case(name: str, dtype: str, config: Config, **constants: Any) -> StaticCase
 
 def cases() -> Iterator[StaticCase]:
     """Yield every kernel in every configuration."""
-    robust = {"chunks": 1}  # as triton specialises it
     plain = {"influence": None}
     for dtype, size in _BYTES.items():
-        narrow = {"mean_wide": None, "variance_wide": None} if size == 4 else {}
+        narrow = {"kept_s": None, "kept_p": None} if size == 4 else {}
+        loop = {"EVERY": 1 if size == 4 else KEPT_EVERY}
+        full = {"scratch": None, "EVERY": 1}
+        kept = full if size == 4 else loop
         stateless = {"s0": None, "p0": None, "grad_s0": None, "grad_p0": None, "grad_influence": None}
         for config in configs(size):
             for name in KERNELS:
                 if name == "forward":
-                    yield _case(name, dtype, config, HAS_STATE=False, **narrow, **plain)
-                    yield _case(name, dtype, config, HAS_STATE=True, **narrow, **robust)
+                    yield _case(name, dtype, config, HAS_STATE=False, **narrow, **plain, **loop)
+                    yield _case(name, dtype, config, HAS_STATE=True, **narrow, **loop)
                 elif name == "backward":
-                    yield _case(name, dtype, config, **stateless, **plain)
-                    yield _case(name, dtype, config, **robust)
+                    yield _case(name, dtype, config, **stateless, **plain, **kept)
+                    yield _case(name, dtype, config, **kept)
+                    if size == 2:
+                        yield _case(name, dtype, config, **stateless, **plain, **full)
                 elif name == "forward_summary":
                     yield _case(name, dtype, config, HAS_STATE=False)
                 else:

@@ -2,7 +2,8 @@
 
 Saved for the backward pass: the inputs and the states (mean, var), from which the gain is computed again. The C++
 kernels take float32 and float64, the Triton kernels float16, bfloat16 and float32. Rounded states are too inexact for
-the backward pass, so the Triton kernels write states of half precision a second time in float32.
+the backward pass, so the Triton kernels keep states of half precision in float32: all of them or every 32nd
+(`paths.kept_every`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from .._autograd import Gradient, only_wanted, register_operator
 from .._tensors import compute_dtype
 from . import native, triton_launch
+from .paths import kept_every
 
 _KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
 _INPUTS = "Tensor x, Tensor var, Tensor? lengths, Tensor q, Tensor? influence, float eps, Tensor? s0, Tensor? p0"
@@ -53,7 +55,11 @@ def _forward_fake(
     mean, variance, gain = (x.new_empty(x.shape) for _ in range(3))
     dtype = compute_dtype(x.dtype)
     s, p = (x.new_empty((x.shape[0], x.shape[2]), dtype=dtype) for _ in range(2))
-    states = x.new_empty((2, *x.shape) if keep_states and x.dtype != dtype else (0,), dtype=dtype)
+    shape: tuple[int, ...] = (0,)
+    if keep_states and x.dtype != dtype:
+        every = kept_every(*x.shape, robust=influence is not None, eps=eps)
+        shape = (2, x.shape[0], x.shape[1] // every, x.shape[2])
+    states = x.new_empty(shape, dtype=dtype)
     return mean, variance, gain, s, p, states
 
 

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-# Estimated for an H100 from 80 ns per step of the loop, 3 TB/s, and about 12 µs for two launches more. The loop moves
-# 20 bytes per lane and step, chunks 28, so that chunks win below (80 ns − 12 µs/T)·3 TB/s/28 lanes.
+# Estimated for an H100; no GPU has timed it. A step of the loop takes 80 to 100 ns where rows are loaded far enough
+# ahead, and up to 250 ns where the loop waits for memory. Two launches more take 4 to 12 µs. Chunks of √T steps take
+# 3·√T steps instead of T, so that they win from 70 to 190 steps on. The loop moves 20 bytes per lane and step, chunks
+# 28, at 2.5 to 3 TB/s, so that bytes decide above 7,000 to 20,000 lanes.
 FEW_LANES = 8192
-LONG = 512
-SHORTEST_CHUNK, LONGEST_CHUNK = 32, 256
+LONG = 128
+SHORTEST_CHUNK, LONGEST_CHUNK = 16, 256
+# In half precision the loop keeps the float32 state (8 bytes) after so many steps for the backward pass.
+KEPT_EVERY = 32
 SMALLEST_EPS = 1e-30  # what a chunk knows of the past, up to 1/(2·eps), is a float32 number
 
 
@@ -81,6 +85,15 @@ def choose_path(batch: int, steps: int, dim: int, *, robust: bool, eps: float) -
     if lanes > FEW_LANES:
         return Path("sequential", steps, f"{lanes} lanes are more than {FEW_LANES}")
     return Path("chunks", chunk_length(steps), f"{lanes} lanes are at most {FEW_LANES} and T = {steps} at least {LONG}")
+
+
+def kept_every(batch: int, steps: int, dim: int, *, robust: bool, eps: float) -> int:
+    """Return the number of steps from one state that is kept for the backward pass to the next, in half precision.
+
+    Chunks keep every state: their lanes are few, and another launch to compute states again would cost more than the
+    bytes.
+    """
+    return 1 if choose_path(batch, steps, dim, robust=robust, eps=eps).name == "chunks" else KEPT_EVERY
 
 
 def describe(facts: dict[str, Any]) -> str:

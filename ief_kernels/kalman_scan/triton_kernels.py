@@ -2,14 +2,17 @@
 
     a = p + q + eps,  b = var_t + eps [+ k·r²],  r = x_t − s,  g = a/(a + b):   p' = b·g,  s' = s + g·r
 
-The backward sweep reads s and p from the saved outputs and recomputes the rest. With S, P the adjoints of s', p' and Γ
-the incoming gradient of the gain, h = 1/(a + b), e = b·h = 1 − g:
+The backward sweep needs the float32 state that enters each step. It reads it from the saved states if all of them are
+kept. If only every EVERY-th is kept, it runs the filter again from the last kept one, EVERY steps at a time, into a
+scratch memory that the cache can hold. It recomputes the rest. With S, P the adjoints of s', p' and Γ the incoming
+gradient of the gain, h = 1/(a + b), e = b·h = 1 − g:
 
     γ = (Γ + S·r)·h            A = (P·e + γ)·e  → p and q          B = (P·g − γ)·g  → var_t and, times r², k
     R = S·g [+ 2·k·r·B] → x_t                                      S·e [− 2·k·r·B]  → s
 
 A program is one sequence b, one chunk and BLOCK neighbouring d. Rows are loaded STAGES − 1 steps ahead of their use
-(asynchronous copies into shared memory), which is all that a chain of dependent steps needs to keep memory busy.
+(asynchronous copies into shared memory). A step takes about 80 ns, and a row takes 500 to 800 ns from memory, so a
+chain of dependent steps needs 8 to 12 stages where few programs share a multiprocessor.
 """
 
 from __future__ import annotations
@@ -74,6 +77,18 @@ def divide(n, d):
 
 
 @triton.jit
+def filter_step(x_t, var_t, s, p, noise, eps, k, ROBUST: tl.constexpr):
+    """State after a step, and its gain."""
+    r = x_t - s
+    b_t = var_t + eps
+    if ROBUST:
+        b_t += k * r * r
+    a_t = p + noise
+    g = tl.minimum(divide(a_t, a_t + b_t), 1.0)
+    return s + g * r, b_t * g, g
+
+
+@triton.jit
 def save(tensor, at, value, mask):
     """Store a value in the tensor's dtype."""
     tl.store(tensor + at, value.to(tensor.dtype.element_ty), mask=mask)
@@ -91,8 +106,8 @@ def forward_sweep(
     mean,
     variance,
     gain,
-    mean_wide,
-    variance_wide,
+    kept_s,
+    kept_p,
     s_out,
     p_out,
     chunks,
@@ -105,6 +120,7 @@ def forward_sweep(
     var_t,
     q_d,
     eps,
+    EVERY: tl.constexpr,
     HAS_STATE: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
@@ -112,7 +128,8 @@ def forward_sweep(
     """Mean, variance and gain of one chunk, from the state (B, chunks, D) that enters it.
 
     Without an initial state, chunk 0 starts with a copy of x_0 and var_0. Zeroes what lies beyond the length, and
-    writes the final state where the sequence ends. `mean_wide`, `variance_wide`: float32 copies for the backward sweep.
+    writes the final state where the sequence ends. `kept_s`, `kept_p` (B, T // EVERY, D) or None: the float32 state
+    after every EVERY-th step, for the backward sweep.
     """
     b, c, d = place(chunks, dim, BLOCK)
     lanes = d < dim
@@ -144,27 +161,24 @@ def forward_sweep(
         save(mean, origin + d, s, there)
         save(variance, origin + d, p, there)
         save(gain, origin + d, tl.full([BLOCK], 1.0, tl.float32), there)
-        if mean_wide is not None:
-            save(mean_wide, origin + d, s, there)
-            save(variance_wide, origin + d, p, there)
+        if kept_s is not None and EVERY == 1:
+            save(kept_s, origin + d, s, there)
+            save(kept_p, origin + d, p, there)
         start = tl.where(fresh, 1, first)
 
     for t in tl.range(start, last, num_stages=STAGES):
-        r = row(x, b, t, x_b, x_t, d, lanes) - s
-        b_t = row(var, b, t, var_b, var_t, d, lanes) + eps
-        if influence is not None:
-            b_t += k * r * r
-        a_t = p + noise
-        g = tl.minimum(divide(a_t, a_t + b_t), 1.0)
-        p = b_t * g
-        s += g * r
+        x_now = row(x, b, t, x_b, x_t, d, lanes)
+        var_now = row(var, b, t, var_b, var_t, d, lanes)
+        s, p, g = filter_step(x_now, var_now, s, p, noise, eps, k, influence is not None)
         at = origin + tl.cast(t, tl.int64) * dim + d
         save(mean, at, s, lanes)
         save(variance, at, p, lanes)
         save(gain, at, g, lanes)
-        if mean_wide is not None:
-            save(mean_wide, at, s, lanes)
-            save(variance_wide, at, p, lanes)
+        if kept_s is not None:
+            kept = (b * (steps // EVERY) + t // EVERY) * dim + d
+            here = lanes_if((t + 1) % EVERY == 0, d, dim)
+            save(kept_s, kept, s, here)
+            save(kept_p, kept, p, here)
 
     zero = tl.zeros([BLOCK], tl.float32)
     for t in tl.range(tl.maximum(first, last), end):
@@ -228,6 +242,7 @@ def backward_sweep(
     grad_p0,
     grad_q,
     grad_influence,
+    scratch,
     chunks,
     chunk,
     steps,
@@ -238,13 +253,15 @@ def backward_sweep(
     var_t,
     q_d,
     eps,
+    EVERY: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Gradients of x and var of one chunk, from the adjoint (B, chunks, D) of the state that leaves it.
 
     Chunk 0 writes the initial state's gradient. `grad_q` and `grad_influence` (B, chunks, D) get this chunk's part of
-    the sums.
+    the sums. `mean`, `variance`: the float32 states after every EVERY-th step, (B, T // EVERY, D). With EVERY > 1 there
+    is one chunk, and `scratch` (programs, 2, EVERY, BLOCK) takes the states between two kept ones.
     """
     b, c, d = place(chunks, dim, BLOCK)
     lanes = d < dim
@@ -267,30 +284,66 @@ def backward_sweep(
         adjoint_p = tl.load(grad_p_leaving + share, mask=lanes, other=0.0)
     q_sum, q_lost, k_sum, k_lost = zero, zero, zero, zero
 
-    low = tl.maximum(first, 1)
-    for i in tl.range(0, last - low, num_stages=STAGES):
-        t = last - 1 - i
-        adjoint_s += row_or_zero(grad_mean, b, t, row_b, dim, d, lanes, zero)
-        adjoint_p += row_or_zero(grad_variance, b, t, row_b, dim, d, lanes, zero)
-        adjoint_s, adjoint_p, adjoint_b, adjoint_r, r = adjoint_step(
-            row(x, b, t, x_b, x_t, d, lanes),
-            row(var, b, t, var_b, var_t, d, lanes),
-            row(mean, b, t - 1, row_b, dim, d, lanes),
-            row(variance, b, t - 1, row_b, dim, d, lanes),
-            adjoint_s,
-            adjoint_p,
-            row_or_zero(grad_gain, b, t, row_b, dim, d, lanes, zero),
-            noise,
-            eps,
-            k,
-            influence is not None,
-        )
-        at = origin + tl.cast(t, tl.int64) * dim + d
-        save(grad_x, at, adjoint_r, lanes)
-        save(grad_var, at, adjoint_b, lanes)
-        q_sum, q_lost = add(q_sum, q_lost, adjoint_p)
-        if influence is not None:
-            k_sum, k_lost = add(k_sum, k_lost, adjoint_b * r * r)
+    pieces = 1
+    if EVERY > 1:
+        pieces = tl.cdiv(last, EVERY)
+        slots = scratch + tl.program_id(0).to(tl.int64) * (2 * EVERY * BLOCK) + tl.arange(0, BLOCK)
+        some = lanes_if(length > 0, d, dim)
+        start_s = row(x, b, 0, x_b, x_t, d, some)  # the state after step 0
+        start_p = row(var, b, 0, var_b, var_t, d, some)
+        if s0 is not None:
+            entering_s = tl.load(s0 + b * dim + d, mask=lanes, other=0.0)
+            entering_p = tl.load(p0 + b * dim + d, mask=lanes, other=0.0)
+            start_s, start_p, _g = filter_step(
+                start_s, start_p, entering_s, entering_p, noise, eps, k, influence is not None
+            )
+    for piece in tl.range(0, pieces):
+        begin, stop = first, last
+        if EVERY > 1:
+            begin = (pieces - 1 - piece) * EVERY
+            stop = tl.minimum(begin + EVERY, last)
+            kept = (b * (steps // EVERY) + (pieces - 2 - piece)) * dim + d
+            later = lanes_if(begin > 0, d, dim)
+            s = tl.where(begin > 0, tl.load(mean + kept, mask=later, other=0.0), start_s)
+            p = tl.where(begin > 0, tl.load(variance + kept, mask=later, other=0.0), start_p)
+            tl.debug_barrier()  # the scratch of the piece after this one has been read
+            for t in tl.range(tl.maximum(begin, 1), stop, num_stages=STAGES):
+                slot = slots + (t - begin) * BLOCK
+                tl.store(slot, s)
+                tl.store(slot + EVERY * BLOCK, p)
+                x_now = row(x, b, t, x_b, x_t, d, lanes)
+                var_now = row(var, b, t, var_b, var_t, d, lanes)
+                s, p, _g = filter_step(x_now, var_now, s, p, noise, eps, k, influence is not None)
+            tl.debug_barrier()  # another thread may read what this one has written
+        for i in tl.range(0, stop - tl.maximum(begin, 1), num_stages=STAGES):
+            t = stop - 1 - i
+            if EVERY > 1:
+                entering_s = tl.load(slots + (t - begin) * BLOCK)
+                entering_p = tl.load(slots + (t - begin + EVERY) * BLOCK)
+            else:
+                entering_s = row(mean, b, t - 1, row_b, dim, d, lanes)
+                entering_p = row(variance, b, t - 1, row_b, dim, d, lanes)
+            adjoint_s += row_or_zero(grad_mean, b, t, row_b, dim, d, lanes, zero)
+            adjoint_p += row_or_zero(grad_variance, b, t, row_b, dim, d, lanes, zero)
+            adjoint_s, adjoint_p, adjoint_b, adjoint_r, r = adjoint_step(
+                row(x, b, t, x_b, x_t, d, lanes),
+                row(var, b, t, var_b, var_t, d, lanes),
+                entering_s,
+                entering_p,
+                adjoint_s,
+                adjoint_p,
+                row_or_zero(grad_gain, b, t, row_b, dim, d, lanes, zero),
+                noise,
+                eps,
+                k,
+                influence is not None,
+            )
+            at = origin + tl.cast(t, tl.int64) * dim + d
+            save(grad_x, at, adjoint_r, lanes)
+            save(grad_var, at, adjoint_b, lanes)
+            q_sum, q_lost = add(q_sum, q_lost, adjoint_p)
+            if influence is not None:
+                k_sum, k_lost = add(k_sum, k_lost, adjoint_b * r * r)
 
     there = lanes_if((c == 0) & (length > 0), d, dim)
     state_s = adjoint_s + row_or_zero(grad_mean, b, 0, row_b, dim, d, there, zero)

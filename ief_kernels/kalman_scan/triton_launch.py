@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._triton import Config, Tuner, device_guard, triton_check
 from ..dispatch import register_backend
-from .paths import choose_path, describe
+from .paths import KEPT_EVERY, choose_path, describe, kept_every
 
 register_backend("kalman_scan", "triton", triton_check(), describe)
 
@@ -31,11 +31,12 @@ KERNELS = ("forward", "backward", "forward_summary", "backward_summary")
 def configs(size: int) -> tuple[Config, ...]:
     """Return the configurations of each of `KERNELS` for elements of `size` bytes.
 
-    First rows of 16 bytes per thread, then 4 and 8 bytes for few lanes, then longer rows. Less than 4 bytes per
-    thread cannot be copied ahead.
+    First 8 bytes per thread: a step is the shorter, the fewer elements a thread has, and calls too small to measure
+    have few lanes. Then 4 and 16 bytes, fewer stages for many lanes, whose programs hide each other's latency, and
+    longer rows. Less than 4 bytes per thread cannot be copied ahead.
     """
     wide = 512 // size
-    shapes = ((wide, 1, 4), (wide // 4, 1, 4), (wide // 2, 1, 6), (wide, 1, 6), (2 * wide, 2, 4))
+    shapes = ((wide // 2, 1, 10), (wide // 4, 1, 12), (wide, 1, 8), (wide, 1, 4), (2 * wide, 2, 4))
     return tuple(Config({"BLOCK": block, "STAGES": stages}, num_warps=warps) for block, warps, stages in shapes)
 
 
@@ -93,9 +94,11 @@ class _Call(NamedTuple):
         eps: float,
         s0: Tensor | None,
         p0: Tensor | None,
+        every: int = 1,
     ) -> _Call:
+        """Describe the call; with only every `every`-th state there are no chunks."""
         path = choose_path(*x.shape, robust=influence is not None, eps=eps)
-        chunk = max(path.chunk, 1)
+        chunk = max(path.chunk if every == 1 else x.shape[1], 1)
         return cls(
             _rows(x),
             _rows(var),
@@ -146,7 +149,8 @@ class _Call(NamedTuple):
         """
         kernel = kernels()[name]
         batch, steps, dim = self.x.shape
-        key = (str(self.x.dtype), batch * dim <= MANY_LANES, self.chunks > 1, self.influence is not None)
+        every = arguments.get("EVERY", 1)
+        key = (str(self.x.dtype), batch * dim <= MANY_LANES, self.chunks > 1, self.influence is not None, every)
         _TUNERS[name, self.x.element_size()].launch(
             self.x,
             key,
@@ -177,13 +181,16 @@ def forward(
 
     Returns:
         Mean, variance and gain (B, T, D) in x's dtype, the state s and p (B, D) in float32, and mean and variance
-        once more in float32 as (2, B, T, D), which is empty unless `keep_states` is set and x is of half precision.
+        after every `kept_every`-th step in float32 as (2, B, T // every, D). That is empty unless `keep_states` is set
+        and x is of half precision.
     """
     batch, _, dim = x.shape
     mean, variance, gain = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(3))
     s, p = (torch.empty((batch, dim), dtype=torch.float32, device=x.device) for _ in range(2))
     keep = keep_states and x.dtype != torch.float32
-    states = torch.empty((2, *x.shape) if keep else (0,), dtype=torch.float32, device=x.device)
+    every = kept_every(*x.shape, robust=influence is not None, eps=eps)
+    shape = (2, batch, x.shape[1] // every, dim) if keep else (0,)
+    states = torch.empty(shape, dtype=torch.float32, device=x.device)
     if batch == 0 or dim == 0:
         return mean, variance, gain, s, p, states
     call = _Call.of(x, var, lengths, q, influence, eps, s0, p0)
@@ -202,13 +209,13 @@ def forward(
             "mean": mean,
             "variance": variance,
             "gain": gain,
-            "mean_wide": states[0] if keep else None,
-            "variance_wide": states[1] if keep else None,
+            "kept_s": states[0] if keep else None,
+            "kept_p": states[1] if keep else None,
             "s_out": s,
             "p_out": p,
         }
         entering = {"influence": influence, "s_in": s_in, "p_in": p_in, "HAS_STATE": has_state}
-        call.launch("forward", call.chunks, {**entering, **outputs})
+        call.launch("forward", call.chunks, {**entering, **outputs, "EVERY": every if keep else 1})
     return mean, variance, gain, s, p, states
 
 
@@ -229,7 +236,7 @@ def backward(
 
     Args:
         grads: incoming gradients of mean, variance, gain, s and p; None where absent.
-        mean: what `forward` returned, in float32.
+        mean: what `forward` returned, or the first of the states that it kept; float32.
         variance: as mean.
         x: what `forward` took, and so are the rest.
         var: (B, T, D).
@@ -256,7 +263,11 @@ def backward(
             grad_s0,
             grad_p0,
         )
-    call = _Call.of(x, var, lengths, q, influence, eps, s0, p0)
+    every = 1 if mean.shape[1] == x.shape[1] else KEPT_EVERY
+    call = _Call.of(x, var, lengths, q, influence, eps, s0, p0, every)
+    # The states between two kept ones, for every lane that a program of any size has.
+    blocks = [-(-dim // config.meta["BLOCK"]) * config.meta["BLOCK"] for config in configs(x.element_size())]
+    scratch = new(batch, 2, every, max(blocks)) if every > 1 else None
     grad_mean, grad_variance, grad_gain, grad_s, grad_p = (_contiguous(grad) for grad in grads)
     saved = {"mean": mean.contiguous(), "variance": variance.contiguous()}
     rows = {"grad_mean": grad_mean, "grad_variance": grad_variance, "grad_gain": grad_gain, **saved}
@@ -276,6 +287,8 @@ def backward(
             "grad_p0": None if s0 is None else grad_p0,
             "grad_q": q_sums,
             "grad_influence": influence_sums,
+            "scratch": scratch,
+            "EVERY": every,
         }
         leaving = {"grad_s_leaving": grad_s_leaving, "grad_p_leaving": grad_p_leaving}
         start = {"influence": influence, "s0": call.s0, "p0": call.p0}

@@ -51,7 +51,7 @@ def test_forced_where_possible() -> None:
 
 
 def test_chunks_grow_with_the_root_of_the_length() -> None:
-    assert [chunk_length(steps) for steps in (512, 1024, 4095, 4096, 16384, 10**6)] == [32, 32, 32, 64, 128, 256]
+    assert [chunk_length(steps) for steps in (128, 512, 1024, 4095, 4096, 10**6)] == [16, 16, 32, 32, 64, 256]
     assert chunk_length(0) == SHORTEST_CHUNK and chunk_length(1 << 40) == LONGEST_CHUNK
 
 

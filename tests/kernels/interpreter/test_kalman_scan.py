@@ -79,6 +79,36 @@ def test_robust(dtype: torch.dtype, carried: bool) -> None:
         assert_near(a, b, 2 * SCAN_RELATIVE[dtype])
 
 
+# Half precision keeps every 32nd state: no state, one, the last step's, and more than one.
+@pytest.mark.parametrize("steps", [31, 32, 33, 64, 70])
+@pytest.mark.parametrize("carried", [False, True])
+@pytest.mark.parametrize("robust", [False, True])
+def test_backward_from_kept_states(steps: int, carried: bool, robust: bool) -> None:
+    tensors = inputs(5, steps, 5, dtype=torch.float16)
+    lengths = torch.tensor([steps, 0, 1, 33, 32])
+    for tensor in tensors[:2]:
+        tensor.data[torch.arange(steps) >= lengths[:, None]] = float("nan")
+    wide = copies(tensors, torch.float64)
+    used = 5 if carried else 3
+    options: dict[str, Any] = {"lengths": lengths, "nu": 4.0 if robust else None}
+    got = run(tensors, carried=carried, **options)
+    want = run(wide, carried=carried, backend="reference", **options)
+    grads = gradients(got, tensors[:used], rounded=torch.float16)
+    expected = gradients(want, wide[:used], rounded=torch.float16)
+    for a, b in zip([*got, *grads], [*want, *expected], strict=True):
+        assert_near(a, b.nan_to_num(), 2 * SCAN_RELATIVE[torch.float16])
+
+
+def test_half_precision_keeps_few_states() -> None:
+    x, var, noise, *_ = (t.detach() for t in inputs(2, 70, 3, dtype=torch.float16))
+    for shape, path in (((2, 2, 2, 3), "sequential"), ((2, 2, 70, 3), "chunks")):
+        with forced_path(path, 16):
+            states = torch.ops.ief_kernels.kalman_scan_forward(
+                x, var, None, noise, None, 1e-8, None, None, "triton", True
+            )[-1]
+        assert states.shape == shape and states.dtype == torch.float32
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("carried", [False, True])
 def test_padding_is_invisible(path: str, carried: bool) -> None:
@@ -155,7 +185,7 @@ def test_a_state_carried_on_equals_one_call(path: str) -> None:
 def test_long_sequence_in_chunks() -> None:
     x = torch.randn(1, 520, 3, generator=torch.Generator().manual_seed(0)) + 3
     var = 10 ** (4 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) - 2)
-    assert "chunks of 32 steps" in explain("kalman_scan", x)
+    assert "chunks of 16 steps" in explain("kalman_scan", x)
     got = flat(kalman_scan(x, var, backend="triton"))
     want = flat(kalman_scan(x.double(), var.double(), backend="reference"))
     # The gain of step t is near 1/t, so that a share t/T of an error made at step t is left: of T roundings, a half.
