@@ -1,10 +1,13 @@
-"""`python -m bench [NAME] ...`: the benchmark of that name; without one, the operators.
+"""`python -m bench [NAME] [--threads N] ...`: the benchmark of that name; without one, the operators.
+
+`--threads` goes before or after the other options of any benchmark.
 
 A module of `bench.end_to_end` with a `main(argv) -> int` is a benchmark by its own name; nothing else registers it.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import pkgutil
 import sys
@@ -12,6 +15,7 @@ from collections.abc import Sequence
 
 from bench import end_to_end
 from iefvad.utils.errors import UserError
+from iefvad.utils.threads import use_threads
 
 COMMANDS = {
     "operators": "bench.command",
@@ -30,12 +34,16 @@ def commands() -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a benchmark; returns the exit status: 0 when it ran to its end, 2 for a mistake that the user can mend."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    common = argparse.ArgumentParser(prog="python -m bench", add_help=False, allow_abbrev=False)
+    common.add_argument("--threads", type=int)
+    options, arguments = common.parse_known_args(argv)
     known = commands()
     if arguments[:1] == ["--matrix"]:
         arguments[0] = "matrix"
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "operators"
     try:
+        if options.threads is not None:
+            use_threads(options.threads)
         if name not in known:
             raise UserError(f"there is no benchmark {name!r}; there are {', '.join(known)}")
         status: int = importlib.import_module(known[name]).main(arguments)

@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Times every operator with every provider.",
-        epilog=f"Other benchmarks, by name as first argument: {others}.",
+        epilog=f"Other benchmarks, by name as first argument: {others}. All take --threads N, for the CPU.",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to measure (default: cpu)")
     parser.add_argument("--op", nargs="+", choices=sorted(OPERATORS), metavar="NAME", help="only these operators")

@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ELEMENTS_PER_THREAD = 1 << 15
+"""Number of elements that a thread gets at least, as in torch's own loops.
+
+With fewer, a parallel loop costs about what it saves where the other threads are awake, 35 µs more where they sleep,
+and far more on a busy machine.
+"""
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -43,11 +49,8 @@ def address(tensor: Tensor | None) -> int:
 
 
 def useful_threads(available: int, elements: int) -> int:
-    """Return the number of threads for a kernel over so many elements.
-
-    A thread gets at least about 2000 elements: with fewer, its start costs more than it saves.
-    """
-    return max(1, min(available, elements // 2048))
+    """Return the number of threads for a kernel over so many elements: one per `ELEMENTS_PER_THREAD`."""
+    return max(1, min(available, elements // ELEMENTS_PER_THREAD))
 
 
 def require_float(**tensors: Tensor) -> None:

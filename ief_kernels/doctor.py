@@ -19,6 +19,7 @@ import torch
 from . import _cuda_extension, _native, _triton
 from .dispatch import explain, operators
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 _PREFIXES = ("IEF_", "IEFVAD_", "TRITON_")
 _VARIABLES = (
     "CC",
@@ -29,6 +30,7 @@ _VARIABLES = (
     "CXXFLAGS",
     "GOMP_SPINCOUNT",
     "KMP_BLOCKTIME",
+    "KMP_LIBRARY",
     "LD_PRELOAD",
     "MKL_NUM_THREADS",
     "OMP_NUM_THREADS",
@@ -99,6 +101,8 @@ def _threads() -> Iterator[str]:
     yield f"torch.get_num_threads() {torch.get_num_threads()}"
     if hasattr(os, "sched_getaffinity"):
         yield f"CPUs of this process    {len(os.sched_getaffinity(0))}"
+    waiting = ", ".join(f"{name}={os.environ[name]}" for name in _WAITING if name in os.environ)
+    yield f"waiting threads         {waiting or 'spin as long as OpenMP does by default; slow on a busy machine'}"
 
 
 def _caches() -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import queue
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from iefvad.extraction.encoding import VideoEncoder
 from iefvad.extraction.jobs import Features, Job, Jobs, sidecar_of
 from iefvad.extraction.threads import run_threads
 from iefvad.utils.errors import UserError
+from iefvad.utils.threads import threads
 from iefvad.video import SEGMENT
 
 _TICK = 0.2  # seconds between two checks of a waiting thread
@@ -35,7 +35,7 @@ def run_local(jobs: Jobs, encoder: Encoder, settings: dict[str, Any], workers: i
         workers: Number of decoding processes, or of threads with a light encoder; 0 chooses it for this machine.
     """
     light = encoder.device.type == "cpu" and encoder.settings["image_encoder"] == "descriptor"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = threads()
     # A GPU encodes frames faster than most machines decode. A model on the CPU is many times slower than decoding.
     useful = cores if light else cores - 1 if encoder.device.type == "cuda" else cores // 4
     workers = min(workers or max(1, useful), len(jobs.paths))

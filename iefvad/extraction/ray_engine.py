@@ -25,6 +25,7 @@ from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
 from iefvad.extraction.jobs import Features, Job, Jobs, open_store, sidecar_of
 from iefvad.features.store import hash_file
 from iefvad.utils.errors import UserError
+from iefvad.utils.threads import chosen
 from iefvad.video import SEGMENT
 
 # Kinds of rows. Every row has `name`, `kind`, `index` and `info` (JSON). Segments also have `frames`, later features.
@@ -110,13 +111,19 @@ def _pipeline(
     items = [
         {"name": name, "path": str(path), "known": jobs.stored_hash(name) or ""} for name, path in jobs.paths.items()
     ]
+    threads = chosen() or int(max(1, cores))
     # Different resource needs prevent Ray from fusing the two stages. Fused, the encoder would wait for decoding.
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).flat_map(
         _Decode(settings), num_cpus=0.9 if cores >= 1 else 0.4
     )
     dataset = dataset.map_batches(
         _Encode,
-        fn_constructor_kwargs={"config": config, "settings": settings, "hashes": hashes, "threads": int(max(1, cores))},
+        fn_constructor_kwargs={
+            "config": config,
+            "settings": settings,
+            "hashes": hashes,
+            "threads": threads,
+        },
         batch_size=batch,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=actors),

@@ -7,7 +7,6 @@ import datetime
 import itertools
 import json
 import os
-import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from iefvad.utils import threads
 from iefvad.utils.errors import UserError
 
 # The others wait while the main process renders the embedded benchmark or writes the report, so the timeout is long.
@@ -230,6 +230,5 @@ def _wait_for(work: Any) -> None:
 def _share_cores(local_world: int) -> None:
     """Divide the cores of this machine among its processes, unless the user set the number of threads."""
     # torchrun sets OMP_NUM_THREADS to 1 where it is not set, so 1 cannot be told from nothing.
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // local_world))
+    if threads.chosen() is None and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, threads.cpus() // local_world))

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of video: errors, files, safetensors, devices, options, text."""
+"""Helpers that know nothing of video: errors, files, safetensors, devices, threads, options, text."""

@@ -16,6 +16,8 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names
     Namespace,
 )
 
+from iefvad.utils.threads import use_threads
+
 Config = TypeVar("Config")
 
 
@@ -84,15 +86,27 @@ def _metavar(hint: Any) -> str:
     return parts[0] if len(parts) == 1 else "{" + ",".join(parts) + "}"
 
 
+class _Parser(ArgumentParser):
+    """A parser that applies `--threads`, before the command computes anything."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().parse_args(*args, **kwargs)
+        if found.threads is not None:
+            use_threads(found.threads)
+        return found
+
+
 def make_parser(command: str, description: str, usage: str = "[options]") -> ArgumentParser:
-    """Make the parser of a command. It has the option `--config FILE.yaml`; options after it override the file.
+    """Make the parser of a command. It has the options `--threads N`, which parsing applies, and `--config FILE.yaml`.
+
+    Options after `--config` override the file. Parsing raises UserError where N is below 1.
 
     Args:
         command: Name of the command without `iefvad`.
         description: First lines of the help.
         usage: Arguments and options in the usage line.
     """
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=f"iefvad {command}",
         usage=f"iefvad {command} {usage}",
         description=description,
@@ -101,6 +115,14 @@ def make_parser(command: str, description: str, usage: str = "[options]") -> Arg
     )
     parser.add_argument(
         "--config", action=ActionConfigFile, help="YAML file with options; later options override it", metavar="FILE"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int | None,
+        default=None,
+        help="number of CPU threads to compute with, in this process and those it starts [default: the CPUs that this"
+        " process may use]",
+        metavar="N",
     )
     for action in parser._actions:  # jsonargparse adds this one by itself
         if "--print_config" in action.option_strings:

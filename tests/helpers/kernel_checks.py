@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ief_kernels import _native
+from ief_kernels import _native, _tensors
 
 needs_native = pytest.mark.skipif(not _native.available(), reason="the C++ extension is not built")
 BACKENDS = ("reference", pytest.param("native", marks=needs_native))
@@ -118,12 +118,15 @@ def assert_near(actual: Tensor, expected: Tensor, relative: float) -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
+    """So many threads, also for tensors that are too small to gain from them."""
+    before, elements = torch.get_num_threads(), _tensors.ELEMENTS_PER_THREAD
     torch.set_num_threads(count)
+    _tensors.ELEMENTS_PER_THREAD = 1
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        _tensors.ELEMENTS_PER_THREAD = elements
 
 
 @contextmanager

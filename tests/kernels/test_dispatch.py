@@ -259,6 +259,14 @@ def test_doctor_prints_what_a_report_needs() -> None:
     assert "failed:" not in done.stdout and not done.stderr
 
 
+def test_doctor_says_how_threads_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"):
+        monkeypatch.delenv(name, raising=False)
+    assert any("spin as long as OpenMP does by default" in line for line in doctor.report())
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1500")
+    assert "  waiting threads         GOMP_SPINCOUNT=1500" in list(doctor.report())
+
+
 def test_doctor_outlives_a_broken_section(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken() -> list[torch.device]:
         raise RuntimeError("the driver is gone")

@@ -10,6 +10,7 @@ from iefvad.data.synth.dataset import generate, settings_of
 from iefvad.extraction.config import ExtractConfig
 from iefvad.extraction.extract import extract
 from iefvad.utils.errors import UserError
+from iefvad.utils.threads import threads
 
 LISTS = ("train.csv", "test.csv", "annotations.txt")
 
@@ -38,7 +39,7 @@ def embedded_store(cache: str | None = None, *, seed: int = 0, progress: bool = 
         UserError: The cache cannot be written, or a rendered video cannot be read.
     """
     folder = cache_folder(cache) / f"synth-{settings_of(seed)['hash']}"
-    generate(folder / "dataset", seed=seed, workers=os.cpu_count() or 1, progress=progress)
+    generate(folder / "dataset", seed=seed, workers=threads(), progress=progress)
     store = folder / "features"
     report = extract([folder / "dataset" / "videos"], store, ExtractConfig(crops=1, quiet=not progress))
     if report.failed:
