@@ -80,14 +80,15 @@ void count_tile(const EventFrames& f, const Tile& tile, int32_t threshold, typen
     if (SPLIT) memset(counts.down, 0, padded);
     int64_t t = 0;
     if (pixels.carry)
-        step<true, SPLIT>(pixels.carry, n, f.channels, luma, counts, threshold);
+        step<true, SPLIT>(pixels.carry, n, f.channels, luma, counts, threshold, 0);
     else if (f.frames > 0)
-        step<true, SPLIT>(pixels.first, n, f.channels, luma, counts, threshold), t = 1;
+        step<true, SPLIT>(pixels.first, n, f.channels, luma, counts, threshold, f.frames > 1 ? f.frame_stride : 0), t = 1;
     for (; t < f.frames; ++t) {
         // The hardware prefetcher does not see that the next frame's tile follows, a whole frame away.
-        if (t + 1 < f.frames)
+        const int64_t next = t + 1 < f.frames ? f.frame_stride : 0;
+        if (next && !(sizeof(Pixel) == 1 && f.channels == 3))
             prefetch(pixels.first + (t + 1) * f.frame_stride, int64_t(n) * f.channels * sizeof(Pixel));
-        step<false, SPLIT>(pixels.first + t * f.frame_stride, n, f.channels, luma, counts, threshold);
+        step<false, SPLIT>(pixels.first + t * f.frame_stride, n, f.channels, luma, counts, threshold, next);
     }
 }
 

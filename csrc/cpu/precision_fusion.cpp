@@ -10,8 +10,12 @@
 // KL over n valid rows: d/d mu = mu/(n·dim), d/d logvar = -(1 - u)/(2·n·dim); c like logvar, divided by c.
 // cosine: d cos/d mu_i = mu_e/(N_i·N_e) - cos·mu_i/N_i²;  norm: d |N_i - N_e|/d mu_i = sign(N_i - N_e)·mu_i/N_i.
 //
+// float16 variances end at 65504, and no gradient passes where one was cut.
+//
 // Every sum has a fixed order (rows, or fixed blocks of rows), so results do not depend on the number of threads.
 #include "cpu/precision_fusion.h"
+
+#include <math.h>
 
 #include "common/vector_exp.h"
 
@@ -20,52 +24,44 @@ namespace {
 
 constexpr int64_t kChunk = 512;  // columns summed in T before the sum goes on in double
 
-template <class T>
-bool is_valid(const FusionInputs<T>& in, int64_t row) {
+template <class E>
+bool is_valid(const FusionInputs<E>& in, int64_t row) {
     return !in.lengths || row % in.steps < in.lengths[row / in.steps];
 }
 
-template <class T>
-int64_t valid_rows(const FusionInputs<T>& in) {
+template <class E>
+int64_t valid_rows(const FusionInputs<E>& in) {
     if (!in.lengths || in.steps == 0) return in.rows;
     int64_t count = 0;
-    for (int64_t b = 0; b < in.rows / in.steps; ++b) {
-        const int64_t length = in.lengths[b];
-        count += length < 0 ? 0 : length > in.steps ? in.steps : length;
-    }
+    for (int64_t b = 0; b < in.rows / in.steps; ++b) count += larger<int64_t>(0, smaller(in.lengths[b], in.steps));
     return count;
 }
 
-template <class T>
+template <class V>
 struct Weights {
-    T w_img, w_evt;    // normalised weights
-    T var;             // fused variance
-    T slope_img, slope_evt;          // d w_img/d logvar_img (negated), d w_evt/d logvar_evt (negated)
-    T var_slope_img, var_slope_evt;  // d var/d logvar, before saturation is counted
-    T u_img, u_evt;                  // variances without eps
+    V w_img, w_evt;                  // normalised weights
+    V var;                           // fused variance
+    V slope_img, slope_evt;          // d w_img/d logvar_img (negated), d w_evt/d logvar_evt (negated)
+    V var_slope_img, var_slope_evt;  // d var/d logvar, before saturation is counted
+    V u_img, u_evt;                  // variances without eps
 };
 
-template <class T>
-inline T smaller(T a, T b) { return a < b ? a : b; }
-template <class T>
-inline T larger(T a, T b) { return a < b ? b : a; }
-
-template <class T, bool Saturated>
-inline Weights<T> weigh(T lv_i, T lv_e, T c_i, T c_e, T eps, T limit) {
-    Weights<T> out;
-    const T shift = Saturated ? larger(larger(lv_i, lv_e) - limit, T(0)) : T(0);
-    T u_i = c_i * vector_exp(Saturated ? lv_i - shift : lv_i);
-    T u_e = c_e * vector_exp(Saturated ? lv_e - shift : lv_e);
-    T a_i = u_i + eps, a_e = u_e + eps;
-    T h = T(1) / (a_i + a_e);
+template <class T, bool Saturated, class V = Vec<T>>
+inline Weights<V> weigh(V lv_i, V lv_e, V c_i, V c_e, T eps, T limit) {
+    Weights<V> out;
+    const V shift = Saturated ? larger(larger(lv_i, lv_e) - limit, V{}) : V{};
+    V u_i = c_i * vector_exp(Saturated ? lv_i - shift : lv_i);
+    V u_e = c_e * vector_exp(Saturated ? lv_e - shift : lv_e);
+    V a_i = u_i + eps, a_e = u_e + eps;
+    V h = T(1) / (a_i + a_e);
     out.w_img = a_e * h;
     out.w_evt = a_i * h;
     out.slope_img = out.w_img * (u_i * h);
     out.slope_evt = out.w_evt * (u_e * h);
-    T v_i = out.w_img, v_e = out.w_evt;
+    V v_i = out.w_img, v_e = out.w_evt;
     if (Saturated) {
-        u_i = c_i * vector_exp(smaller(lv_i, limit));
-        u_e = c_e * vector_exp(smaller(lv_e, limit));
+        u_i = c_i * vector_exp(smaller(lv_i, splat(limit)));
+        u_e = c_e * vector_exp(smaller(lv_e, splat(limit)));
         a_i = u_i + eps, a_e = u_e + eps;
         h = T(1) / (a_i + a_e);
         v_i = a_e * h;
@@ -79,12 +75,29 @@ inline Weights<T> weigh(T lv_i, T lv_e, T c_i, T c_e, T eps, T limit) {
     return out;
 }
 
-template <class T>
-bool any_above(const T* a, const T* b, int64_t n, T limit) {
-    int found = 0;
-#pragma omp simd reduction(| : found)
-    for (int64_t d = 0; d < n; ++d) found |= (a[d] > limit) | (b[d] > limit);
-    return found != 0;
+// The next row: it is not in a cache yet, and the hardware's prefetcher stops at the end of each page.
+template <class... Pointers>
+inline void prefetch_all(int64_t d, Pointers... rows) { (__builtin_prefetch(rows + d), ...); }
+
+// The largest variance that a tensor holds.
+constexpr float kLargestHalf = 65504.0f;
+inline Vec<float> cut(Vec<float> var, const float16*) { return var > kLargestHalf ? splat(kLargestHalf) : var; }
+template <class V, class E>
+inline V cut(V var, const E*) { return var; }
+// The gradient of a variance that may have been cut.
+inline Vec<float> through_cut(Vec<float> grad, Vec<float> var, const float16*) {
+    return var > kLargestHalf ? Vec<float>{} : grad;
+}
+template <class V, class E>
+inline V through_cut(V grad, V, const E*) { return grad; }
+
+template <class E, class T = Arithmetic<E>>
+bool any_above(const E* a, const E* b, int64_t n, T limit) {
+    Vec<T> largest{};
+    over<T>(n, false, [&](int64_t d, auto io) {
+        largest = larger(larger(largest, io.load(a + d)), io.load(b + d));  // passes over NaN
+    });
+    return any(largest > limit);
 }
 
 struct RowSums {
@@ -92,47 +105,50 @@ struct RowSums {
     double square_img = 0, square_evt = 0, dot = 0;
 };
 
-template <class T, bool Saturated, bool Fuse, bool Terms>
-void forward_row(const FusionInputs<T>& in, const FusionOutputs<T>& out, int64_t row, RowSums& sums) {
+template <bool Saturated, bool Fuse, bool Terms, class E, class T = Arithmetic<E>>
+void forward_row(const FusionInputs<E>& in, const FusionOutputs<E>& out, int64_t row, bool streamed, RowSums& sums) {
     const int64_t at = row * in.dim;
     const T eps = in.eps, limit = in.limit;
     for (int64_t start = 0; start < in.dim; start += kChunk) {
-        const int64_t n = smaller(kChunk, in.dim - start);
-        const T *mu_i = in.mu_img + at + start, *lv_i = in.logvar_img + at + start;
-        const T *mu_e = in.mu_evt + at + start, *lv_e = in.logvar_evt + at + start;
+        const E *mu_i = in.mu_img + at + start, *lv_i = in.logvar_img + at + start;
+        const E *mu_e = in.mu_evt + at + start, *lv_e = in.logvar_evt + at + start;
         const T *c_i = in.c_img + start, *c_e = in.c_evt + start;
-        T* mean = Fuse ? out.mean + at + start : nullptr;
-        T* var = Fuse ? out.var + at + start : nullptr;
-        T* w_i = Fuse ? out.w_img + at + start : nullptr;
-        T* w_e = Fuse ? out.w_evt + at + start : nullptr;
-        T kl_i = 0, kl_e = 0, sq_i = 0, sq_e = 0, dot = 0;
-#pragma omp simd reduction(+ : kl_i, kl_e, sq_i, sq_e, dot)
-        for (int64_t d = 0; d < n; ++d) {
-            const T m_i = mu_i[d], m_e = mu_e[d];
-            const Weights<T> w = weigh<T, Saturated>(lv_i[d], lv_e[d], c_i[d], c_e[d], eps, limit);
+        E* mean = Fuse ? out.mean + at + start : nullptr;
+        E* var = Fuse ? out.var + at + start : nullptr;
+        E* w_i = Fuse ? out.w_img + at + start : nullptr;
+        E* w_e = Fuse ? out.w_evt + at + start : nullptr;
+        Vec<T> kl_i{}, kl_e{}, sq_i{}, sq_e{}, dot{};
+        over<T>(smaller(kChunk, in.dim - start), streamed, [&](int64_t d, auto io) {
+            prefetch_all(d + in.dim, mu_i, lv_i, mu_e, lv_e);
+            const Vec<T> m_i = io.load(mu_i + d), m_e = io.load(mu_e + d);
+            const Vec<T> l_i = io.load(lv_i + d), l_e = io.load(lv_e + d);
+            const auto w = weigh<T, Saturated>(l_i, l_e, io.load(c_i + d), io.load(c_e + d), eps, limit);
             if (Fuse) {
-                mean[d] = w.w_img * m_i + w.w_evt * m_e;
-                var[d] = w.var;
-                w_i[d] = w.w_img;
-                w_e[d] = w.w_evt;
+                io.stream(mean + d, w.w_img * m_i + w.w_evt * m_e);
+                io.stream(var + d, cut(w.var, var));
+                io.stream(w_i + d, w.w_img);
+                io.stream(w_e + d, w.w_evt);
             }
-            if (Terms) {
-                kl_i += (lv_i[d] - w.u_img) - m_i * m_i;
-                kl_e += (lv_e[d] - w.u_evt) - m_e * m_e;
+            if (Terms) {  // lanes beyond the end add 0: their c is 0, and so is u
+                kl_i += (l_i - w.u_img) - m_i * m_i;
+                kl_e += (l_e - w.u_evt) - m_e * m_e;
                 sq_i += m_i * m_i;
                 sq_e += m_e * m_e;
                 dot += m_i * m_e;
             }
+        });
+        if (Terms) {
+            sums.kl_img += sum_of<T>(kl_i), sums.kl_evt += sum_of<T>(kl_e);
+            sums.square_img += sum_of<T>(sq_i), sums.square_evt += sum_of<T>(sq_e), sums.dot += sum_of<T>(dot);
         }
-        sums.kl_img += kl_i, sums.kl_evt += kl_e;
-        sums.square_img += sq_i, sums.square_evt += sq_e, sums.dot += dot;
     }
 }
 
-template <class T, bool Fuse, bool Terms>
-void forward(const FusionInputs<T>& in, const FusionOutputs<T>& out) {
+template <bool Fuse, bool Terms, class E, class T = Arithmetic<E>>
+void forward(const FusionInputs<E>& in, const FusionOutputs<E>& out) {
     const int64_t dim = in.dim;
-    T* const fields[] = {out.mean, out.var, out.w_img, out.w_evt};
+    E* const fields[] = {out.mean, out.var, out.w_img, out.w_evt};
+    const bool streamed = Fuse && past_caches(in.rows, dim, fields);
     double log_c[2] = {0, 0};
     if (Terms) {
         for (int64_t d = 0; d < dim; ++d) {
@@ -140,31 +156,35 @@ void forward(const FusionInputs<T>& in, const FusionOutputs<T>& out) {
             log_c[1] += ::log(double(in.c_evt[d]));
         }
     }
-#pragma omp parallel for num_threads(in.threads) schedule(static)
-    for (int64_t row = 0; row < in.rows; ++row) {
-        const int64_t at = row * dim;
-        if (!is_valid(in, row)) {
-            if (Fuse)
-                for (T* field : fields) memset(field + at, 0, dim * sizeof(T));
-            if (Terms) memset(out.partial + 4 * row, 0, 4 * sizeof(double));
-            continue;
+#pragma omp parallel num_threads(in.threads)
+    {
+#pragma omp for schedule(static) nowait
+        for (int64_t row = 0; row < in.rows; ++row) {
+            const int64_t at = row * dim;
+            if (!is_valid(in, row)) {
+                if (Fuse)
+                    for (E* field : fields) memset((void*)(field + at), 0, dim * sizeof(E));
+                if (Terms) memset(out.partial + 4 * row, 0, 4 * sizeof(double));
+                continue;
+            }
+            RowSums sums;
+            if (any_above(in.logvar_img + at, in.logvar_evt + at, dim, in.limit))
+                forward_row<true, Fuse, Terms>(in, out, row, streamed, sums);
+            else
+                forward_row<false, Fuse, Terms>(in, out, row, streamed, sums);
+            if (Terms) {
+                const double norm_i = ::sqrt(sums.square_img), norm_e = ::sqrt(sums.square_evt);
+                const bool alive = norm_i > 0 && norm_e > 0;
+                double* partial = out.partial + 4 * row;
+                partial[0] = -0.5 * (dim + log_c[0] + sums.kl_img);
+                partial[1] = -0.5 * (dim + log_c[1] + sums.kl_evt);
+                // NaN inputs must come out as NaN, a zero vector as cosine 0
+                const bool zero = sums.square_img == 0 || sums.square_evt == 0;
+                partial[2] = alive || !zero ? 1 - sums.dot / norm_i / norm_e : 1.0;
+                partial[3] = ::fabs(norm_i - norm_e);
+            }
         }
-        RowSums sums;
-        if (any_above(in.logvar_img + at, in.logvar_evt + at, dim, in.limit))
-            forward_row<T, true, Fuse, Terms>(in, out, row, sums);
-        else
-            forward_row<T, false, Fuse, Terms>(in, out, row, sums);
-        if (Terms) {
-            const double norm_i = ::sqrt(sums.square_img), norm_e = ::sqrt(sums.square_evt);
-            const bool alive = norm_i > 0 && norm_e > 0;
-            double* partial = out.partial + 4 * row;
-            partial[0] = -0.5 * (dim + log_c[0] + sums.kl_img);
-            partial[1] = -0.5 * (dim + log_c[1] + sums.kl_evt);
-            // NaN inputs must come out as NaN, a zero vector as cosine 0
-            const bool zero = sums.square_img == 0 || sums.square_evt == 0;
-            partial[2] = alive || !zero ? 1 - sums.dot / norm_i / norm_e : 1.0;
-            partial[3] = ::fabs(norm_i - norm_e);
-        }
+        if (streamed) finish_streams();
     }
     if (Terms) {
         const int64_t valid = valid_rows(in);
@@ -182,20 +202,19 @@ struct TermSlopes {
     T own_img = 0, own_evt = 0, cross = 0, kl_img = 0, kl_evt = 0;
 };
 
-template <class T>
-TermSlopes<T> term_slopes(const FusionInputs<T>& in, const T* g, int64_t row, double per_position) {
+template <class E, class T = Arithmetic<E>>
+TermSlopes<T> term_slopes(const FusionInputs<E>& in, const T* g, int64_t row, double per_position) {
     double square_i = 0, square_e = 0, dot = 0;
     for (int64_t start = 0; start < in.dim; start += kChunk) {
-        const int64_t n = smaller(kChunk, in.dim - start);
-        const T *mu_i = in.mu_img + row * in.dim + start, *mu_e = in.mu_evt + row * in.dim + start;
-        T sq_i = 0, sq_e = 0, product = 0;
-#pragma omp simd reduction(+ : sq_i, sq_e, product)
-        for (int64_t d = 0; d < n; ++d) {
-            sq_i += mu_i[d] * mu_i[d];
-            sq_e += mu_e[d] * mu_e[d];
-            product += mu_i[d] * mu_e[d];
-        }
-        square_i += sq_i, square_e += sq_e, dot += product;
+        const E *mu_i = in.mu_img + row * in.dim + start, *mu_e = in.mu_evt + row * in.dim + start;
+        Vec<T> sq_i{}, sq_e{}, product{};
+        over<T>(smaller(kChunk, in.dim - start), false, [&](int64_t d, auto io) {
+            const Vec<T> m_i = io.load(mu_i + d), m_e = io.load(mu_e + d);
+            sq_i += m_i * m_i;
+            sq_e += m_e * m_e;
+            product += m_i * m_e;
+        });
+        square_i += sum_of<T>(sq_i), square_e += sum_of<T>(sq_e), dot += sum_of<T>(product);
     }
     const double norm_i = ::sqrt(square_i), norm_e = ::sqrt(square_e);
     const double kl_i = g[0] * per_position / in.dim, kl_e = g[1] * per_position / in.dim;
@@ -215,64 +234,73 @@ TermSlopes<T> term_slopes(const FusionInputs<T>& in, const T* g, int64_t row, do
     return out;
 }
 
-template <class T, bool Saturated, bool WithC>
-void backward_row(const FusionInputs<T>& in, const FusionGradients<T>& g, int64_t row, const TermSlopes<T>& slopes,
-                  T* sum_i, T* sum_e) {
-    const int64_t at = row * in.dim, dim = in.dim;
+template <bool Saturated, bool WithC, class E, class T = Arithmetic<E>>
+void backward_row(const FusionInputs<E>& in, const FusionGradients<E>& g, int64_t row, bool streamed,
+                  const TermSlopes<T>& slopes, T* sum_i, T* sum_e) {
+    const int64_t at = row * in.dim;
     const T eps = in.eps, limit = in.limit;
-    const T *mu_i = in.mu_img + at, *lv_i = in.logvar_img + at, *mu_e = in.mu_evt + at, *lv_e = in.logvar_evt + at;
+    const E *mu_i = in.mu_img + at, *lv_i = in.logvar_img + at, *mu_e = in.mu_evt + at, *lv_e = in.logvar_evt + at;
     const T *c_i = in.c_img, *c_e = in.c_evt;
-    const T* grad_mean = g.grad_mean ? g.grad_mean + at : g.zeros;
-    const T* grad_var = g.grad_var ? g.grad_var + at : g.zeros;
-    const T* grad_wi = g.grad_w_img ? g.grad_w_img + at : g.zeros;
-    const T* grad_we = g.grad_w_evt ? g.grad_w_evt + at : g.zeros;
-    T *grad_mu_i = g.grad_mu_img + at, *grad_lv_i = g.grad_logvar_img + at;
-    T *grad_mu_e = g.grad_mu_evt + at, *grad_lv_e = g.grad_logvar_evt + at;
+    const E* grad_mean = g.grad_mean ? g.grad_mean + at : g.zeros;
+    const E* grad_var = g.grad_var ? g.grad_var + at : g.zeros;
+    const E* grad_wi = g.grad_w_img ? g.grad_w_img + at : g.zeros;
+    const E* grad_we = g.grad_w_evt ? g.grad_w_evt + at : g.zeros;
+    E *grad_mu_i = g.grad_mu_img + at, *grad_lv_i = g.grad_logvar_img + at;
+    E *grad_mu_e = g.grad_mu_evt + at, *grad_lv_e = g.grad_logvar_evt + at;
     const TermSlopes<T> s = slopes;
     const T half_i = s.kl_img / 2, half_e = s.kl_evt / 2;
-#pragma omp simd
-    for (int64_t d = 0; d < dim; ++d) {
-        const T m_i = mu_i[d], m_e = mu_e[d], grad_m = grad_mean[d], grad_v = grad_var[d];
-        const Weights<T> w = weigh<T, Saturated>(lv_i[d], lv_e[d], c_i[d], c_e[d], eps, limit);
-        grad_mu_i[d] = w.w_img * grad_m + s.own_img * m_i + s.cross * m_e;
-        grad_mu_e[d] = w.w_evt * grad_m + s.own_evt * m_e + s.cross * m_i;
-        const T change = grad_m * (m_i - m_e) + (grad_wi[d] - grad_we[d]);
-        const T share_i = -change * w.slope_img, share_e = change * w.slope_evt;
-        const T rest_i = grad_v * w.var_slope_img + half_i * w.u_img, rest_e = grad_v * w.var_slope_evt + half_e * w.u_evt;
+    over<T>(in.dim, streamed, [&](int64_t d, auto io) {
+        using V = Vec<T>;
+        prefetch_all(d + in.dim, mu_i, lv_i, mu_e, lv_e, grad_mean, grad_var);
+        const V m_i = io.load(mu_i + d), m_e = io.load(mu_e + d), l_i = io.load(lv_i + d), l_e = io.load(lv_e + d);
+        const auto w = weigh<T, Saturated>(l_i, l_e, io.load(c_i + d), io.load(c_e + d), eps, limit);
+        const V grad_m = io.load(grad_mean + d), grad_v = through_cut(io.load(grad_var + d), w.var, grad_var);
+        io.stream(grad_mu_i + d, w.w_img * grad_m + s.own_img * m_i + s.cross * m_e);
+        io.stream(grad_mu_e + d, w.w_evt * grad_m + s.own_evt * m_e + s.cross * m_i);
+        const V change = grad_m * (m_i - m_e) + (io.load(grad_wi + d) - io.load(grad_we + d));
+        const V share_i = -change * w.slope_img, share_e = change * w.slope_evt;
+        const V rest_i = grad_v * w.var_slope_img + half_i * w.u_img, rest_e = grad_v * w.var_slope_evt + half_e * w.u_evt;
         // a saturated variance no longer follows its logvar, but still its factor c
-        grad_lv_i[d] = share_i + (Saturated && lv_i[d] > limit ? T(0) : rest_i) - half_i;
-        grad_lv_e[d] = share_e + (Saturated && lv_e[d] > limit ? T(0) : rest_e) - half_e;
+        const V follows_i = Saturated ? (l_i > limit ? V{} : rest_i) : rest_i;
+        const V follows_e = Saturated ? (l_e > limit ? V{} : rest_e) : rest_e;
+        io.stream(grad_lv_i + d, share_i + follows_i - half_i);
+        io.stream(grad_lv_e + d, share_e + follows_e - half_e);
         if (WithC) {
-            sum_i[d] += share_i + rest_i - half_i;
-            sum_e[d] += share_e + rest_e - half_e;
+            io.store(sum_i + d, io.load(sum_i + d) + (share_i + rest_i - half_i));
+            io.store(sum_e + d, io.load(sum_e + d) + (share_e + rest_e - half_e));
         }
-    }
+    });
 }
 
-template <class T, bool WithC>
-void backward(const FusionInputs<T>& in, const FusionGradients<T>& g) {
+template <bool WithC, class E, class T = Arithmetic<E>>
+void backward(const FusionInputs<E>& in, const FusionGradients<E>& g) {
     const int64_t dim = in.dim, valid = valid_rows(in);
-    T* const fields[] = {g.grad_mu_img, g.grad_logvar_img, g.grad_mu_evt, g.grad_logvar_evt};
+    E* const fields[] = {g.grad_mu_img, g.grad_logvar_img, g.grad_mu_evt, g.grad_logvar_evt};
+    const bool streamed = past_caches(in.rows, dim, fields);
     const double per_position = valid ? 1.0 / double(valid) : 0.0;
-#pragma omp parallel for num_threads(in.threads) schedule(static)
-    for (int64_t block = 0; block < fusion_blocks; ++block) {
-        T* sum_i = WithC ? g.partial + 2 * block * dim : nullptr;
-        T* sum_e = WithC ? sum_i + dim : nullptr;
-        if (WithC) memset(sum_i, 0, 2 * dim * sizeof(T));
-        const int64_t end = in.rows * (block + 1) / fusion_blocks;
-        for (int64_t row = in.rows * block / fusion_blocks; row < end; ++row) {
-            const int64_t at = row * dim;
-            if (!is_valid(in, row)) {
-                for (T* field : fields) memset(field + at, 0, dim * sizeof(T));
-                continue;
+#pragma omp parallel num_threads(in.threads)
+    {
+#pragma omp for schedule(static) nowait
+        for (int64_t block = 0; block < fusion_blocks; ++block) {
+            T* sum_i = WithC ? g.partial + 2 * block * dim : nullptr;
+            T* sum_e = WithC ? sum_i + dim : nullptr;
+            if (WithC) memset(sum_i, 0, 2 * dim * sizeof(T));
+            const int64_t end = in.rows * (block + 1) / fusion_blocks;
+            for (int64_t row = in.rows * block / fusion_blocks; row < end; ++row) {
+                const int64_t at = row * dim;
+                if (!is_valid(in, row)) {
+                    for (E* field : fields) memset((void*)(field + at), 0, dim * sizeof(E));
+                    continue;
+                }
+                TermSlopes<T> slopes;
+                if (g.grad_terms) slopes = term_slopes(in, g.grad_terms, row, per_position);
+                if (any_above(in.logvar_img + at, in.logvar_evt + at, dim, in.limit))
+                    backward_row<true, WithC>(in, g, row, streamed, slopes, sum_i, sum_e);
+                else
+                    backward_row<false, WithC>(in, g, row, streamed, slopes, sum_i, sum_e);
             }
-            TermSlopes<T> slopes;
-            if (g.grad_terms) slopes = term_slopes(in, g.grad_terms, row, per_position);
-            if (any_above(in.logvar_img + at, in.logvar_evt + at, dim, in.limit))
-                backward_row<T, true, WithC>(in, g, row, slopes, sum_i, sum_e);
-            else
-                backward_row<T, false, WithC>(in, g, row, slopes, sum_i, sum_e);
         }
+        if (streamed) finish_streams();
     }
     if (WithC) {
         for (int64_t d = 0; d < dim; ++d) {
@@ -289,27 +317,30 @@ void backward(const FusionInputs<T>& in, const FusionGradients<T>& g) {
 
 }  // namespace
 
-template <class T>
-void fusion_forward(const FusionInputs<T>& in, const FusionOutputs<T>& out) {
+template <class E>
+void fusion_forward(const FusionInputs<E>& in, const FusionOutputs<E>& out) {
     if (out.mean && out.partial)
-        forward<T, true, true>(in, out);
+        forward<true, true>(in, out);
     else if (out.mean)
-        forward<T, true, false>(in, out);
+        forward<true, false>(in, out);
     else if (out.partial)
-        forward<T, false, true>(in, out);
+        forward<false, true>(in, out);
 }
 
-template <class T>
-void fusion_backward(const FusionInputs<T>& in, const FusionGradients<T>& g) {
+template <class E>
+void fusion_backward(const FusionInputs<E>& in, const FusionGradients<E>& g) {
     if (g.partial)
-        backward<T, true>(in, g);
+        backward<true>(in, g);
     else
-        backward<T, false>(in, g);
+        backward<false>(in, g);
 }
 
-template void fusion_forward<float>(const FusionInputs<float>&, const FusionOutputs<float>&);
-template void fusion_forward<double>(const FusionInputs<double>&, const FusionOutputs<double>&);
-template void fusion_backward<float>(const FusionInputs<float>&, const FusionGradients<float>&);
-template void fusion_backward<double>(const FusionInputs<double>&, const FusionGradients<double>&);
+#define IEF_INSTANTIATE(E)                                                           \
+    template void fusion_forward<E>(const FusionInputs<E>&, const FusionOutputs<E>&); \
+    template void fusion_backward<E>(const FusionInputs<E>&, const FusionGradients<E>&);
+IEF_INSTANTIATE(float)
+IEF_INSTANTIATE(double)
+IEF_INSTANTIATE(bfloat16)
+IEF_INSTANTIATE(float16)
 
 }  // namespace ief::IEF_ISA

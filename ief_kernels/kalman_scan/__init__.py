@@ -122,10 +122,9 @@ def kalman_scan(
         q = torch.full((1,), process_noise, dtype=arithmetic, device=x.device)
     weight = influence(nu, x.device, arithmetic)
     s0, p0 = (None, None) if initial_state is None else (part.to(arithmetic) for part in initial_state)
-    inside = dtype if choice.backend == "triton" else arithmetic
     mean, variance, gain, s, p = KalmanScanFunction.apply(
-        x.to(inside),
-        var.to(inside),
+        x.to(dtype),
+        var.to(dtype),
         lengths,
         q,
         None if weight is None else weight.reshape(1),
@@ -135,4 +134,4 @@ def kalman_scan(
         choice.backend,
         keep_states,
     )
-    return Scan(mean.to(dtype), variance.to(dtype), gain.to(dtype), (s, p))
+    return Scan(mean, variance, gain, (s, p))

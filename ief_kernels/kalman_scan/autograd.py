@@ -1,9 +1,8 @@
 """The scan as a pair of registered operators, and the autograd Function on top of them.
 
-Saved for the backward pass: the inputs and the states (mean, var), from which the gain is computed again. The C++
-kernels take float32 and float64, the Triton kernels float16, bfloat16 and float32. Rounded states are too inexact for
-the backward pass, so the Triton kernels keep states of half precision in float32: all of them or every 32nd
-(`paths.kept_every`).
+Saved for the backward pass: the inputs and the states (mean, var), from which the gain is computed again. Rounded
+states are too inexact for the backward pass. So states of half precision are kept in float32: by the C++ kernels every
+16th (`native.kept_states`), by the Triton kernels all of them or every 32nd (`paths.kept_every`).
 """
 
 from __future__ import annotations
@@ -57,8 +56,12 @@ def _forward_fake(
     s, p = (x.new_empty((x.shape[0], x.shape[2]), dtype=dtype) for _ in range(2))
     shape: tuple[int, ...] = (0,)
     if keep_states and x.dtype != dtype:
-        every = kept_every(*x.shape, robust=influence is not None, eps=eps)
-        shape = (2, x.shape[0], x.shape[1] // every, x.shape[2])
+        batch, steps, dim = x.shape
+        if backend == "native":
+            rows = native.kept_states(steps)
+        else:
+            rows = steps // kept_every(*x.shape, robust=influence is not None, eps=eps)
+        shape = (2, batch, rows, dim)
     states = x.new_empty(shape, dtype=dtype)
     return mean, variance, gain, s, p, states
 

@@ -6,11 +6,19 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._tensors import FLOATS, address, useful_threads
+from .._tensors import FLOATS, address, compute_dtype, useful_threads
 from ..dispatch import native_check, register_backend
 from .reference import DIFFUSE
 
 register_backend("kalman_scan", "native", native_check(FLOATS))
+
+
+def kept_states(steps: int) -> int:
+    """Return how many states `forward` keeps in full precision of a half-precision sequence of `steps` steps.
+
+    One per block of steps, from which `backward` computes the others again. Without a whole block there is none.
+    """
+    return max(steps - 1, 0) // int(_native.extension().scan_block)
 
 
 class _Call:
@@ -33,7 +41,7 @@ class _Call:
             None if tensor is None else tensor.contiguous() for tensor in (x, var, lengths, q, influence, s0, p0)
         ]
         self.keywords = {
-            "wide": x.dtype == torch.float64,
+            "dtype": str(x.dtype).removeprefix("torch."),
             "inputs": [address(tensor) for tensor in self.inputs],
             "shape": tuple(x.shape),
             "eps": eps,
@@ -56,17 +64,23 @@ def forward(
     """Run the filter.
 
     Returns:
-        Mean, variance and gain (B, T, D), the state s and p (B, D), all in x's dtype (float32 or float64), and an
-        empty tensor: `keep_states` needs no copy here, since nothing is rounded.
+        Mean, variance and gain (B, T, D) in x's dtype, the state s and p (B, D) in the arithmetic's, and for half
+        precision with `keep_states` (2, B, `kept_states(T)`, D) means and variances in float32. Otherwise the last
+        tensor is empty: mean and variance are not rounded, or nobody asks for a gradient.
     """
-    batch, _, dim = x.shape
+    batch, steps, dim = x.shape
+    arithmetic = compute_dtype(x.dtype)
     outputs = [torch.empty(x.shape, dtype=x.dtype) for _ in range(3)]
-    outputs += [torch.empty((batch, dim), dtype=x.dtype) for _ in range(2)]
+    outputs += [torch.empty((batch, dim), dtype=arithmetic) for _ in range(2)]
+    keep = keep_states and x.dtype != arithmetic
+    states = torch.empty((2, batch, kept_states(steps), dim) if keep else (0,), dtype=arithmetic)
     call = _Call(x, var, lengths, q, influence, eps, s0, p0)
     if batch and dim:
-        _native.extension().scan_forward(outputs=[tensor.data_ptr() for tensor in outputs], **call.keywords)
+        kept = [states[0].data_ptr(), states[1].data_ptr()] if keep else [0, 0]
+        outputs_at = [*(tensor.data_ptr() for tensor in outputs), *kept]
+        _native.extension().scan_forward(outputs=outputs_at, **call.keywords)
     mean, variance, gain, s, p = outputs
-    return mean, variance, gain, s, p, x.new_empty(0)
+    return mean, variance, gain, s, p, states
 
 
 def backward(
@@ -86,7 +100,7 @@ def backward(
 
     Args:
         grads: incoming gradients of mean, variance, gain, s and p; None where absent.
-        mean: what `forward` returned.
+        mean: what `forward` returned; for half precision the means among the states that it kept.
         variance: as mean.
         x: what `forward` took, and so are the rest.
         var: (B, T, D).
@@ -101,10 +115,11 @@ def backward(
     call = _Call(x, var, lengths, q, influence, eps, s0, p0)
     incoming = [mean.contiguous(), variance.contiguous()]
     optional = [None if grad is None else grad.contiguous() for grad in grads]
+    arithmetic = compute_dtype(x.dtype)
     grad_x, grad_var = (torch.empty(x.shape, dtype=x.dtype) for _ in range(2))
-    grad_s0, grad_p0 = (torch.empty((0,) if s0 is None else (batch, dim), dtype=x.dtype) for _ in range(2))
-    grad_q = torch.zeros(dim, dtype=x.dtype)
-    grad_influence = torch.zeros(1, dtype=x.dtype)
+    grad_s0, grad_p0 = (torch.empty((0,) if s0 is None else (batch, dim), dtype=arithmetic) for _ in range(2))
+    grad_q = torch.zeros(dim, dtype=arithmetic)
+    grad_influence = torch.zeros(1, dtype=arithmetic)
     partial = torch.empty((2, batch, dim), dtype=torch.float64)
     if batch and dim:
         outgoing = [grad_x, grad_var, None if s0 is None else grad_s0, None if s0 is None else grad_p0, partial, grad_q]

@@ -15,28 +15,31 @@ for _op in ("precision_fusion", "fusion_terms", "fusion_and_terms"):
 
 
 class _Call:
-    """Contiguous inputs in the arithmetic's dtype, kept alive while the kernel runs, and what both kernels take."""
+    """Contiguous inputs, kept alive while the kernel runs, and what both kernels take."""
 
     def __init__(self, tensors: tuple[Tensor, ...], c: tuple[Tensor, Tensor], lengths: Tensor | None, eps: float):
         first = tensors[0]
-        self.dtype = compute_dtype(first.dtype)
+        self.dtype, self.arithmetic = first.dtype, compute_dtype(first.dtype)
         self.dim = first.shape[-1]
         self.rows = first.numel() // self.dim if self.dim else first[..., :0].shape[:-1].numel()
         self.inputs = [tensor.to(self.dtype).contiguous() for tensor in tensors]
-        self.inputs += [scale.to(self.dtype).expand(self.dim).contiguous() for scale in c]
+        self.inputs += [scale.to(self.arithmetic).expand(self.dim).contiguous() for scale in c]
         self.lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
         steps = first.shape[1] if lengths is not None else self.rows
         self.keywords = {
-            "wide": self.dtype == torch.float64,
+            "dtype": str(self.dtype).removeprefix("torch."),
             "inputs": [*(tensor.data_ptr() for tensor in self.inputs), address(self.lengths)],
             "shape": (self.rows, steps, self.dim),
             "eps": max(eps, SMALLEST_EPS),
-            "limit": LOGVAR_LIMIT[self.dtype],
+            "limit": LOGVAR_LIMIT[self.arithmetic],
             "threads": useful_threads(torch.get_num_threads(), first.numel()),
         }
 
     def new(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype)
+
+    def new_sums(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.arithmetic)
 
 
 def forward(
@@ -48,19 +51,17 @@ def forward(
     with_terms: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return mean, var, w_img and w_evt (empty without `fuse`), and the four terms (empty without `with_terms`)."""
-    shape, dtype = tensors[0].shape, tensors[0].dtype
+    shape = tensors[0].shape
     call = _Call(tensors, c, lengths, eps)
     fields = [call.new(*shape) if fuse else call.new(0) for _ in range(4)]
-    terms = call.new(4 if with_terms else 0)
+    terms = call.new_sums(4 if with_terms else 0)
     partial = torch.empty((call.rows if with_terms else 0, 4), dtype=torch.float64)
     if call.rows and call.dim:
         outputs = [*(field.data_ptr() if fuse else 0 for field in fields), partial.data_ptr(), terms.data_ptr()]
         _native.extension().fusion_forward(outputs=outputs, **call.keywords)
     else:
         terms.zero_()
-    if dtype == torch.float16:
-        fields[1].clamp_(max=torch.finfo(dtype).max)
-    mean, var, w_img, w_evt = (field.to(dtype) for field in fields)
+    mean, var, w_img, w_evt = fields
     return mean, var, w_img, w_evt, terms
 
 
@@ -82,17 +83,15 @@ def backward(
         eps: added to each variance.
         with_c: whether the gradients of c are wanted.
     """
-    shape, dtype = tensors[0].shape, tensors[0].dtype
+    shape = tensors[0].shape
     call = _Call(tensors, c, lengths, eps)
-    incoming = [None if grad is None else grad.to(call.dtype).contiguous() for grad in grads]
-    if dtype == torch.float16 and incoming[1] is not None:
-        # where the forward pass cut the variance at float16's largest number, no gradient passes
-        var = forward(tuple(tensor.float() for tensor in tensors), c, lengths, eps, True, False)[1]
-        incoming[1] = torch.where(var > torch.finfo(dtype).max, 0, incoming[1])
+    *fields, terms = grads
+    incoming = [None if grad is None else grad.to(call.dtype).contiguous() for grad in fields]
+    incoming.append(None if terms is None else terms.to(call.arithmetic).contiguous())
     zeros = torch.zeros(call.dim, dtype=call.dtype)
     outgoing = [call.new(*shape) for _ in range(4)]
-    partial = call.new(_native.extension().fusion_blocks, 2, call.dim) if with_c else None
-    sums = [call.new(call.dim if with_c else 0) for _ in range(2)]
+    partial = call.new_sums(_native.extension().fusion_blocks, 2, call.dim) if with_c else None
+    sums = [call.new_sums(call.dim if with_c else 0) for _ in range(2)]
     if call.rows and call.dim:
         _native.extension().fusion_backward(
             incoming=[*(address(grad) for grad in incoming), zeros.data_ptr()],
@@ -102,7 +101,7 @@ def backward(
     else:
         for total in sums:
             total.zero_()
-    mu_img, logvar_img, mu_evt, logvar_evt = (gradient.to(dtype) for gradient in outgoing)
+    mu_img, logvar_img, mu_evt, logvar_evt = outgoing
     c_img, c_evt = (
         total.sum(0, keepdim=True) if with_c and scale.numel() == 1 else total
         for total, scale in zip(sums, c, strict=True)
