@@ -12,6 +12,7 @@ Environment variables read here:
 =========================  ===========================================================================================
 CXX                        the C++ compiler (otherwise c++, g++ or clang++, the first one found)
 CXXFLAGS, LDFLAGS          added to the compiler's and the linker's flags
+ARCHFLAGS                  macOS: the architectures, such as ``-arch arm64 -arch x86_64`` for both in one file
 MAX_JOBS                   how many files are compiled at once (otherwise as many as cores and memory allow)
 IEF_KERNELS_SKIP_CUDA=1    build no CUDA kernels although nvcc is there
 IEF_KERNELS_FORCE_CUDA=1   fail if CUDA kernels cannot be built, instead of leaving them out
@@ -156,11 +157,20 @@ def openmp_flags(compiler: list[str]) -> tuple[list[str], list[str]]:
         if accepts(compiler, [*compile_flags, *link_flags], code, link=True):
             return compile_flags, link_flags
     say("no OpenMP with this compiler; the native kernels will run on one thread")
-    return ["-Wno-unknown-pragmas"], []
+    # Vectors need no OpenMP library, but without this flag a sum stays scalar.
+    simd = [flag for flag in ["-fopenmp-simd"] if accepts(compiler, [flag])]
+    return [*simd, "-Wno-unknown-pragmas"], []
+
+
+def arch_flags() -> list[str]:
+    """What ARCHFLAGS says on macOS, where one file can hold code for several architectures."""
+    return shlex.split(os.environ.get("ARCHFLAGS", "")) if sys.platform == "darwin" else []
 
 
 def instruction_sets(compiler: list[str]) -> list[str]:
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+    """Instruction sets to compile for. "scalar" is the base of the architecture, vectors included (SSE2, NEON)."""
+    named = [word for word in arch_flags() if not word.startswith("-")]
+    if any(machine.lower() not in ("x86_64", "amd64") for machine in named or [platform.machine()]):
         return ["scalar"]
     return [isa for isa, flags in ISA_FLAGS.items() if accepts(compiler, flags)]
 
@@ -216,6 +226,7 @@ def compile_stale(plan: list[Job], compiler: str, purpose: str) -> None:
 
 
 def build(compiler: list[str], target: Path) -> None:
+    compiler = [*compiler, *arch_flags()]
     isas = instruction_sets(compiler)
     omp_compile, omp_link = openmp_flags(compiler)
     bindings = sorted((CSRC / "cpu").glob("*_bind.cpp"))
