@@ -12,7 +12,7 @@ import torch
 
 from bench import memory, timing
 from bench.ceilings import Ceilings, dtype_name
-from bench.operators import OPERATORS, Case, Work
+from bench.operators import CALLS, OPERATORS, Case, Work
 from bench.providers import COMPILED, PROVIDERS
 from bench.timing import Budget, Timing
 from bench.trial import Trial
@@ -115,7 +115,8 @@ def _fill(row: Row, measured: Timing, work: Work) -> None:
     row.gigabytes, row.gigaoperations = work.bytes / 1e9, work.operations / 1e9
     row.gigabytes_per_s = row.gigabytes / median
     row.gigaoperations_per_s = row.gigaoperations / median
-    row.ceiling = "copy" if OPERATORS[row.op].ceiling == "copy" else f"gemm_{row.dtype}"
+    if row.size not in CALLS:
+        row.ceiling = "copy" if OPERATORS[row.op].ceiling == "copy" else f"gemm_{row.dtype}"
 
 
 def rate(rows: Iterable[Row], ceilings: dict[str, float]) -> None:

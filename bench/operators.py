@@ -17,6 +17,9 @@ from torch import Tensor
 import ief_kernels
 
 SIZES = ("inference", "odd", "small", "training", "long")
+CALLS = ("call-overhead", "call-overhead-training")
+"""Sizes at which the kernel's work is nothing, so that the time is that of Python and torch around it."""
+
 FRAME = (16, 256, 340, 3)
 STEPS = 10
 
@@ -27,12 +30,14 @@ class Case:
 
     Attributes:
         op: name in `OPERATORS`.
-        size: which of `SIZES`, or a variant: "robust", "surrogate".
+        size: which of `SIZES` or `CALLS`, or a variant: "robust", "surrogate".
         shape: of the first input: (B, T, D), or (N, S, H, W, 3) frames, or (n, H, W, 3) of one video.
         dtype: of the floating-point inputs.
         trains: gradients are wanted, so backward is timed too.
         latency: a call's time on an idle device is what counts, launches included.
         nu: degrees of freedom of the robust scan, else None.
+        calls: number of calls in a row that one sample is the mean of.
+        steps: number of blocks of `refine`.
     """
 
     op: str
@@ -42,6 +47,8 @@ class Case:
     trains: bool = True
     latency: bool = False
     nu: float | None = None
+    calls: int = 1
+    steps: int = STEPS
 
 
 class Work(NamedTuple):
@@ -143,6 +150,12 @@ def _fusion_work(case: Case) -> tuple[Work, Work]:
     return Work(8 * size * elements, 16 * elements), Work(10 * size * elements, 34 * elements)
 
 
+def _terms_work(case: Case) -> tuple[Work, Work]:
+    elements, size = prod(case.shape), _bytes(case.dtype)
+    valid = sum(_lengths(case)) * case.shape[-1]
+    return Work(size * 4 * valid, 14 * valid), Work(size * (4 * valid + 4 * elements), 14 * valid)
+
+
 def _fusion_terms_work(case: Case) -> tuple[Work, Work]:
     elements, size = prod(case.shape), _bytes(case.dtype)
     valid = sum(_lengths(case)) * case.shape[-1]
@@ -185,17 +198,17 @@ def _refine_inputs(case: Case, device: torch.device) -> Inputs:
 
     values = {
         "z": torch.randn(case.shape, device=device),
-        "w1": uniform(STEPS, dim, dim),
-        "b1": 6 * uniform(STEPS, dim).sign(),
-        "w2": 0.1 * uniform(STEPS, dim, dim),  # small, so that z stays near the size that the margin is for
-        "b2": uniform(STEPS, dim),
+        "w1": uniform(case.steps, dim, dim),
+        "b1": 6 * uniform(case.steps, dim).sign(),
+        "w2": 0.1 * uniform(case.steps, dim, dim),  # small, so that z stays near the size that the margin is for
+        "b2": uniform(case.steps, dim),
     }
     return {name: value.to(case.dtype).requires_grad_(case.trains) for name, value in values.items()}
 
 
 def _refine_work(case: Case) -> tuple[Work, Work]:
     dim, size = case.shape[-1], _bytes(case.dtype)
-    elements, weights = prod(case.shape), STEPS * 2 * dim * dim
+    elements, weights = prod(case.shape), case.steps * 2 * dim * dim
     products = 2 * weights * (elements // dim)
     return Work(size * (2 * elements + weights), products), Work(size * (3 * elements + 2 * weights), 2 * products)
 
@@ -206,6 +219,7 @@ OPERATORS: dict[str, Operator] = {
     "event_synthesis": Operator(_frames, _event_work, tensors_of),
     "ten_crop_events": Operator(_frames, _crop_work, tensors_of),
     "precision_fusion": Operator(_beliefs, _fusion_work, lambda fusion: fusion[:2]),
+    "fusion_terms": Operator(_ragged_beliefs, _terms_work, tensors_of),
     "fusion_and_terms": Operator(
         _ragged_beliefs, _fusion_terms_work, lambda result: [*result[0][:2], *tensors_of(result[1])]
     ),
@@ -235,6 +249,7 @@ def _cpu_cases(quick: bool) -> list[Case]:
         found.append(Case(op, "small", small))
         if op == "precision_fusion" or not quick:
             found.append(Case(op, "training", training))
+    found += _call_cases()
     if quick:
         return [*found, Case("refine", "odd", odd)]
     found += [
@@ -253,6 +268,17 @@ def _cpu_cases(quick: bool) -> list[Case]:
         found.append(Case(op, "long", long))
         found += [Case(op, "training", training, dtype) for dtype in (torch.bfloat16, torch.float64)]
     return sorted(found, key=lambda case: list(OPERATORS).index(case.op))
+
+
+def _call_cases() -> list[Case]:
+    """Calls on a few elements, without gradients and with; `refine` with one block."""
+    without, training = CALLS
+    frames = Case("event_synthesis", without, (1, 4, 4, 8, 3), torch.uint8, trains=False, calls=100)
+    found = [frames]
+    for op in ("precision_fusion", "fusion_terms", "fusion_and_terms", "kalman_scan", "refine"):
+        found.append(Case(op, without, (1, 4, 8), trains=False, calls=100, steps=1))
+        found.append(Case(op, training, (1, 4, 8), calls=100, steps=1))
+    return found
 
 
 def _cuda_cases(quick: bool) -> list[Case]:

@@ -45,6 +45,8 @@ def refusal(provider: str, case: Case, device: torch.device, *, quick: bool = Fa
         return reason
     if quick and (provider, case.op, case.size) != ("compile", "precision_fusion", "training") and provider in SLOW:
         return "compiling takes too long for --quick"
+    if case.calls > 1 and provider in ("plain", "compile", "associative"):
+        return "the overhead of a call is that of the package's own functions"
     cuda = device.type == "cuda"
     if provider == "native" and cuda:
         return "its kernels run on the CPU"

@@ -80,7 +80,9 @@ def result_table(rows: Sequence[Row]) -> str:
             row.direction if last != (case, row.direction) else "",
         )
         last = (case, row.direction)
-        if row.ceiling == "copy":
+        if row.ceiling is None:
+            rate = ""
+        elif row.ceiling == "copy":
             rate = "" if row.gigabytes_per_s is None else f"{significant(row.gigabytes_per_s)} GB/s"
         else:
             rate = "" if row.gigaoperations_per_s is None else f"{significant(row.gigaoperations_per_s)} GFLOP/s"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from bench.measure import Row
+from bench.operators import CALLS
 from bench.tables import significant, text_table
 from bench.timing import ratio
 
@@ -94,6 +95,15 @@ def _cpu(results: _Results, memory: Sequence[dict[str, Any]]) -> list[Target]:
     share = native / reference if native and reference else None
     name = "peak memory of fusion + scan + refine training: share of reference's"
     found.append(Target(name, 0.5, share, at_most=True))
+    without, training = CALLS
+    for op in ("event_synthesis", "precision_fusion", "fusion_terms", "fusion_and_terms", "kalman_scan", "refine"):
+        places = [("forward", 25, _Place(op, without, "forward"))]
+        if op != "event_synthesis":
+            places.append(("forward + backward", 60, _Place(op, training, "both")))
+        for name, wanted, place in places:
+            row = results.find(place, FUSED)
+            measured = None if row is None or row.median_ms is None else row.median_ms * 1e3
+            found.append(Target(f"call overhead of {op}, {name} [µs]", wanted, measured, at_most=True))
     return found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import ief_kernels
 import ief_kernels.reference
 from bench.operators import OPERATORS, Case, Inputs, tensors_of
-from bench.providers import PROVIDERS, bind, refusal
+from bench.providers import PROVIDERS, Bound, bind, refusal
 from bench.timing import Laps, Stopwatch
 
 # ‖out − reference‖/‖reference‖ of sums in another order; half precision rounds each output.
@@ -44,6 +44,17 @@ class _Runner:
 
     def __call__(self, index: int) -> Laps:
         bound = self.bound[index % len(self.bound)]
+        passes = 2 if self.case.trains else 1
+        total = [0.0] * passes
+        for _ in range(self.case.calls):
+            total = [sum(pair) for pair in zip(total, self._call(bound), strict=True)]
+        seconds = [part / self.case.calls for part in total]
+        if passes == 1:
+            return {"forward": seconds[0]}
+        return {"forward": seconds[0], "backward": seconds[1], "both": sum(seconds)}
+
+    def _call(self, bound: Bound) -> list[float]:
+        """Seconds of the passes of one call."""
         gradients: tuple[Tensor, ...] = ()
         with torch.set_grad_enabled(self.case.trains):
             self.watch.start()
@@ -56,9 +67,7 @@ class _Runner:
         seconds = self.watch.seconds()
         if self.keep:
             self.kept = [tensor.detach() for tensor in [*tensors_of(result), *bound.gather(gradients)]]
-        if not gradients:
-            return {"forward": seconds[0]}
-        return {"forward": seconds[0], "backward": seconds[1], "both": sum(seconds)}
+        return seconds
 
 
 def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

@@ -1,4 +1,4 @@
-"""What the autograd Functions of all operators share: registration with torch, and the call of a backward operator."""
+"""What the operators share above their kernels: registration with torch, and the calls of Functions and operators."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad, profiler
 
 from ._tensors import refuse_double_backward
+
+_implementations: dict[str, Callable[..., Any]] = {}
 
 
 def register_operator(name: str, schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -25,19 +28,103 @@ def register_operator(name: str, schema: str, implementation: Callable[..., Any]
     library.define(full, schema)
     library.impl(full, "default")(implementation)
     library.register_fake(full)(fake)
+    _implementations[name] = implementation
 
 
-class Gradient(torch.autograd.Function):
-    """A registered backward operator as a Function of its own, so that a second derivative is refused, not wrong.
+def gradients_wanted(*arguments: object) -> bool:
+    """Return whether a backward pass may follow: gradients are enabled, and a tensor among `arguments` requires one."""
+    if torch.is_grad_enabled():
+        for item in arguments:
+            if isinstance(item, Tensor) and item.requires_grad:
+                return True
+    return False
 
-    ``Gradient.apply("refine", *arguments)`` calls ``torch.ops.ief_kernels.refine_backward(*arguments)``.
+
+def run(function: type[torch.autograd.Function], wanted: bool, *arguments: Any) -> Any:
+    """Call an operator's Function, without what has no effect in this call.
+
+    That is the Function itself where no backward pass may follow, and torch's dispatcher where nothing watches it
+    (`_unwatched`). On small tensors both cost more than the kernel does.
+
+    Args:
+        function: its `forward` takes the context, `arguments`, and `straight` for `call`; it keeps that as
+            ``ctx.straight`` for `gradient`.
+        wanted: what `gradients_wanted` said.
+        *arguments: of the Function.
     """
+    straight = _unwatched(arguments)
+    if wanted or forward_ad._current_level >= 0:  # the Function refuses forward-mode gradients
+        return function.apply(*arguments, straight)
+    return function.forward(_NoBackward(), *arguments, straight)
+
+
+class _NoBackward:
+    """The context of a forward pass that no backward pass follows."""
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Save nothing."""
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """There will be no gradients."""
+
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+
+def _unwatched(arguments: tuple[Any, ...]) -> bool:
+    """Return whether a call is plain eager code, so that going through torch's dispatcher changes nothing.
+
+    It changes something for compilers and exporters, modes (fake tensors, a default device), transforms of
+    `torch.func`, forward-mode gradients, traces, the profiler (which then shows operators by name), subclasses of
+    Tensor, and tensors whose memory is not what they say (a lazy negation, zeros without memory).
+    """
+    if torch.compiler.is_compiling():
+        return False
+    c: Any = torch._C
+    if (
+        c._len_torch_dispatch_stack()
+        or c._len_torch_function_stack()
+        or c._are_functorch_transforms_active()
+        or c._get_tracing_state()
+        or forward_ad._current_level >= 0
+        or profiler._is_profiler_enabled
+    ):
+        return False
+    for item in arguments:
+        if isinstance(item, Tensor) and (type(item) not in _PLAIN or item.is_neg() or item._is_zerotensor()):
+            return False
+    return True
+
+
+def call(straight: bool, name: str, *arguments: Any) -> Any:
+    """Call the registered operator ``ief_kernels::<name>``; `straight` leaves out torch's dispatcher."""
+    if straight:
+        return _implementations[name](*arguments)
+    return getattr(torch.ops.ief_kernels, name)(*arguments)
+
+
+def gradient(ctx: Any, op: str, grads: tuple[Tensor | None, ...], *arguments: Any) -> Any:
+    """Call the backward operator of ``op`` in a Function's `backward`; a second derivative is refused, not wrong.
+
+    Args:
+        ctx: the Function's context.
+        op: the operator is ``ief_kernels::<op>_backward``.
+        grads: its first arguments, the incoming gradients.
+        *arguments: its other arguments.
+    """
+    if torch.is_grad_enabled():  # create_graph=True
+        return _Gradient.apply(op, *grads, *arguments)
+    return call(ctx.straight and _unwatched(grads), f"{op}_backward", *grads, *arguments)
+
+
+class _Gradient(torch.autograd.Function):
+    """A registered backward operator as a Function of its own, which has no derivative."""
 
     @staticmethod
     def forward(ctx: Any, op: str, *arguments: Any) -> Any:
         """Call the backward operator of ``op``."""
         ctx.op = op
-        return getattr(torch.ops.ief_kernels, f"{op}_backward")(*arguments)
+        return call(False, f"{op}_backward", *arguments)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -47,4 +134,4 @@ class Gradient(torch.autograd.Function):
 
 def only_wanted(gradients: tuple[Tensor | None, ...], ctx: Any) -> tuple[Tensor | None, ...]:
     """Return gradients in the order of a Function's arguments, None where the argument asks for none."""
-    return tuple(grad if want else None for grad, want in zip(gradients, ctx.needs_input_grad, strict=True))
+    return tuple([grad if want else None for grad, want in zip(gradients, ctx.needs_input_grad, strict=True)])

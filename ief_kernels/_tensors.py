@@ -43,6 +43,11 @@ def promoted_dtype(*tensors: Tensor, states: tuple[Tensor, ...] = ()) -> torch.d
     return dtype
 
 
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the tensor in a dtype; where it has that already, at no cost (a call of `to` is never free)."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def address(tensor: Tensor | None) -> int:
     """Return where the tensor's memory begins, or 0 for None, as the C++ kernels take it."""
     return 0 if tensor is None else tensor.data_ptr()

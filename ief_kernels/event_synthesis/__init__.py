@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from .._autograd import gradients_wanted, run
 from ..dispatch import choose
 from . import reference
 from .arguments import check
-from .autograd import EventSynthesis, forward
+from .autograd import EventSynthesis
 
 __all__ = ["event_synthesis"]
 
@@ -73,8 +73,6 @@ def event_synthesis(
             carry=carry,
             surrogate=surrogate,
         )
-    differentiable = torch.is_grad_enabled() and normalize != "none" and frames.is_floating_point()
-    if differentiable and (frames.requires_grad or (carry is not None and carry.requires_grad)):
-        maps: Tensor = EventSynthesis.apply(frames, carry, settings, choice.backend)
-        return maps
-    return forward(frames, carry, settings, choice.backend)[0]
+    wanted = normalize != "none" and gradients_wanted(frames, carry)  # only floating-point tensors require one
+    maps: Tensor = run(EventSynthesis, wanted, frames, carry, settings, choice.backend)
+    return maps

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._autograd import Gradient, register_operator
+from .._autograd import call, gradient, register_operator
 from . import native, triton_launch
 from .arguments import Settings, map_dtype, map_shape
 
@@ -96,28 +96,24 @@ register_operator(
 )
 
 
-def forward(frames: Tensor, carry: Tensor | None, settings: Settings, backend: str) -> tuple[Tensor, Tensor]:
-    """Call the registered forward operator; return the maps and what their counts were divided by."""
-    s = settings
-    found: tuple[Tensor, Tensor] = torch.ops.ief_kernels.event_synthesis_forward(
-        frames, carry, s.rgb, s.threshold, s.clamp, s.normalize, s.split, backend
-    )
-    return found
-
-
 class EventSynthesis(torch.autograd.Function):
     """Event maps of floating-point frames, with the surrogate gradient (zeros without a surrogate)."""
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, carry: Tensor | None, settings: Settings, backend: str) -> Tensor:
+    def forward(
+        ctx: Any, frames: Tensor, carry: Tensor | None, settings: Settings, backend: str, straight: bool
+    ) -> Tensor:
         """Run the forward operator and keep what the backward pass needs."""
-        maps, scale = forward(frames, carry, settings, backend)
+        s = settings
+        arguments = (frames, carry, s.rgb, s.threshold, s.clamp, s.normalize, s.split, backend)
+        maps, scale = call(straight, "event_synthesis_forward", *arguments)
         ctx.save_for_backward(frames, carry, scale)
-        ctx.settings, ctx.backend = settings, backend
-        return maps
+        ctx.settings, ctx.backend, ctx.straight = settings, backend, straight
+        found: Tensor = maps
+        return found
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         """Run the backward operator."""
         frames, carry, scale = ctx.saved_tensors
         s: Settings = ctx.settings
@@ -125,22 +121,14 @@ class EventSynthesis(torch.autograd.Function):
             grad_frames = torch.zeros_like(frames)
             grad_carry = None if carry is None else torch.zeros_like(carry)
         else:
-            grad_frames, grad_carry = Gradient.apply(
-                "event_synthesis",
-                grad,
-                frames,
-                carry,
-                scale,
-                s.rgb,
-                s.threshold,
-                s.clamp,
-                s.split,
-                s.surrogate,
-                ctx.backend,
+            settings = (s.rgb, s.threshold, s.clamp, s.split, s.surrogate)
+            grad_frames, grad_carry = gradient(
+                ctx, "event_synthesis", (grad,), frames, carry, scale, *settings, ctx.backend
             )
         return (
             grad_frames if ctx.needs_input_grad[0] else None,
             grad_carry if carry is not None and ctx.needs_input_grad[1] else None,
+            None,
             None,
             None,
         )

@@ -13,7 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._autograd import gradients_wanted, run
 from .._tensors import (
+    cast,
     compute_dtype,
     promoted_dtype,
     require_float,
@@ -114,24 +116,25 @@ def kalman_scan(
             x, var, lengths=lengths, process_noise=process_noise, nu=nu, eps=eps, initial_state=initial_state
         )
     arithmetic = compute_dtype(dtype)
-    tensors = [x, var, process_noise, nu, *(initial_state or ())]
-    keep_states = torch.is_grad_enabled() and any(isinstance(item, Tensor) and item.requires_grad for item in tensors)
+    s0, p0 = initial_state or (None, None)
+    wanted = gradients_wanted(x, var, process_noise, nu, s0, p0)
     if isinstance(process_noise, Tensor):
         q = process_noise.to(x.device, arithmetic, non_blocking=True).reshape(-1)
     else:
         q = torch.full((1,), process_noise, dtype=arithmetic, device=x.device)
     weight = influence(nu, x.device, arithmetic)
-    s0, p0 = (None, None) if initial_state is None else (part.to(arithmetic) for part in initial_state)
-    mean, variance, gain, s, p = KalmanScanFunction.apply(
-        x.to(dtype),
-        var.to(dtype),
+    mean, variance, gain, s, p = run(
+        KalmanScanFunction,
+        wanted,
+        cast(x, dtype),
+        cast(var, dtype),
         lengths,
         q,
         None if weight is None else weight.reshape(1),
         eps,
-        s0,
-        p0,
+        None if s0 is None else cast(s0, arithmetic),
+        None if p0 is None else cast(p0, arithmetic),
         choice.backend,
-        keep_states,
+        wanted,
     )
     return Scan(mean, variance, gain, (s, p))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._autograd import Gradient, only_wanted, register_operator
+from .._autograd import call, gradient, only_wanted, register_operator
 from .._tensors import compute_dtype
 from . import native, triton_launch
 from .paths import kept_every
@@ -153,26 +153,29 @@ class KalmanScanFunction(torch.autograd.Function):
         p0: Tensor | None,
         backend: str,
         keep_states: bool,
+        straight: bool,
     ) -> Any:
         """Run the forward operator and keep what the backward pass needs."""
-        *outputs, states = torch.ops.ief_kernels.kalman_scan_forward(
-            x, var, lengths, q, influence, eps, s0, p0, backend, keep_states
+        *outputs, states = call(
+            straight, "kalman_scan_forward", x, var, lengths, q, influence, eps, s0, p0, backend, keep_states
         )
         mean, variance = outputs[:2]
         if keep_states and x.dtype != compute_dtype(x.dtype):
             mean, variance = states.unbind()
         ctx.save_for_backward(mean, variance, x, var, lengths, q, influence, s0, p0)
         ctx.set_materialize_grads(False)
-        ctx.eps, ctx.backend = eps, backend
+        ctx.eps, ctx.backend, ctx.straight = eps, backend, straight
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         """Run the backward operator."""
         if all(grad is None for grad in grads):
-            return (None,) * 10
+            return (None,) * 11
         *saved, s0, p0 = ctx.saved_tensors
-        grad_x, grad_var, grad_q, grad_influence, grad_s0, grad_p0 = Gradient.apply(
-            "kalman_scan", *grads, *saved, ctx.eps, s0, p0, ctx.backend
+        grad_x, grad_var, grad_q, grad_influence, grad_s0, grad_p0 = gradient(
+            ctx, "kalman_scan", grads, *saved, ctx.eps, s0, p0, ctx.backend
         )
-        return only_wanted((grad_x, grad_var, None, grad_q, grad_influence, None, grad_s0, grad_p0, None, None), ctx)
+        return only_wanted(
+            (grad_x, grad_var, None, grad_q, grad_influence, None, grad_s0, grad_p0, None, None, None), ctx
+        )

@@ -18,7 +18,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._autograd import gradients_wanted, run
 from .._tensors import (
+    cast,
     promoted_dtype,
     require_float,
     require_lengths,
@@ -66,25 +68,13 @@ def _apply(
     with_terms: bool,
     backend: str,
 ) -> tuple[Fusion, Terms]:
-    mu_img, logvar_img, mu_evt, logvar_evt = (tensor.to(dtype) for tensor in tensors)
+    mu_img, logvar_img, mu_evt, logvar_evt = (cast(tensor, dtype) for tensor in tensors)
     nu_img, nu_evt = split_nu(nu)
     logvar_img, c_img, factor_img = _scale(logvar_img, nu_img)
     logvar_evt, c_evt, factor_evt = _scale(logvar_evt, nu_evt)
-    *fields, terms = PrecisionFusionFunction.apply(
-        mu_img,
-        logvar_img,
-        mu_evt,
-        logvar_evt,
-        c_img,
-        c_evt,
-        lengths,
-        factor_img,
-        factor_evt,
-        eps,
-        fuse,
-        with_terms,
-        backend,
-    )
+    inputs = (mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt)
+    settings = (factor_img, factor_evt, eps, fuse, with_terms, backend)
+    *fields, terms = run(PrecisionFusionFunction, gradients_wanted(*inputs), *inputs, lengths, *settings)
     return Fusion(*fields), Terms(*terms.unbind()) if with_terms else Terms(terms, terms, terms, terms)
 
 

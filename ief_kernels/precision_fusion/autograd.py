@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._autograd import Gradient, only_wanted, register_operator
+from .._autograd import call, gradient, only_wanted, register_operator
 from .._tensors import compute_dtype
 from . import native, triton_launch
 
@@ -173,13 +173,15 @@ class PrecisionFusionFunction(torch.autograd.Function):
         fuse: bool,
         with_terms: bool,
         backend: str,
+        straight: bool,
     ) -> Any:
         """Run the forward operator and keep what the backward pass needs."""
         tensors = (mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt, lengths)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        ctx.numbers, ctx.fuse, ctx.with_terms, ctx.backend = (factor_img, factor_evt, eps), fuse, with_terms, backend
-        return torch.ops.ief_kernels.precision_fusion_forward(*tensors, *ctx.numbers, fuse, with_terms, backend)
+        numbers = (factor_img, factor_evt, eps)
+        ctx.numbers, ctx.fuse, ctx.with_terms, ctx.backend, ctx.straight = numbers, fuse, with_terms, backend, straight
+        return call(straight, "precision_fusion_forward", *tensors, *numbers, fuse, with_terms, backend)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -187,8 +189,8 @@ class PrecisionFusionFunction(torch.autograd.Function):
         fields = grads[:4] if ctx.fuse else (None,) * 4
         terms = grads[4] if ctx.with_terms else None
         if terms is None and all(field is None for field in fields):
-            return (None,) * 13
+            return (None,) * 14
         with_c = any(ctx.needs_input_grad[4:6])
-        arguments = (*fields, terms, *ctx.saved_tensors, *ctx.numbers, with_c, ctx.backend)
-        gradients = Gradient.apply("precision_fusion", *arguments)
-        return only_wanted((*gradients, *(None,) * 7), ctx)
+        arguments = (*ctx.saved_tensors, *ctx.numbers, with_c, ctx.backend)
+        gradients = gradient(ctx, "precision_fusion", (*fields, terms), *arguments)
+        return only_wanted((*gradients, *(None,) * 8), ctx)

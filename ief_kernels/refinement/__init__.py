@@ -5,10 +5,10 @@ The source is ``docs/specification.md#refinement`` (paper, section 3.5).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from .._tensors import promoted_dtype, require_float, require_same_device
+from .._autograd import gradients_wanted, run
+from .._tensors import cast, promoted_dtype, require_float, require_same_device
 from ..dispatch import choose
 from . import reference
 from .autograd import RefineFunction
@@ -81,11 +81,10 @@ def refine(
         return z.to(dtype)
     if choice.backend == "reference":
         return reference.refine(z, w1, b1, w2, b2, attenuation=attenuation, steps=steps)
-    trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, w1, b1, w2, b2))
-    every = min(checkpoint_every, count) if trains else count
+    wanted = gradients_wanted(z, w1, b1, w2, b2)
+    every = min(checkpoint_every, count) if wanted else count
     if inside == promoted_dtype(z, w1, b1, w2, b2):  # else autocast is on, and the kernels convert the weights
-        w1, b1, w2, b2 = (weight if weight.dtype == dtype else weight.to(dtype) for weight in (w1, b1, w2, b2))
-    refined: Tensor = RefineFunction.apply(
-        z.to(dtype), w1, b1, w2, b2, attenuation, count, every, inside, choice.backend
-    )
+        w1, b1, w2, b2 = (cast(weight, dtype) for weight in (w1, b1, w2, b2))
+    settings = (attenuation, count, every, inside, choice.backend)
+    refined: Tensor = run(RefineFunction, wanted, cast(z, dtype), w1, b1, w2, b2, *settings)
     return refined

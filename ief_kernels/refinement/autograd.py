@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._autograd import Gradient, only_wanted, register_operator
+from .._autograd import call, gradient, only_wanted, register_operator
 from .._tensors import compute_dtype
 from . import native, triton_launch
 from .native import kept_steps
@@ -131,12 +131,13 @@ class RefineFunction(torch.autograd.Function):
         every: int,
         dtype: torch.dtype,
         backend: str,
+        straight: bool,
     ) -> Tensor:
         """Run the forward operator and keep what the backward pass needs."""
         settings = (attenuation, steps, every, dtype)
-        refined, saved = torch.ops.ief_kernels.refine_forward(z, w1, b1, w2, b2, *settings, backend)
+        refined, saved = call(straight, "refine_forward", z, w1, b1, w2, b2, *settings, backend)
         ctx.save_for_backward(z, saved, w1, b1, w2, b2)
-        ctx.settings, ctx.backend = settings, backend
+        ctx.settings, ctx.backend, ctx.straight = settings, backend, straight
         found: Tensor = refined
         return found
 
@@ -144,5 +145,5 @@ class RefineFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         """Run the backward operator."""
         with_weights = any(ctx.needs_input_grad[1:5])
-        gradients = Gradient.apply("refine", grad, *ctx.saved_tensors, *ctx.settings, with_weights, ctx.backend)
-        return only_wanted((*gradients, *(None,) * 5), ctx)
+        gradients = gradient(ctx, "refine", (grad,), *ctx.saved_tensors, *ctx.settings, with_weights, ctx.backend)
+        return only_wanted((*gradients, *(None,) * 6), ctx)

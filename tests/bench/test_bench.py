@@ -9,6 +9,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -31,7 +32,7 @@ from bench import (
 from bench.__main__ import commands, main
 from bench.ceilings import Ceilings, gemm_rate
 from bench.command import file_stem, parse
-from bench.operators import OPERATORS, Case, Work, cases, tensors_of
+from bench.operators import CALLS, OPERATORS, Case, Work, cases, tensors_of
 from bench.timing import Budget
 from ief_kernels import _products, reference
 
@@ -215,10 +216,12 @@ def test_work_counts_each_tensor_once() -> None:
 def test_cases_are_distinct_and_cover_every_operator(device: str, quick: bool) -> None:
     found = cases(torch.device(device), quick=quick)
     assert len(set(found)) == len(found)
-    assert {case.op for case in found} >= set(OPERATORS) - ({"ten_crop_events"} if device == "cuda" else set())
+    cpu_alone = {"ten_crop_events", "fusion_terms"}
+    assert {case.op for case in found} >= set(OPERATORS) - (cpu_alone if device == "cuda" else set())
     if not quick:
         sizes = {case.size for case in found if case.op == "kalman_scan"}
-        assert sizes == {"training", "inference", "small", "long", "odd", "robust"}
+        assert sizes - set(CALLS) == {"training", "inference", "small", "long", "odd", "robust"}
+        assert sizes >= set(CALLS) or device == "cuda"
         assert {case.dtype for case in found if case.op == "kalman_scan"} >= {torch.float32, torch.bfloat16}
 
 
@@ -274,8 +277,22 @@ def test_result_table() -> None:
     assert len({len(line) for line in tables.text_table(("a", "b"), [("x", "yy"), ("zzz", "w")]).splitlines()}) == 1
 
 
+def test_a_sample_of_the_call_overhead_is_a_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("precision_fusion", "call-overhead-training", (1, 4, 8), calls=5)
+    runner = trial.Trial(case, CPU, ("reference",)).runners["reference"]
+    runner.bound, calls = runner.bound[:1], itertools.count()
+    call = runner.bound[0].call
+    monkeypatch.setattr(runner.bound[0], "call", lambda: (next(calls), call())[1])
+    began = time.perf_counter()
+    laps = runner(0)
+    assert 5 * laps["both"] <= time.perf_counter() - began
+    assert next(calls) == 5 and laps["both"] == pytest.approx(laps["forward"] + laps["backward"])
+    assert "package's own functions" in (providers.refusal("plain", case, CPU) or "")
+
+
 def test_targets() -> None:
     rows = [row("plain", 55.0), row("reference", 70.0), row("compile", 19.0), row("native", 11.0)]
+    rows.append(row("native", 0.0705, size="call-overhead-training"))
     peaks = [{"provider": "native", "peak_mb": 60.0}, {"provider": "reference", "peak_mb": 100.0}]
     found = {target.name: target for target in targets.targets("cpu", rows, peaks)}
     fusion = found["precision_fusion (16, 256, 768), forward + backward: times plain"]
@@ -284,10 +301,12 @@ def test_targets() -> None:
     assert compiled.measured == pytest.approx(19 / 11)
     peak = found["peak memory of fusion + scan + refine training: share of reference's"]
     assert (peak.measured, peak.met) == (0.6, False)
-    assert sum(target.met is None for target in found.values()) == 4
+    call = found["call overhead of precision_fusion, forward + backward [µs]"]
+    assert (call.measured, call.met) == (70.5, False)
+    assert sum(target.met is None for target in found.values()) == 4 + 10
     text = targets.target_table(list(found.values()))
     assert "NOT met" in text
-    assert text.count("not measured") == 4
+    assert text.count("not measured") == 4 + 10
     rows = [row("triton", 1.0, op="kalman_scan", size="long", direction="forward", fraction_of_ceiling=0.7)]
     met = [target for target in targets.targets("cuda", rows, []) if target.met is not None]
     assert [(target.name, target.met) for target in met] == [
