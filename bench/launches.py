@@ -41,16 +41,22 @@ class Launches(NamedTuple):
 
 LAUNCHES = {
     "precision_fusion": Launches(Count(1), Count(1)),
-    "fusion_terms": Launches(Count(2), Count(2)),
-    "fusion_and_terms": Launches(Count(2), Count(2)),
-    "fusion_and_terms, rows above 2048": Launches(Count(2), Count(3)),
+    "precision_fusion, ν trained per dimension": Launches(Count(1), Count(2)),
+    "fusion_terms": Launches(Count(1), Count(1)),
+    "fusion_terms, ν trained per dimension": Launches(Count(1), Count(2)),
+    "fusion_and_terms": Launches(Count(1), Count(1)),
+    "fusion_and_terms, ν trained per dimension": Launches(Count(1), Count(2)),
+    "fusion_and_terms, rows above 2048": Launches(Count(1), Count(2)),
     "kalman_scan": Launches(Count(1), Count(1)),
     "kalman_scan in chunks": Launches(Count(3), Count(3)),
-    "refine": Launches(Count(0, 2), Count(0, 9)),
-    "refine, gradient of z alone": Launches(Count(0, 2), Count(0, 3)),
-    "refine, every second state kept": Launches(Count(0, 2), Count(0, 10)),
-    "refine, up to 256 tokens": Launches(Count(1), Count(0, 9)),
+    "refine": Launches(Count(0, 2), Count(8, 2)),
+    "refine, N = 1": Launches(Count(2), Count(6)),
+    "refine, gradient of z alone": Launches(Count(0, 2), Count(2, 2)),
+    "refine, every second state kept": Launches(Count(0, 2), Count(0, 5)),
+    "refine, up to 256 tokens": Launches(Count(1), Count(8, 2)),
+    "refine, one step in 64 MiB": Launches(Count(0, 2), Count(0, 6)),
+    "refine, the library's products": Launches(Count(0), Count(0)),
     "event_synthesis": Launches(Count(1), Count(1)),
     "event_synthesis, divided by its peak": Launches(Count(2), Count(1)),
 }
-"""By kind of call. N is even where every second state is kept."""
+"""By kind of call. N is even where every second state is kept, and at least 2 unless it is 1."""

@@ -215,16 +215,21 @@ def _fusion_cases() -> Iterator[Case]:
     yield Case(op, "ν is a number", op, _fusion(), every=True, quick=("bf16",))
     yield Case(op, "no ν, odd sizes", op, _fusion((3, 63, 500), nu="none"))
     yield Case(op, "ν is trained", op, _fusion(nu="trained"))
-    yield Case(op, "ν per dimension", op, _fusion(nu="per dimension"), every=True)
+    yield Case(op, "ν per dimension", f"{op}, ν trained per dimension", _fusion(nu="per dimension"), every=True)
     yield Case(op, "strided", op, _fusion(strided=True))
-    yield Case(op, "one row", op, _fusion((1, 1, 768), nu="per dimension"))
+    yield Case(op, "one row", f"{op}, ν trained per dimension", _fusion((1, 1, 768), nu="per dimension"))
     yield Case(op, "gradients of two inputs, from the mean", op, _fusion(trained=(0, 3), wanted=slice(0, 1)))
     yield Case(op, "no gradient", op, _fusion(trained=(), nu="none"))
     for op, fuse in (("fusion_terms", False), ("fusion_and_terms", True)):
         lengths = (7, 40)
         yield Case(op, "lengths", op, _fusion(fuse=fuse, terms=True, lengths=lengths), every=True, quick=("bf16",))
         yield Case(op, "all valid", op, _fusion(fuse=fuse, terms=True))
-        yield Case(op, "ν per dimension", op, _fusion(fuse=fuse, terms=True, lengths=lengths, nu="per dimension"))
+        yield Case(
+            op,
+            "ν per dimension",
+            f"{op}, ν trained per dimension",
+            _fusion(fuse=fuse, terms=True, lengths=lengths, nu="per dimension"),
+        )
         yield Case(op, "odd sizes", op, _fusion((3, 63, 500), fuse=fuse, terms=True, lengths=(1, 63, 0), nu="trained"))
         yield Case(op, "one row", op, _fusion((1, 1, 768), fuse=fuse, terms=True, lengths=(1,)))
         yield Case(op, "no gradient", op, _fusion(fuse=fuse, terms=True, lengths=lengths, trained=(), nu="none"))
@@ -273,13 +278,17 @@ def _refine_cases() -> Iterator[Case]:
     yield Case(op, "20 tokens, one block", few, _refine((20,), steps=3, shared=True), dtypes, steps=3)
     yield Case(op, "20 tokens, no gradient", few, _refine((20,), trained=()), dtypes, steps=2)
     yield Case(op, "257 tokens", op, _refine((257,)), dtypes, steps=2, quick=("bf16",))
-    yield Case(op, "2560 tokens", op, _refine((2560,), dim=128, hidden=128), dtypes, steps=2, every=True)
+    yield Case(op, "300 tokens", op, _refine(dim=128, hidden=128), dtypes, steps=2, every=True)
+    many = _refine((2560,), dim=128, hidden=128)
+    yield Case(op, "2560 tokens", op, many, ("bf16", "fp16"), steps=2)
+    yield Case(op, "2560 tokens", "refine, the library's products", many, ("fp32", "tf32"), steps=2)
+    yield Case(op, "8192 tokens", "refine, one step in 64 MiB", _refine((8192,), steps=3), ("bf16",), steps=3)
     yield Case(op, "one block", op, _refine(steps=3, shared=True), dtypes, steps=3)
     yield Case(op, "every second state", "refine, every second state kept", _refine(steps=4, every=2), dtypes, steps=4)
     yield Case(op, "gradient of z", "refine, gradient of z alone", _refine(trained=(0,)), dtypes, steps=2, every=True)
     yield Case(op, "no gradient", op, _refine(trained=()), dtypes, steps=2)
     yield Case(op, "odd sizes", op, _refine((3, 101), dim=100, hidden=52), dtypes, steps=2)
-    yield Case(op, "one step", op, _refine(steps=1), dtypes, steps=1)
+    yield Case(op, "N = 1", "refine, N = 1", _refine(steps=1), dtypes, steps=1)
     yield Case(op, "autocast", op, _refine(autocast=True), ("bf16", "fp16"), steps=2)
     yield Case(op, "20 tokens, autocast", few, _refine((20,), autocast=True), ("bf16", "fp16"), steps=2)
 
