@@ -106,11 +106,16 @@ def waiting(monkeypatch: pytest.MonkeyPatch, *, launches: bool = False) -> Itera
         launches: Run the operators' host code down to the launches, which do nothing. Needs triton.
     """
     properties = SimpleNamespace(name="none", major=9, minor=0, multi_processor_count=132)
-    autocast = torch.is_autocast_enabled
+    autocast, context = torch.is_autocast_enabled, torch.autocast
     with monkeypatch.context() as patch:
         if launches:
             patch.setattr(importlib.import_module("triton.runtime.jit").JITFunction, "run", lambda *a, **k: None)
         patch.setattr(torch, "is_autocast_enabled", lambda device="cuda": device != GPU.type and autocast(device))
+        patch.setattr(
+            torch,
+            "autocast",
+            lambda kind, **rest: contextlib.nullcontext() if kind == GPU.type else context(kind, **rest),
+        )
         patch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
         # The fused optimiser runs on a GPU; its fake implementation takes any device.
         optimizer = importlib.import_module("torch.optim.optimizer")
