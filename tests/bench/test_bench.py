@@ -430,7 +430,7 @@ def test_an_interrupted_run_goes_on(
     ("arguments", "message"),
     [
         (["--resume", "--base", "HEAD"], "leave out --base"),
-        (["trane"], "there is no benchmark 'trane'; there are operators, static, plot"),
+        (["trane"], "there is no benchmark 'trane'; there are operators, static, matrix, plot"),
         (["--quick", "--size", "huge"], "no case is left"),
         (["--static", "--base", "HEAD"], "leave out one"),
         (["plot", "nowhere.json"], "cannot read nowhere.json"),
