@@ -95,11 +95,13 @@ def forward(
     peaks = None
     counts = maps
     if by_peak:
-        peaks = torch.zeros(segments if normalize == "segment" else 1, dtype=torch.int32, device=frames.device)
+        peaks = torch.empty(segments if normalize == "segment" else 1, dtype=torch.int32, device=frames.device)
         counts = torch.empty_like(maps, dtype=torch.uint8)
     stride = int(normalize == "segment")
     if count + (last is not None) < 2 or count == 0:
         maps.zero_()
+        if peaks is not None:
+            peaks.zero_()
     elif maps.numel():
         inverse, inverse_rest = _inverse(clamp) if normalize == "clamp" else (None, None)
         rest = {
@@ -145,6 +147,8 @@ def _count_bytes(
         places = {name: place // 16 for name, place in places.items()}
 
     def run(config: Config) -> None:
+        if peaks is not None:
+            peaks.zero_()  # the kernel takes the larger of this and what it finds
         each = config.meta["LANES"] * (16 if wide else 4)
         kernels().count_bytes[(images.shape[0] * -(-pixels // each),)](
             words=words,
@@ -162,7 +166,8 @@ def _count_bytes(
 
     key = (rest["RGB"], rest["SPLIT"], shifted, carry is None, str(maps.dtype))
     tuner = (_wide if rest["RGB"] else _wide_grey) if wide else _narrow
-    tuner.launch(images, key, run, worth=images.numel() >= _WORTH_TUNING)
+    size = images.numel()
+    tuner.launch(images, key, run, size >= _WORTH_TUNING, rows=size, outputs=[maps, peaks])
 
 
 def _count_floats(
@@ -171,6 +176,8 @@ def _count_floats(
     pixels = rest["pixels"]
 
     def run(config: Config) -> None:
+        if peaks is not None:
+            peaks.zero_()
         kernels().count_floats[(images.shape[0] * -(-pixels // config.meta["LANES"]),)](
             frames=images,
             carry=carry,
@@ -184,7 +191,8 @@ def _count_floats(
         )
 
     key = (str(images.dtype), rest["RGB"], rest["SPLIT"], carry is None, str(maps.dtype))
-    _floats.launch(images, key, run, worth=images.numel() * images.element_size() >= _WORTH_TUNING)
+    size = images.numel() * images.element_size()
+    _floats.launch(images, key, run, size >= _WORTH_TUNING, rows=size, outputs=[maps, peaks])
 
 
 def _strides(images: Tensor, carry: Tensor | None) -> dict[str, int]:
@@ -236,5 +244,6 @@ def backward(
         )
 
     key = (str(images.dtype), rgb, split, last is None)
-    _back.launch(images, key, run, worth=images.numel() * images.element_size() >= _WORTH_TUNING)
+    size = images.numel() * images.element_size()
+    _back.launch(images, key, run, size >= _WORTH_TUNING, rows=size, outputs=[grad_frames, grad_carry])
     return grad_frames, grad_carry
