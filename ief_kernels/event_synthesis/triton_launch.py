@@ -134,11 +134,13 @@ def forward(
     peaks = None
     counts = maps
     if by_peak:
-        peaks = torch.zeros(segments if normalize == "segment" else 1, dtype=torch.int32, device=frames.device)
+        peaks = torch.empty(segments if normalize == "segment" else 1, dtype=torch.int32, device=frames.device)
         counts = torch.empty_like(maps, dtype=torch.uint8)
     stride = int(normalize == "segment")
     if count + (carry is not None) < 2 or count == 0:
         maps.zero_()
+        if peaks is not None:
+            peaks.zero_()
     elif maps.numel():
         inverse, inverse_rest = _inverse(clamp) if normalize == "clamp" else (None, None)
         rest = {
@@ -193,6 +195,8 @@ def _count_bytes(
     groups = pixels // width * -(-width // each)
 
     def run(config: Config) -> None:
+        if peaks is not None:
+            peaks.zero_()  # the kernel takes the larger of this and what it finds
         kernels().count_bytes[(images.sizes[0] * -(-groups // config.meta["LANES"]),)](
             words=images.words,
             carry=None if last is None else last.words,
@@ -211,7 +215,8 @@ def _count_bytes(
 
     key = (rgb, rest["SPLIT"], shifted, carry is None, str(maps.dtype), pitched)
     tuner = (_wide if rgb else _wide_grey) if wide else _narrow
-    tuner.launch(frames, key, run, worth=frames.numel() >= _WORTH_TUNING)
+    size = frames.numel()
+    tuner.launch(frames, key, run, size >= _WORTH_TUNING, rows=size, outputs=[maps, peaks])
 
 
 def _count_floats(
@@ -221,6 +226,8 @@ def _count_floats(
     images, last = _layout(frames, carry, rest["RGB"])
 
     def run(config: Config) -> None:
+        if peaks is not None:
+            peaks.zero_()
         kernels().count_floats[(images.shape[0] * -(-pixels // config.meta["LANES"]),)](
             frames=images,
             carry=last,
@@ -234,7 +241,8 @@ def _count_floats(
         )
 
     key = (str(images.dtype), rest["RGB"], rest["SPLIT"], carry is None, str(maps.dtype))
-    _floats.launch(images, key, run, worth=images.numel() * images.element_size() >= _WORTH_TUNING)
+    size = images.numel() * images.element_size()
+    _floats.launch(images, key, run, size >= _WORTH_TUNING, rows=size, outputs=[maps, peaks])
 
 
 def _strides(images: Tensor, carry: Tensor | None) -> dict[str, int]:
@@ -286,5 +294,6 @@ def backward(
         )
 
     key = (str(images.dtype), rgb, split, last is None)
-    _back.launch(images, key, run, worth=images.numel() * images.element_size() >= _WORTH_TUNING)
+    size = images.numel() * images.element_size()
+    _back.launch(images, key, run, size >= _WORTH_TUNING, rows=size, outputs=[grad_frames, grad_carry])
     return grad_frames, grad_carry
