@@ -21,6 +21,7 @@ from bench.ceilings import Ceilings
 from bench.compare import compare, comparison_table
 from bench.measure import measure
 from bench.operators import OPERATORS, SIZES, Case, cases
+from bench.partial import Partial
 from bench.providers import PROVIDERS
 from bench.tables import ceiling_line, memory_table, result_table
 from bench.targets import FUSED, target_table, targets
@@ -57,6 +58,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=math.inf, metavar="N", help="begin no case after so long; training comes first"
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run of the same command, commit, machine and versions that was interrupted",
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory of a training step")
     parser.add_argument(
         "--static", action="store_true", help="registers, shared memory and instructions of the Triton kernels; no GPU"
@@ -69,6 +75,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.base is not None and options.static:
         raise UserError("--base compares times and --static measures none; leave out one of them")
+    if options.resume and (options.base is not None or options.static):
+        raise UserError("--resume goes on with a measurement of all operators; leave out --base and --static")
     return options
 
 
@@ -90,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.base is None or options.out is not None:
         path = _prepared(options.out or RESULTS) / f"{file_stem(result, options)}.json"
         path.write_text(text + "\n", encoding="utf-8")
+        _partial_path(options, path.stem).unlink(missing_ok=True)
         written = [path] if options.base is not None else [path, *plots.draw(result, path.with_suffix(""))]
         if not options.json:
             print("\nWritten to " + ", ".join(map(str, written)))
@@ -104,6 +113,10 @@ def file_stem(result: dict[str, Any], options: argparse.Namespace) -> str:
     for flag in ("op", "size", "provider"):
         parts += getattr(options, flag) or []
     return "_".join([*parts, *(["quick"] if options.quick else [])])
+
+
+def _partial_path(options: argparse.Namespace, stem: str) -> Path:
+    return _prepared(options.out or RESULTS) / f"{stem}.partial.json"
 
 
 def _prepared(folder: Path) -> Path:
@@ -150,7 +163,24 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     providers = options.provider or list(PROVIDERS)
     ceilings = Ceilings(device, quick=options.quick)
     budget = QUICK if options.quick else Budget()
-    rows = measure(chosen, device, ceilings, budget, providers, seconds=options.seconds, progress=teller.progress)
+    partial = Partial(
+        _partial_path(options, file_stem(about, options)),
+        {**about, "quick": options.quick, "providers": list(providers)},
+    )
+    if options.resume:
+        teller.progress(partial.resume())
+        ceilings.samples = partial.samples
+    rows = measure(
+        chosen,
+        device,
+        ceilings,
+        budget,
+        providers,
+        seconds=options.seconds,
+        progress=teller.progress,
+        known=partial.rows,
+        keep=lambda case, rows: partial.keep(case, rows, ceilings.samples),
+    )
     teller.say(ceiling_line(ceilings.best()) + "\n")
     teller.say(result_table(rows) + "\n")
     peaks: list[dict[str, Any]] = []

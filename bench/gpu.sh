@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call of less than nine minutes: build, GPU tests, machine code of the Triton
-# kernels, benchmarks. Needs torch, triton and pytest but no network. A step that fails or takes too long is recorded
-# and the rest goes on; the exit status is 1 then.
+# Everything that needs a GPU, in one call of less than nine minutes: build, every kernel against float64 (selftest),
+# compilation on all cores (warmup), GPU tests, machine code of the Triton kernels, benchmarks. Needs torch, triton and
+# pytest but no network. A step that fails or takes too long is recorded and the rest goes on; the exit status is 1 then.
 #
 #   bench/gpu.sh            results and the log go to $OUT, or bench/results
+#   bench/gpu.sh --dry-run  prints the plan, and counts what the first steps compile; needs no GPU
 #   PYTHON=python3.12 bench/gpu.sh
 #
 # Python packages that are missing here are taken from wheels in .whl/, if that folder exists.
@@ -13,9 +14,22 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${OUT:-bench/results}
 python=${PYTHON:-python3}
 total=${TOTAL_SECONDS:-525}
-mkdir -p "$out"
-log=$out/gpu.log
-: >"$log"
+dry=0
+case ${1:-} in
+'') ;;
+--dry-run) dry=1 ;;
+*)
+    printf 'usage: bench/gpu.sh [--dry-run]\n' >&2
+    exit 2
+    ;;
+esac
+planned=0
+log=/dev/null
+if ((!dry)); then
+    mkdir -p "$out"
+    log=$out/gpu.log
+    : >"$log"
+fi
 summary=()
 failed=0
 export PYTHONUNBUFFERED=1
@@ -37,10 +51,15 @@ limit() { # the seconds asked for, or what is left
     echo $(($1 < left ? $1 : left))
 }
 
-step() { # name, seconds, command...
-    local name=$1 seconds began=$SECONDS status
-    seconds=$(limit "$2")
-    shift 2
+step() { # name, seconds expected, most seconds, command...
+    local name=$1 expected=$2 seconds began=$SECONDS status
+    if ((dry)); then
+        planned=$((planned + expected))
+        printf '%-12s about %3d s, at most %3d s: %s\n' "$name" "$expected" "$3" "${*:4}"
+        return
+    fi
+    seconds=$(limit "$3")
+    shift 3
     if ((seconds < 5)); then
         summary+=("$(printf '%-12s %4d s  %s' "$name" 0 'LEFT OUT: no time left')")
         failed=1
@@ -53,29 +72,47 @@ step() { # name, seconds, command...
 }
 
 if compgen -G '.whl/*.whl' >/dev/null; then
-    step wheels 60 "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
+    step wheels 15 60 "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
         --target "$work/site" .whl/*.whl
     export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
-step build 150 "$python" -m pip install -q --no-build-isolation --no-deps -e .
-step backends 30 "$python" -c 'import torch, ief_kernels as k; print(k.explain(None, torch.device("cuda"), torch.bfloat16))'
+step build 60 120 "$python" -m pip install -q --no-build-isolation --no-deps -e .
+step doctor 10 30 "$python" -m ief_kernels.doctor
+# A wrong kernel makes all that follows worthless, so this comes first. It also compiles on all cores.
+step selftest 45 120 "$python" -m ief_kernels.selftest --device cuda
+step warmup 35 75 "$python" -m ief_kernels.warmup
 
 # Compiling for other chips uses cores only, so it runs beside the tests, which are not timed.
+workers=()
+if "$python" -c 'import xdist' 2>/dev/null; then
+    workers=(-n 4 --dist loadfile)
+fi
+tests=("$python" -m pytest tests/gpu --ignore tests/gpu/test_selftest.py -q -o addopts= -p no:cacheprovider)
 static_began=$SECONDS
-timeout --kill-after=5 "$(limit 170)" "$python" -m bench --static --out "$out" >"$work/static.log" 2>&1 &
-static=$!
-step tests 170 "$python" -m pytest tests/gpu -q -o addopts= -p no:cacheprovider
-printf '\n===== static\n' | tee -a "$log"
-wait "$static"
-status=$?
-tee -a "$log" <"$work/static.log"
-record static "$status" $((SECONDS - static_began))
+if ((!dry)); then
+    timeout --kill-after=5 "$(limit 170)" "$python" -m bench --static --out "$out" >"$work/static.log" 2>&1 &
+    static=$!
+fi
+step tests 60 120 "${tests[@]}" "${workers[@]}"
+if ((!dry)); then
+    printf '\n===== static\n' | tee -a "$log"
+    wait "$static"
+    status=$?
+    tee -a "$log" <"$work/static.log"
+    record static "$status" $((SECONDS - static_began))
+fi
 
-step bench 260 "$python" -m bench --device cuda --seconds 170 --out "$out"
+step bench 160 200 "$python" -m bench --device cuda --seconds 150 --out "$out"
 # Needs what iefvad needs beside torch: wheels of safetensors, scikit-learn, jsonargparse, huggingface_hub, av, opencv.
-step bench-train 120 "$python" -m bench train --device cuda --ways plain reference fused fused-bfloat16 --out "$out"
-step bench-fill 60 "$python" -m bench train --device cuda --fill 0.52 --no-memory --ways plain fused fused-bfloat16 --out "$out"
-step bench-cpu 60 "$python" -m bench --device cpu --quick --out "$out"
+step bench-train 60 100 "$python" -m bench train --device cuda --ways plain reference fused fused-bfloat16 --out "$out"
+step bench-fill 30 60 "$python" -m bench train --device cuda --fill 0.52 --no-memory --ways plain fused fused-bfloat16 --out "$out"
+step bench-cpu 40 60 "$python" -m bench --device cpu --quick --out "$out"
+
+if ((dry)); then
+    printf 'about %d s in all; what does not fit into %d s is cut off or left out\n\n' "$planned" "$total"
+    "$python" -m bench.gpu_plan
+    exit
+fi
 
 {
     printf '\n===== summary (%d s in all)\n' "$SECONDS"

@@ -136,7 +136,7 @@ def scan(dtype: torch.dtype, shape: tuple[int, int, int], path: str, *, carried:
     # parameters are sums over all of them. Half precision rounds outputs, and gradients twice.
     allowed = units(dtype, 4) if dtype in HALVES else units(dtype, 180)
     label = f"{shape}, {path}{', initial state' if carried else ''}{', robust' if robust else ''}"
-    return Problem("kalman_scan", dtype, label, inputs, call, lambda name: allowed, lambda: forced_path(path, 4))
+    return Problem("kalman_scan", dtype, label, inputs, call, lambda name: allowed, lambda: forced_path(path, 8))
 
 
 def refinement(dtype: torch.dtype, rows: int, dim: int, hidden: int, blocks: int, steps: int, every: int) -> Problem:
@@ -197,10 +197,12 @@ def problems(operator: str, dtype: torch.dtype, small: bool = False) -> list[Cal
     make = functools.partial
     if operator in FUSION:
         # Odd sizes; rows of one tile; rows longer than a tile that backward holds.
-        shapes = [(2, 13, 5), (2, 9, 96), (1, 3, 2500)] if small else [(2, 63, 5), (3, 9, 768), (1, 3, 5000)]
+        shapes = (
+            [(2, 13, 5), (2, 9, 96), (1, 3, 2500)] if small else [(2, 63, 5), (3, 9, 768), (1, 5, 2048), (1, 3, 5000)]
+        )
         return [make(fusion, operator, dtype, shape, per_dim) for shape in shapes for per_dim in (False, True)]
     if operator == "kalman_scan":
-        shape = (3, 9, 70) if small else (3, 26, 200)
+        shape = (3, 35, 40) if small else (3, 70, 200)  # longer than the run of steps behind a kept state
         ways = [("sequential", False), ("chunks", False), ("sequential", True)]
         return [
             make(scan, dtype, shape, path, carried=carried, robust=robust)
@@ -208,10 +210,11 @@ def problems(operator: str, dtype: torch.dtype, small: bool = False) -> list[Cal
             for path, robust in ways
         ]
     if operator == "refine":
-        few, many = (19, 63, 70), (257, 64, 48) if small else (300, 128, 256)
+        # All steps in one launch; products; weight gradients in several parts, and the library's products.
+        few, many, more = (19, 63, 70), (257, 64, 48) if small else (300, 128, 256), (2100, 64, 48)
         return [
             make(refinement, dtype, *sizes, blocks=blocks, steps=steps, every=every)
-            for sizes in (few, many)
+            for sizes in ((few, many) if small else (few, many, more))
             for blocks, steps, every in ((2, 2, 1), (1, 3, 2))
         ]
     # Event synthesis. 16-byte loads, words and shifted words of byte frames; RGB and luma.

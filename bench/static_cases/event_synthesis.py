@@ -10,8 +10,8 @@ from bench.static_cases import make_case
 from ief_kernels._triton import Config
 from ief_kernels.event_synthesis.triton_launch import DIVIDE, FLOATS, NARROW, WIDE, WIDE_GREY, kernels
 
-_STRIDES = ("start", "segment_stride", "frame_stride", "carry_start", "carry_stride", "peak_stride", "scale_stride")
-_INTEGERS = (*_STRIDES, "frames", "pixels", "clamp", "count", "size")
+_PLACES = ("start", "segment_stride", "frame_stride", "row_stride", "carry_start", "carry_stride", "carry_row_stride")
+_INTEGERS = (*_PLACES, "peak_stride", "scale_stride", "frames", "pixels", "width", "clamp", "count", "size")
 
 
 class _Way(NamedTuple):
@@ -38,7 +38,7 @@ def _case(
         config,
         constants,
         wants={"vector_loads": wide},
-        divisible=("pixels", "size", "segment_stride", "frame_stride", "carry_stride"),
+        divisible=("pixels", "width", "size"),
         fp_fusion=False,
     )
 
@@ -66,7 +66,13 @@ def _bytes(way: _Way, rgb: bool, counted: dict[str, str | None]) -> Iterator[Sta
     types = {"words": "*i32", "carry": "*i32" if way.carried else None, "threshold": "i32", **counted}
     at_once = ("event_wide", WIDE) if rgb else ("event_wide_grey", WIDE_GREY)
     narrow = ("event_narrow", NARROW)
-    for wide, shifted, (tuner, configs) in ((True, False, at_once), (False, False, narrow), (False, True, narrow)):
+    for wide, shifted, pitched, (tuner, configs) in (
+        (True, False, False, at_once),
+        (False, False, False, narrow),
+        (False, True, False, narrow),
+        (True, False, True, at_once),
+        (False, True, True, narrow),
+    ):
         for config in configs:
             yield _case(
                 tuner,
@@ -78,4 +84,5 @@ def _bytes(way: _Way, rgb: bool, counted: dict[str, str | None]) -> Iterator[Sta
                 SPLIT=way.split,
                 WIDE=wide,
                 SHIFTED=shifted,
+                PITCHED=pitched,
             )

@@ -22,6 +22,7 @@ def event_synthesis(
     polarity: str = "merged",
     carry: Tensor | None = None,
     surrogate: float | None = None,
+    layout: str = "auto",
     backend: str = "auto",
 ) -> Tensor:
     """Synthesise event maps of video segments from frame differences.
@@ -41,8 +42,10 @@ def event_synthesis(
 
     Args:
         frames: (..., S, H, W, 3) RGB or (..., S, H, W) luma, uint8 or floating point in [0, 255], S frames per
-            segment. A last dimension of 3 with at least three before it means RGB.
-        threshold: grey levels, 0 or more; a difference must exceed it.
+            segment. Strided frames are read in place where the pixels of a row have no gaps, such as the luma plane of
+            a decoder's NV12 surface, ``surface[..., :H, :W]``, whose rows have a pitch.
+        threshold: grey levels of RGB or of the luma given, 0 or more; a difference must exceed it. Video luma usually
+            has the limited range 16 to 235: ``threshold=t * 219 / 255`` means t levels of full range there.
         clamp: largest number of events per pixel, 1 to 255.
         normalize: ``"clamp"``, ``"segment"``, ``"batch"`` or ``"none"``, in the order of the formula. With split
             polarity the largest count is that of both maps together.
@@ -50,6 +53,7 @@ def event_synthesis(
         carry: (..., H, W[, 3]), of frames' dtype: the last frame before each segment. Its difference to the first
             frame counts too.
         surrogate: τ > 0 in grey levels for a gradient of floating-point frames, or None.
+        layout: ``"rgb"``, ``"luma"``, or ``"auto"``: a last dimension of 3 with at least three before it means RGB.
         backend: ``"auto"``, ``"triton"``, ``"native"`` or ``"reference"``.
 
     Returns:
@@ -61,7 +65,7 @@ def event_synthesis(
         ValueError: another argument lies outside its range or has another shape.
         BackendUnavailable: the backend asked for cannot serve this call.
     """
-    settings = check(frames, threshold, clamp, normalize, polarity, carry, surrogate)
+    settings = check(frames, threshold, clamp, normalize, polarity, carry, surrogate, layout)
     choice = choose("event_synthesis", backend, frames.device, frames.dtype)
     if choice.backend == "reference":
         return reference.event_synthesis(
@@ -72,6 +76,7 @@ def event_synthesis(
             polarity=polarity,
             carry=carry,
             surrogate=surrogate,
+            layout=layout,
         )
     wanted = normalize != "none" and gradients_wanted(frames, carry)  # only floating-point tensors require one
     maps: Tensor = run(EventSynthesis, wanted, frames, carry, settings, choice.backend)

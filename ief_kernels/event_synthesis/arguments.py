@@ -12,6 +12,7 @@ from .._tensors import require_same_device
 
 NORMALIZE = ("clamp", "segment", "batch", "none")
 POLARITY = ("merged", "split")
+LAYOUT = ("auto", "rgb", "luma")
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 UNITS = 10_000  # luma is counted in 1e-4 grey levels
 _INT32_MAX = 2**31 - 1
@@ -37,9 +38,22 @@ class Settings(NamedTuple):
     rgb: bool
 
 
-def is_rgb(frames: Tensor) -> bool:
-    """Return whether the last dimension holds colours: it has size 3, and S, H and W come before it."""
-    return frames.dim() >= 4 and frames.shape[-1] == 3
+def is_rgb(frames: Tensor, layout: str = "auto") -> bool:
+    """Return whether the last dimension holds colours.
+
+    Args:
+        frames: the frames.
+        layout: one of `LAYOUT`. "auto": the last dimension has size 3, and S, H and W come before it.
+
+    Raises:
+        ValueError: `layout` is none of them, or "rgb" and the frames have another shape.
+    """
+    if layout not in LAYOUT:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUT)}, got {layout!r}")
+    possible = frames.dim() >= 4 and frames.shape[-1] == 3
+    if layout == "rgb" and not possible:
+        raise ValueError(f"with layout='rgb' frames must be (..., S, H, W, 3), got {tuple(frames.shape)}")
+    return possible and layout != "luma"
 
 
 def map_dtype(dtype: torch.dtype, normalize: str) -> torch.dtype:
@@ -63,6 +77,7 @@ def check(
     polarity: str,
     carry: Tensor | None,
     surrogate: float | None,
+    layout: str = "auto",
 ) -> Settings:
     """Check the arguments of `event_synthesis` and return them as settings.
 
@@ -87,7 +102,7 @@ def check(
             raise ValueError(f"surrogate must be a positive number of grey levels or None, got {surrogate}")
         if normalize == "none":
             raise ValueError("surrogate needs a floating-point map; normalize='none' gives uint8 counts")
-    rgb = is_rgb(frames)
+    rgb = is_rgb(frames, layout)
     if carry is not None:
         at = -4 if rgb else -3
         expected = (*frames.shape[:at], *frames.shape[at + 1 :])

@@ -53,9 +53,10 @@ def event_synthesis(
     polarity: str = "merged",
     carry: Tensor | None = None,
     surrogate: float | None = None,
+    layout: str = "auto",
 ) -> Tensor:
     """Return event maps of video segments; arguments, result and formula as in `ief_kernels.event_synthesis`."""
-    settings = check(frames, threshold, clamp, normalize, polarity, carry, surrogate)
+    settings = check(frames, threshold, clamp, normalize, polarity, carry, surrogate, layout)
     y = luma(frames, settings.rgb)
     if carry is not None:
         y = torch.cat([luma(carry, settings.rgb).unsqueeze(-3), y], -3)

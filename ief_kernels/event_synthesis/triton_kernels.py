@@ -16,6 +16,8 @@ COUNTS = (
     "frame_stride",
     "carry_start",
     "carry_stride",
+    "row_stride",
+    "carry_row_stride",
     "peak_stride",
     "scale_stride",
     "frames",
@@ -50,9 +52,11 @@ def _bytes_of(word):
 
 
 @triton.jit
-def _quad(words, lane, part: tl.constexpr, size: tl.constexpr, inside):
+def _quad(words, group, line, part: tl.constexpr, size: tl.constexpr, inside, PITCHED: tl.constexpr):
     """Four neighbouring words of each lane, by one 16-byte load: (lanes, 4)."""
-    at = lane[:, None] * size + part * 4 + tl.arange(0, 4)[None, :]
+    at = group[:, None] * size + part * 4 + tl.arange(0, 4)[None, :]
+    if PITCHED:
+        at += line[:, None] * 4
     return tl.load(words + at, mask=inside[:, None], other=0)
 
 
@@ -65,12 +69,12 @@ def _split4(quad, LANES: tl.constexpr):
 
 
 @triton.jit
-def _luma16(words, lane, inside, RGB: tl.constexpr, LANES: tl.constexpr):
+def _luma16(words, group, line, inside, RGB: tl.constexpr, PITCHED: tl.constexpr, LANES: tl.constexpr):
     """Luma (lanes, 16) of 16 pixels per lane, from 16-byte loads; `words` and frames begin at multiples of 16 bytes."""
     if RGB:
-        a, b, c, d = _split4(_quad(words, lane, 0, 12, inside), LANES)
-        e, f, g, h = _split4(_quad(words, lane, 1, 12, inside), LANES)
-        i, j, k, m = _split4(_quad(words, lane, 2, 12, inside), LANES)
+        a, b, c, d = _split4(_quad(words, group, line, 0, 12, inside, PITCHED), LANES)
+        e, f, g, h = _split4(_quad(words, group, line, 1, 12, inside, PITCHED), LANES)
+        i, j, k, m = _split4(_quad(words, group, line, 2, 12, inside, PITCHED), LANES)
         fours = _four(
             _luma_of_rgb(a, b, c, LANES),
             _luma_of_rgb(d, e, f, LANES),
@@ -79,7 +83,7 @@ def _luma16(words, lane, inside, RGB: tl.constexpr, LANES: tl.constexpr):
         )
         return tl.reshape(tl.permute(fours, (0, 2, 3, 1)), (LANES, 16))
     else:
-        return tl.reshape(_bytes_of(_quad(words, lane, 0, 4, inside)), (LANES, 16))
+        return tl.reshape(_bytes_of(_quad(words, group, line, 0, 4, inside, PITCHED)), (LANES, 16))
 
 
 @triton.jit
@@ -94,30 +98,46 @@ def _word(words, at, last, shift, SHIFTED: tl.constexpr):
 
 
 @triton.jit
-def _luma4(words, lane, start, pixels, RGB: tl.constexpr, SHIFTED: tl.constexpr, LANES: tl.constexpr):
-    """Luma (lanes, 4) of 4 pixels per lane of the frame that begins at byte `start`."""
+def _luma4(words, group, start, pixels, RGB: tl.constexpr, SHIFTED: tl.constexpr, LANES: tl.constexpr):
+    """Luma (lanes, 4) of 4 pixels per lane of the frame, or of each lane's row, that begins at byte `start`."""
     size: tl.constexpr = 3 if RGB else 1
     last = (start % 4 + pixels * size - 1) // 4
     words += start // 4
     shift = (start % 4 * 8).to(tl.uint32)
     if RGB:
-        a = _word(words, lane * 3, last, shift, SHIFTED)
-        b = _word(words, lane * 3 + 1, last, shift, SHIFTED)
-        c = _word(words, lane * 3 + 2, last, shift, SHIFTED)
+        a = _word(words, group * 3, last, shift, SHIFTED)
+        b = _word(words, group * 3 + 1, last, shift, SHIFTED)
+        c = _word(words, group * 3 + 2, last, shift, SHIFTED)
         return _luma_of_rgb(a, b, c, LANES)
     else:
-        return tl.reshape(_bytes_of(_word(words, lane, last, shift, SHIFTED)), (LANES, 4))
+        return tl.reshape(_bytes_of(_word(words, group, last, shift, SHIFTED)), (LANES, 4))
 
 
 @triton.jit
 def _luma_of_bytes(
-    words, lane, start, pixels, RGB: tl.constexpr, SHIFTED: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr
+    words,
+    group,
+    line,
+    start,
+    width,
+    inside,
+    RGB: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    WIDE: tl.constexpr,
+    PITCHED: tl.constexpr,
+    LANES: tl.constexpr,
 ):
-    """Luma of RGB, whole grey levels otherwise; `start` counts blocks of 16 bytes if WIDE, else bytes."""
+    """Luma of RGB, whole grey levels otherwise, of the frame at `start`.
+
+    `group` of each lane counts from the beginning of the frame or, if PITCHED, of the lane's row, which is `line`
+    behind that of the frame. `start` and `line` count blocks of 16 bytes if WIDE, else bytes.
+    """
     if WIDE:
-        return _luma16(words + start * 4, lane, lane * 16 < pixels, RGB, LANES)
+        return _luma16(words + start * 4, group, line, inside, RGB, PITCHED, LANES)
     else:
-        return _luma4(words, lane, start, pixels, RGB, SHIFTED, LANES)
+        if PITCHED:
+            start += line
+        return _luma4(words, group, start, width, RGB, SHIFTED, LANES)
 
 
 @triton.jit
@@ -147,9 +167,12 @@ def count_bytes(
     frame_stride,
     carry_start,
     carry_stride,
+    row_stride,
+    carry_row_stride,
     peak_stride,
     frames,
     pixels,
+    width,
     threshold,
     clamp,
     inverse,
@@ -158,31 +181,46 @@ def count_bytes(
     SPLIT: tl.constexpr,
     WIDE: tl.constexpr,
     SHIFTED: tl.constexpr,
+    PITCHED: tl.constexpr,
     LANES: tl.constexpr,
 ):
     """Count the events of uint8 frames, 4 pixels per lane, or 16 if WIDE.
 
     ``words``, ``carry``: the frames' memory as int32; the starts and strides of frames in it are in bytes, or in
-    blocks of 16 bytes if WIDE. ``maps`` gets counts times ``inverse`` + ``inverse_rest``, or uint8 counts if these are
-    None; ``peaks`` (zeros, or None) the largest of each segment.
+    blocks of 16 bytes if WIDE. Frames have no gaps and ``width`` is ``pixels``, or (PITCHED) their rows of ``width``
+    pixels have. ``maps`` gets counts times ``inverse`` + ``inverse_rest``, or uint8 counts if these are None; ``peaks``
+    (zeros, or None) the largest of each segment.
     """
     each: tl.constexpr = 16 if WIDE else 4
-    blocks = tl.cdiv(pixels, LANES * each)
+    per_row = tl.cdiv(width, each)
+    blocks = tl.cdiv(pixels // width * per_row, LANES) if PITCHED else tl.cdiv(pixels, LANES * each)
     segment = (tl.program_id(0) // blocks).to(tl.int64)
     lane = tl.program_id(0) % blocks * LANES + tl.arange(0, LANES)
     origin = start + segment * segment_stride
+    if PITCHED:
+        row = lane // per_row
+        group = lane % per_row
+        there = row * width < pixels
+        row = tl.where(there, row, 0)  # a lane too many loads nothing, but its place must be one
+        line = row.to(tl.int64) * row_stride
+        carry_line = row.to(tl.int64) * carry_row_stride
+    else:
+        group = lane
+        there = lane * each < pixels
+        line = 0
+        carry_line = 0
     if carry is None:
-        previous = _luma_of_bytes(words, lane, origin, pixels, RGB, SHIFTED, WIDE, LANES)
+        previous = _luma_of_bytes(words, group, line, origin, width, there, RGB, SHIFTED, WIDE, PITCHED, LANES)
         origin += frame_stride
         differences = frames - 1
     else:
         begin = carry_start + segment * carry_stride
-        previous = _luma_of_bytes(carry, lane, begin, pixels, RGB, SHIFTED, WIDE, LANES)
+        previous = _luma_of_bytes(carry, group, carry_line, begin, width, there, RGB, SHIFTED, WIDE, PITCHED, LANES)
         differences = frames
     up = tl.zeros((LANES, each), tl.int32)
     down = tl.zeros((LANES, each), tl.int32)
     for _ in range(differences):
-        luma = _luma_of_bytes(words, lane, origin, pixels, RGB, SHIFTED, WIDE, LANES)
+        luma = _luma_of_bytes(words, group, line, origin, width, there, RGB, SHIFTED, WIDE, PITCHED, LANES)
         delta = (luma - previous) * (1 if RGB else 10000)
         if SPLIT:
             up += (delta > threshold).to(tl.int32)
@@ -191,8 +229,11 @@ def count_bytes(
             up += (tl.abs(delta) > threshold).to(tl.int32)
         previous = luma
         origin += frame_stride
-    at = lane[:, None] * each + tl.arange(0, each)[None, :]
-    inside = at < pixels
+    at = group[:, None] * each + tl.arange(0, each)[None, :]
+    inside = at < width
+    if PITCHED:
+        inside = inside & there[:, None]
+        at += row[:, None] * width
     maps += segment * pixels * (2 if SPLIT else 1)
     most = _store_counts(maps, at, inside, up, clamp, inverse, inverse_rest)
     if SPLIT:

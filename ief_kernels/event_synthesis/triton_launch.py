@@ -2,15 +2,19 @@
 
 Byte frames are read as 32-bit words: three words hold four RGB pixels. Where every frame begins at a multiple of 16
 bytes and its length is one, a lane reads 48 bytes with three 16-byte loads. Otherwise it reads 12 bytes with three
-4-byte loads, or, where frames begin between words, with pairs of loads that are shifted together. Frames must have no
-gaps inside (others are copied). Segments and frames may lie anywhere, such as every second frame of a video.
+4-byte loads, or, where frames begin between words, with pairs of loads that are shifted together. Segments and frames
+may lie anywhere, such as every second frame of a video.
 
-Of floating-point frames a lane reads one pixel.
+Rows of byte frames may have gaps between them (a pitch), as surfaces of a video decoder and windows of a larger frame
+have. Then all this is asked of rows instead of frames. Rows with gaps inside them are copied.
+
+Of floating-point frames a lane reads one pixel. Frames with gaps inside are copied.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import struct
 from types import ModuleType
 from typing import Any
@@ -21,6 +25,7 @@ from torch import Tensor
 from .._triton import Config, Tuner, device_guard, triton_check
 from ..dispatch import register_backend
 from .arguments import UNITS, map_dtype, map_shape
+from .layout import packed_rows
 
 register_backend("event_synthesis", "triton", triton_check((torch.uint8, torch.float16, torch.bfloat16, torch.float32)))
 
@@ -73,15 +78,49 @@ def _layout(frames: Tensor, carry: Tensor | None, rgb: bool) -> tuple[Tensor, Te
     return _images(frames, prefix, dims), None if carry is None else _images(carry, prefix, dims)
 
 
-def _as_words(images: Tensor) -> tuple[Tensor, int]:
-    """The memory of byte images as int32, and the byte in it where they begin (below 16 if memory is so aligned)."""
-    storage, offset = images.untyped_storage(), int(images.storage_offset())
-    if storage.data_ptr() % 16:  # memory from elsewhere
-        images = images.clone()
-        storage, offset = images.untyped_storage(), 0
-    first = offset // 16 * 16
-    words = torch.empty(0, dtype=torch.int32, device=images.device)
-    return words.set_(storage, first // 4, ((storage.nbytes() - first) // 4,), (1,)), offset - first
+class _Rows:
+    """Byte frames (segments, frames, H, W, channels), or carried ones without `frames`, as words in memory.
+
+    Attributes:
+        words: the memory from the 16-byte boundary before the first pixel on, as int32.
+        start: byte in it where the frames begin, below 16.
+        strides: bytes from segment to segment, [frame to frame,] and row to row; 0 where it is never stepped over.
+        line: bytes of a row.
+    """
+
+    def __init__(self, tensor: Tensor, prefix: int, rgb: bool) -> None:
+        rows = packed_rows(tensor, prefix, rgb)
+        if rows.untyped_storage().data_ptr() % 16:  # memory from elsewhere
+            rows = rows.clone(memory_format=torch.contiguous_format)
+        self.sizes = rows.shape[:-2]
+        self.strides = tuple(s if n > 1 else 0 for n, s in zip(self.sizes, rows.stride()[:-2], strict=True))
+        self.line = rows.shape[-2] * rows.shape[-1]
+        storage, offset = rows.untyped_storage(), int(rows.storage_offset())
+        first = offset // 16 * 16
+        self.start = offset - first
+        words = torch.empty(0, dtype=torch.int32, device=rows.device)
+        self.words = words.set_(storage, first // 4, ((storage.nbytes() - first) // 4,), (1,))
+
+    @property
+    def pitched(self) -> bool:
+        """Whether there are gaps between rows."""
+        return self.strides[-1] not in (0, self.line)
+
+    def wide(self, pitched: bool, unit: int) -> bool:
+        """Whether 16-byte loads serve: all begins at multiples of 16 bytes, and none reaches out of the memory.
+
+        Args:
+            pitched: whether the kernel goes along rows, not frames.
+            unit: bytes of 16 pixels. The last load of a row may reach into the gap behind it.
+        """
+        steps = self.strides if pitched else self.strides[:-1]
+        if any(place % 16 for place in (self.start, *steps)):
+            return False
+        if not pitched:
+            return self.sizes[-1] * self.line % 16 == 0
+        reach = -(-self.line // unit) * unit
+        last = self.start + sum((n - 1) * s for n, s in zip(self.sizes, self.strides, strict=True))
+        return reach <= self.strides[-1] and last + reach <= 4 * self.words.numel()
 
 
 def forward(
@@ -89,17 +128,19 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Return the maps, and what their counts were divided by: one number per segment, or one for all."""
     maps = torch.empty(map_shape(frames, rgb, split), dtype=map_dtype(frames.dtype, normalize), device=frames.device)
-    images, last = _layout(frames, carry, rgb)
-    segments, count, pixels = images.shape[0], images.shape[1], images.shape[2] // (3 if rgb else 1)
+    *batch, count, height, width = frames.shape[:-1] if rgb else frames.shape
+    segments, pixels = math.prod(batch), height * width
     by_peak = normalize in ("segment", "batch")
     peaks = None
     counts = maps
     if by_peak:
-        peaks = torch.zeros(segments if normalize == "segment" else 1, dtype=torch.int32, device=frames.device)
+        peaks = torch.empty(segments if normalize == "segment" else 1, dtype=torch.int32, device=frames.device)
         counts = torch.empty_like(maps, dtype=torch.uint8)
     stride = int(normalize == "segment")
-    if count + (last is not None) < 2 or count == 0:
+    if count + (carry is not None) < 2 or count == 0:
         maps.zero_()
+        if peaks is not None:
+            peaks.zero_()
     elif maps.numel():
         inverse, inverse_rest = _inverse(clamp) if normalize == "clamp" else (None, None)
         rest = {
@@ -112,7 +153,7 @@ def forward(
             "SPLIT": split,
         }
         count_events = _count_bytes if frames.dtype == torch.uint8 else _count_floats
-        count_events(images, last, counts, peaks, threshold, rest)
+        count_events(frames, carry, counts, peaks, threshold, rest)
         if peaks is not None:
             size = pixels * (2 if split else 1)
             grid = (segments * -(-size // DIVIDE.meta["BLOCK"]),)
@@ -127,56 +168,72 @@ def forward(
 
 
 def _count_bytes(
-    images: Tensor, carry: Tensor | None, maps: Tensor, peaks: Tensor | None, threshold: int, rest: dict[str, Any]
+    frames: Tensor, carry: Tensor | None, maps: Tensor, peaks: Tensor | None, threshold: int, rest: dict[str, Any]
 ) -> None:
-    words, start = _as_words(images)
-    last, carry_start = (None, 0) if carry is None else _as_words(carry)
+    rgb, pixels = rest["RGB"], rest["pixels"]
+    prefix = frames.dim() - (4 if rgb else 3)
+    images = _Rows(frames, prefix, rgb)
+    last = None if carry is None else _Rows(carry, prefix, rgb)
+    both = [images] if last is None else [images, last]
+    pitched = any(part.pitched for part in both)
+    wide = all(part.wide(pitched, 48 if rgb else 16) for part in both)
+    (segment, frame, row), (carry_segment, carry_row) = images.strides, (0, 0) if last is None else last.strides
     places = {
-        "start": start,
-        "segment_stride": images.stride(0) if images.shape[0] > 1 else 0,  # 0 where it is never stepped over
-        "frame_stride": images.stride(1) if images.shape[1] > 1 else 0,
-        "carry_start": carry_start,
-        "carry_stride": carry.stride(0) if carry is not None and images.shape[0] > 1 else 0,
+        "start": images.start,
+        "segment_stride": segment,
+        "frame_stride": frame,
+        "row_stride": row if pitched else 0,
+        "carry_start": 0 if last is None else last.start,
+        "carry_stride": carry_segment,
+        "carry_row_stride": carry_row if pitched else 0,
     }
-    pixels = rest["pixels"]
-    wide = not any(place % 16 for place in (*places.values(), images.shape[2]))
-    shifted = any(place % 4 for place in places.values())
+    shifted = not wide and any(place % 4 for place in places.values())
     if wide:
         places = {name: place // 16 for name, place in places.items()}
+    width = images.line // (3 if rgb else 1) if pitched else pixels
+    each = 16 if wide else 4
+    groups = pixels // width * -(-width // each)
 
     def run(config: Config) -> None:
-        each = config.meta["LANES"] * (16 if wide else 4)
-        kernels().count_bytes[(images.shape[0] * -(-pixels // each),)](
-            words=words,
-            carry=last,
+        if peaks is not None:
+            peaks.zero_()  # the kernel takes the larger of this and what it finds
+        kernels().count_bytes[(images.sizes[0] * -(-groups // config.meta["LANES"]),)](
+            words=images.words,
+            carry=None if last is None else last.words,
             maps=maps,
             peaks=peaks,
             **places,
-            frames=images.shape[1],
+            frames=images.sizes[1],
+            width=width,
             threshold=threshold,
             **rest,
             WIDE=wide,
             SHIFTED=shifted,
+            PITCHED=pitched,
             **_options(config),
         )
 
-    key = (rest["RGB"], rest["SPLIT"], shifted, carry is None, str(maps.dtype))
-    tuner = (_wide if rest["RGB"] else _wide_grey) if wide else _narrow
-    tuner.launch(images, key, run, worth=images.numel() >= _WORTH_TUNING)
+    key = (rgb, rest["SPLIT"], shifted, carry is None, str(maps.dtype), pitched)
+    tuner = (_wide if rgb else _wide_grey) if wide else _narrow
+    size = frames.numel()
+    tuner.launch(frames, key, run, size >= _WORTH_TUNING, rows=size, outputs=[maps, peaks])
 
 
 def _count_floats(
-    images: Tensor, carry: Tensor | None, maps: Tensor, peaks: Tensor | None, threshold: int, rest: dict[str, Any]
+    frames: Tensor, carry: Tensor | None, maps: Tensor, peaks: Tensor | None, threshold: int, rest: dict[str, Any]
 ) -> None:
     pixels = rest["pixels"]
+    images, last = _layout(frames, carry, rest["RGB"])
 
     def run(config: Config) -> None:
+        if peaks is not None:
+            peaks.zero_()
         kernels().count_floats[(images.shape[0] * -(-pixels // config.meta["LANES"]),)](
             frames=images,
-            carry=carry,
+            carry=last,
             maps=maps,
             peaks=peaks,
-            **_strides(images, carry),
+            **_strides(images, last),
             count=images.shape[1],
             threshold=float(threshold),
             **rest,
@@ -184,7 +241,8 @@ def _count_floats(
         )
 
     key = (str(images.dtype), rest["RGB"], rest["SPLIT"], carry is None, str(maps.dtype))
-    _floats.launch(images, key, run, worth=images.numel() * images.element_size() >= _WORTH_TUNING)
+    size = images.numel() * images.element_size()
+    _floats.launch(images, key, run, size >= _WORTH_TUNING, rows=size, outputs=[maps, peaks])
 
 
 def _strides(images: Tensor, carry: Tensor | None) -> dict[str, int]:
@@ -236,5 +294,6 @@ def backward(
         )
 
     key = (str(images.dtype), rgb, split, last is None)
-    _back.launch(images, key, run, worth=images.numel() * images.element_size() >= _WORTH_TUNING)
+    size = images.numel() * images.element_size()
+    _back.launch(images, key, run, size >= _WORTH_TUNING, rows=size, outputs=[grad_frames, grad_carry])
     return grad_frames, grad_carry

@@ -32,11 +32,11 @@ def configs(size: int) -> tuple[Config, ...]:
     """Return the configurations of each of `KERNELS` for elements of `size` bytes.
 
     First 8 bytes per thread: a step is the shorter, the fewer elements a thread has, and calls too small to measure
-    have few lanes. Then 4 and 16 bytes, fewer stages for many lanes, whose programs hide each other's latency, and
-    longer rows. Less than 4 bytes per thread cannot be copied ahead.
+    have few lanes. Then 4 bytes for fewer lanes still, and 16 bytes with fewer stages for many lanes, whose programs
+    hide each other's latency. Less than 4 bytes per thread cannot be copied ahead.
     """
     wide = 512 // size
-    shapes = ((wide // 2, 1, 10), (wide // 4, 1, 12), (wide, 1, 8), (wide, 1, 4), (2 * wide, 2, 4))
+    shapes = ((wide // 2, 1, 10), (wide // 4, 1, 12), (wide, 1, 8))
     return tuple(Config({"BLOCK": block, "STAGES": stages}, num_warps=warps) for block, warps, stages in shapes)
 
 
@@ -142,10 +142,13 @@ class _Call(NamedTuple):
         first, second = (torch.empty(shape, dtype=torch.float32, device=self.x.device) for _ in range(2))
         return first, second
 
-    def launch(self, name: str, chunks: int, arguments: Mapping[str, Any]) -> None:
+    def launch(
+        self, name: str, chunks: int, arguments: Mapping[str, Any], outputs: Mapping[str, Tensor | None]
+    ) -> None:
         """Run one of `KERNELS` over so many chunks, in its best configuration.
 
-        The best may differ between few lanes and many, and between one chunk and several.
+        The best may differ between few lanes and many, and between one chunk and several. `outputs` are the arguments
+        that the kernel writes for its caller.
         """
         kernel = kernels()[name]
         batch, steps, dim = self.x.shape
@@ -154,8 +157,12 @@ class _Call(NamedTuple):
         _TUNERS[name, self.x.element_size()].launch(
             self.x,
             key,
-            lambda config: kernel[self.grid(chunks, config)](**self.inputs(), **arguments, **config.options()),
+            lambda config: kernel[self.grid(chunks, config)](
+                **self.inputs(), **arguments, **outputs, **config.options()
+            ),
             worth=batch * steps * dim >= WORTH_TUNING,
+            rows=batch * steps,
+            outputs=list(outputs.values()),
         )
 
     def carry(self, name: str, arguments: Mapping[str, Any]) -> None:
@@ -200,7 +207,7 @@ def forward(
         if call.chunks > 1:
             summary = torch.empty((6, batch, call.chunks - 1, dim), dtype=torch.float32, device=x.device)
             call.launch(
-                "forward_summary", call.chunks - 1, {"summary": summary, "batch": batch, "HAS_STATE": has_state}
+                "forward_summary", call.chunks - 1, {"batch": batch, "HAS_STATE": has_state}, {"summary": summary}
             )
             s_in, p_in = call.state()
             start = {"s0": call.s0, "p0": call.p0}
@@ -215,7 +222,7 @@ def forward(
             "p_out": p,
         }
         entering = {"influence": influence, "s_in": s_in, "p_in": p_in, "HAS_STATE": has_state}
-        call.launch("forward", call.chunks, {**entering, **outputs, "EVERY": every if keep else 1})
+        call.launch("forward", call.chunks, {**entering, "EVERY": every if keep else 1}, outputs)
     return mean, variance, gain, s, p, states
 
 
@@ -276,7 +283,7 @@ def backward(
         grad_s_leaving, grad_p_leaving = grad_s, grad_p
         if call.chunks > 1:
             summary = new(4, batch, call.chunks - 1, dim)
-            call.launch("backward_summary", call.chunks - 1, {**rows, "summary": summary, "batch": batch})
+            call.launch("backward_summary", call.chunks - 1, {**rows, "batch": batch}, {"summary": summary})
             grad_s_leaving, grad_p_leaving = call.state()
             leaving: dict[str, Any] = {"grad_s_leaving": grad_s_leaving, "grad_p_leaving": grad_p_leaving}
             call.carry("backward_carry", {"summary": summary, "grad_s": grad_s, "grad_p": grad_p, **leaving})
@@ -287,12 +294,10 @@ def backward(
             "grad_p0": None if s0 is None else grad_p0,
             "grad_q": q_sums,
             "grad_influence": influence_sums,
-            "scratch": scratch,
-            "EVERY": every,
         }
         leaving = {"grad_s_leaving": grad_s_leaving, "grad_p_leaving": grad_p_leaving}
-        start = {"influence": influence, "s0": call.s0, "p0": call.p0}
-        call.launch("backward", call.chunks, {**rows, **leaving, **start, **outputs})
+        start = {"influence": influence, "s0": call.s0, "p0": call.p0, "scratch": scratch, "EVERY": every}
+        call.launch("backward", call.chunks, {**rows, **leaving, **start}, outputs)
     grad_q = q_sums.sum((0, 1), dtype=torch.float64)
     if q.numel() == 1:
         grad_q = grad_q.sum(0, keepdim=True)

@@ -130,9 +130,10 @@ def _provided(
     def run(config: Config) -> None:
         found[:] = [library() if config.meta["LIBRARY"] else triton()]
 
-    shared = len(weights[0]) == 1
-    key = (what, str(dtype), products.precision(dtype), str(z.dtype), hidden, dim, shared, tokens.bit_length())
-    _providers[dtype.itemsize].launch(z, key, run)
+    key = (what, str(dtype), products.precision(dtype), str(z.dtype), hidden, dim, len(weights[0]) == 1)
+    # Results are not compared: over the steps half precision rounds to either side, and both are made of products that
+    # have been checked.
+    _providers[dtype.itemsize].launch(z, key, run, rows=tokens)
     return found[0]
 
 

@@ -40,8 +40,6 @@ PRODUCT = {
             _config(64, 64, 64, 4, 4),
             _config(128, 128, 64, 8, 3),
             _config(128, 256, 64, 8, 3),
-            _config(128, 128, 64, 4, 3),
-            _config(64, 128, 64, 4, 4),
         ),
         4: (_config(64, 64, 32, 4, 3), _config(128, 64, 32, 8, 3), _config(64, 128, 32, 8, 3)),
     },
@@ -49,15 +47,13 @@ PRODUCT = {
         2: (
             _config(64, 64, 64, 4, 4),
             _config(128, 128, 64, 8, 3),
-            _config(64, 128, 64, 4, 4),
-            _config(128, 64, 64, 4, 4),
             _config(64, 256, 64, 8, 3),
         ),
         4: (_config(64, 64, 32, 4, 3), _config(128, 64, 32, 8, 3), _config(64, 128, 32, 8, 3)),
     },
 }
 WEIGHT_GRADIENT = {
-    2: (_config(64, 64, 64, 4, 3), _config(128, 128, 64, 8, 3), _config(64, 128, 64, 4, 3)),
+    2: (_config(64, 64, 64, 4, 3), _config(128, 128, 64, 8, 3)),
     4: (_config(64, 64, 16, 4, 3), _config(128, 64, 32, 8, 3), _config(64, 128, 16, 8, 3)),
 }
 _products = {
@@ -122,10 +118,15 @@ def product(
             **config.options(),
         )
 
-    epilogue = "state" if base is not None else "gate" if gate is not None else "hidden"
-    key = (epilogue, transposed, str(a.dtype), dot_precision, str(out.dtype), width, depth)
-    tuner = _products["hidden" if epilogue == "hidden" else "other", a.element_size()]
-    tuner.launch(a, key, run, worth=rows >= MEASURED)
+    # The products of one kind and size share their choice: each has its own kernel, and would compile all of them.
+    key = (str(a.dtype), dot_precision, width, depth)
+    tuner = _products["hidden" if base is None and gate is None else "other", a.element_size()]
+
+    def compared(config: Config) -> list[Tensor]:
+        # Where in its rows the parts of a column sum lie depends on the tile.
+        return [tensor for tensor in (out, narrow, None if sums is None else sums.sum(0)) if tensor is not None]
+
+    tuner.launch(a, key, run, rows >= MEASURED, rows=rows, outputs=[out, narrow, sums], compared=compared)
 
 
 def parts(rows: int, height: int, width: int) -> tuple[int, int]:
@@ -167,7 +168,7 @@ def weight_gradient(a: Tensor, b: Tensor, out: Tensor, scale: float) -> None:
         )
 
     key = (str(a.dtype), dot_precision, str(out.dtype), height, width)
-    _weight_gradients[a.element_size()].launch(a, key, run, worth=rows >= MEASURED)
+    _weight_gradients[a.element_size()].launch(a, key, run, rows >= MEASURED, rows=rows, outputs=[out])
 
 
 def add_parts(

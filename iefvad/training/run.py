@@ -67,7 +67,7 @@ class Run:
         path = run.path / RUN_CONFIG
         if config.resume and path.exists():
             old, new = dataclasses.asdict(load_config(path)), dataclasses.asdict(config)
-            free = {"resume", "out", "device", "cache"}
+            free = {"resume", "out", "device", "cache", "cuda_graph"}
             differing = [key for key in new if key not in free and old[key] != new[key]]
             if differing:
                 changes = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in differing)

@@ -93,6 +93,11 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = option(
         "float32", "arithmetic of the training; bfloat16: under autocast"
     )
+    cuda_graph: bool = option(
+        False,
+        "capture training steps in CUDA graphs, for small batches; batches are padded to a few lengths. On the CPU the"
+        " padded steps run one by one",
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N; under torchrun each process has its own GPU")
 
     # Protocol.

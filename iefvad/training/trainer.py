@@ -31,6 +31,7 @@ from iefvad.model.network import Network, Output
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.training.distributed import Processes
+from iefvad.training.graph import GraphedStep
 from iefvad.training.run import Run, Variant
 from iefvad.training.scoring import score_shared
 from iefvad.training.settings import Settings
@@ -83,9 +84,10 @@ class Trainer:
             self.model.start_as_identity()
         self.model.to(self.device)
         self.network: nn.Module = self.model
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
+        self.graphed = config.cuda_graph and self.processes.world == 1
+        if config.cuda_graph and self.processes.is_main and (reason := why_no_graph(self.processes, self.device)):
+            print(f"note: --cuda-graph: {reason}", flush=True)
+        self.optimizer = make_optimizer(self.model, config, capturable=self.graphed and self.device.type == "cuda")
         self.progress = Progress()
 
     @property
@@ -107,9 +109,10 @@ class Trainer:
             Aborted: another process failed.
         """
         self._begin(clips)
+        step = self._step()
         with self._bar(progress) as bar:
             while self.progress.epoch < self.config.epochs:
-                row = self._train_epoch(clips)
+                row = self._train_epoch(clips, step)
                 row |= self._choose(held_out, test)
                 self._finish_epoch(row)
                 bar.update()
@@ -164,25 +167,36 @@ class Trainer:
             dynamic_ncols=True,
         )
 
-    def _train_epoch(self, clips: Clips) -> dict[str, Any]:
+    def _step(self) -> Callable[[Batch, Share], Tensor]:
+        """Return the training step: from a batch and its weight to the losses."""
+        config = self.config
+        weights = LossWeights(config.lambda_kl, config.lambda_reg, config.lambda_cos, config.lambda_norm)
+
+        def step(batch: Batch, share: Share = WHOLE) -> Tensor:
+            return training_step(
+                self.network, batch, self.optimizer, weights, config.mil, autocast=self._autocast(), share=share
+            )
+
+        if not self.graphed:
+            return step
+        graphed = GraphedStep(step, self.device, config.max_segments)
+        return lambda batch, share: graphed(batch)
+
+    def _train_epoch(self, clips: Clips, train: Callable[[Batch, Share], Tensor]) -> dict[str, Any]:
         """Train one epoch and return its row of the log."""
         config, epoch, processes = self.config, self.progress.epoch, self.processes
         rate = config.lr * config.factor ** sum(epoch >= milestone for milestone in config.milestones)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         # Seeding each epoch from its number makes a resumed run draw what the uninterrupted one drew.
         masks = f"dropout {epoch}" + (f" process {processes.rank}" if processes.rank else "")
         torch.manual_seed(_mix(self.seed, self.variant.modality, masks))
         generator = torch.Generator().manual_seed(_mix(self.seed, self.variant.modality, f"order {epoch}"))
         with processes.barrier():
             order = list(epoch_batches(clips.labels, config.batch, mixed=config.mixed, generator=generator))
-        weights = LossWeights(config.lambda_kl, config.lambda_reg, config.lambda_cos, config.lambda_norm)
         self.network.train()
         begin, sums = time.perf_counter(), torch.zeros(4, device=self.device)
         for step, (batch, share, failure) in enumerate(self._parts(clips, order), 1):
-            sums += training_step(
-                self.network, batch, self.optimizer, weights, config.mil, autocast=self._autocast(), share=share
-            )
+            sums += train(batch, share)
             if step % CHECK == 0 or step == len(order):
                 processes.abort_on(failure)
                 means = (processes.sum(sums) / (step * processes.world)).tolist()
@@ -277,6 +291,31 @@ class Trainer:
             f"epoch {self.progress.epoch + 1} of the {self.variant.name} model diverged ({what}): lower --lr (now"
             f" {self.config.lr}) and start again."
         )
+
+
+def why_no_graph(processes: Processes, device: torch.device) -> str | None:
+    """Return why `--cuda-graph` captures nothing here, as a sentence; None if it does."""
+    if processes.world > 1:
+        return "steps of several processes are not captured, so they run one by one."
+    if device.type != "cuda":
+        return f"there is nothing to capture on {device.type}, so the padded steps run one by one."
+    return None
+
+
+def make_optimizer(model: nn.Module, config: Settings, *, capturable: bool) -> torch.optim.Optimizer:
+    """Return AdamW. `capturable`: its learning rate is a tensor on the GPU, which a CUDA graph reads."""
+    parameters = list(model.parameters())
+    rate = torch.tensor(config.lr, device=parameters[0].device) if capturable else config.lr
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=capturable)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate; where it is a tensor, in its memory."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def training_step(

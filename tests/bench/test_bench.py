@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -389,10 +390,47 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_r
     assert json.loads(capsys.readouterr().out)["format"] == 2
 
 
+def test_an_interrupted_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_runs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["--quick", "--out", str(tmp_path), "--no-memory", "--provider", "reference"]
+    measured: list[str] = []
+
+    def measure_case(case: Case, *rest: Any) -> list[measure.Row]:
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(measure_of(case))
+        return original(case, *rest)
+
+    def measure_of(case: Case) -> str:
+        return f"{case.op} {case.size}"
+
+    original = measure.measure_case
+    monkeypatch.setattr("bench.measure.measure_case", measure_case)
+    assert main(command) == 130
+    (kept,) = tmp_path.glob("*.json")
+    assert kept.name.endswith(".partial.json") and len(json.loads(kept.read_text())["cases"]) == 2
+
+    monkeypatch.setattr("bench.command.environment.name", lambda about: "here")
+    first, measured[:] = list(measured), ["", "", ""]
+    assert main([*command, "--resume"]) == 0
+    assert "2 cases were measured before" in capsys.readouterr().err
+    assert len(measured) == 4 and measured[-1] not in first
+    (path,) = tmp_path.glob("*.json")
+    rows = json.loads(path.read_text())["results"]
+    assert {(row["op"], row["size"]) for row in rows} == {tuple(name.split()) for name in (*first, measured[-1])}
+    assert all(row["fraction_of_ceiling"] for row in rows)
+
+    kept.write_text(json.dumps({"about": {"commit": "another"}, "cases": {}, "samples": {}}))
+    assert main([*command, "--resume"]) == 0
+    assert "commit" in capsys.readouterr().err and len(measured) == 7, "of another commit: nothing is taken over"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trane"], "there is no benchmark 'trane'; there are operators, static, plot"),
+        (["--resume", "--base", "HEAD"], "leave out --base"),
+        (["trane"], "there is no benchmark 'trane'; there are operators, static, matrix, plot"),
         (["--quick", "--size", "huge"], "no case is left"),
         (["--static", "--base", "HEAD"], "leave out one"),
         (["plot", "nowhere.json"], "cannot read nowhere.json"),

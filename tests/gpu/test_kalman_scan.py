@@ -1,4 +1,4 @@
-"""The scan's Triton kernels on a GPU: every configuration on both paths, compilation, graphs, a second device."""
+"""The scan's Triton kernels on a GPU: long sequences, compilation, graphs, a second device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ pytest.importorskip("triton")
 
 from ief_kernels import KalmanScan, _triton, kalman_scan
 from ief_kernels.kalman_scan.paths import forced_path
-from ief_kernels.kalman_scan.triton_launch import configs
 
 pytestmark = pytest.mark.gpu
 INTERPRETED = _triton.INTERPRET
@@ -57,25 +56,6 @@ def compare(tensors: list[Tensor], *, carried: bool, **options: Any) -> None:
     relative = RELATIVE[tensors[0].dtype]
     for a, b in zip([*got, *grads], [*want, *expected], strict=True):
         assert_near(a.cpu(), b, relative)
-
-
-@pytest.mark.parametrize("index", range(len(configs(4))))
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
-@pytest.mark.parametrize("carried", [False, True])
-def test_every_configuration(device: torch.device, index: int, path: str, dtype: torch.dtype, carried: bool) -> None:
-    if INTERPRETED and dtype == torch.bfloat16:
-        pytest.skip("the interpreter gets bfloat16 wrong")
-    lengths = torch.tensor([SHAPE[1], SHAPE[1] // 2, 0][: SHAPE[0]], device=device)
-    with _triton.forced(index), forced_path(path, CHUNK):
-        compare(inputs(device, dtype), carried=carried, lengths=lengths)
-
-
-@pytest.mark.parametrize("index", range(len(configs(4))))
-@pytest.mark.parametrize("carried", [False, True])
-def test_every_configuration_of_the_robust_update(device: torch.device, index: int, carried: bool) -> None:
-    with _triton.forced(index):
-        compare(inputs(device, torch.float32), carried=carried, nu=4.0)
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -10,7 +10,6 @@ from ief_kernels import PrecisionFusion, _triton, fusion_and_terms, precision_fu
 from ief_kernels.precision_fusion import triton_launch as launcher
 from tests.helpers.kernel_checks import (
     FUSION_FLOAT32,
-    FUSION_RELATIVE,
     assert_near,
     copies,
     leaf,
@@ -19,8 +18,6 @@ from tests.helpers.kernel_checks import (
 )
 
 pytestmark = pytest.mark.gpu
-
-MOST_CONFIGS = 3
 
 
 def inputs(device: torch.device, *shape: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -49,41 +46,6 @@ def gradients_on(
     weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(rounded).to(r) for r in results]
     total = sum((weight * result).sum().double() for weight, result in zip(weights, results, strict=True))
     return list(torch.autograd.grad(total, leaves, allow_unused=True))
-
-
-def test_there_are_no_more_configurations() -> None:
-    for itemsize in (2, 4):
-        tuners = [launcher.forward_tuner(dim, flat, itemsize) for dim in (5, 768, 4096) for flat in (False, True)]
-        tuners += [launcher.backward_tuner(columns, itemsize) for columns in (8, 1024, launcher.LONGEST_ROW)]
-        assert all(1 <= len(tuner.configs) <= MOST_CONFIGS for tuner in tuners)
-
-
-@pytest.mark.parametrize("index", range(MOST_CONFIGS))
-@pytest.mark.parametrize("dtype", list(FUSION_RELATIVE), ids=str)
-@pytest.mark.parametrize("shape", [(2, 63, 5), (3, 9, 768), (1, 5, 2048), (1, 3, 5000)], ids=str)
-@pytest.mark.parametrize("per_dim", [False, True])
-def test_every_configuration(
-    device: torch.device, index: int, dtype: torch.dtype, shape: tuple[int, ...], per_dim: bool
-) -> None:
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        pytest.skip("triton's interpreter gets bfloat16 wrong")
-    tensors, nus = inputs(device, *shape, dtype=dtype), nu_pair(device, shape[-1], per_dim)
-    wide, wide_nus = ([t.detach().double().cpu().requires_grad_() for t in group] for group in (tensors, nus))
-    lengths = torch.tensor([shape[1], 2, 0][: shape[0]], device=device)
-    relative = FUSION_RELATIVE[dtype]
-    with _triton.forced(index):
-        got = outputs(tensors, nus, lengths, fusion_and_terms, backend="triton")
-        grads = gradients_on(got, [*tensors, *nus], dtype)
-        fusion = precision_fusion(*tensors, nu=tuple(nus), backend="triton")
-        fusion_grads = gradients_on([*fusion], [*tensors, *nus], dtype)
-    want = outputs(wide, wide_nus, lengths.cpu(), reference.fusion_and_terms)
-    want_fusion = reference.precision_fusion(*wide, nu=tuple(wide_nus))
-    expected = [*want, *gradients_on(want, [*wide, *wide_nus], dtype)]
-    expected += [*want_fusion, *gradients_on([*want_fusion], [*wide, *wide_nus], dtype)]
-    for index, (a, b) in enumerate(zip([*got, *grads, *fusion, *fusion_grads], expected, strict=True)):
-        assert a is not None and b is not None
-        is_norm = index == len(got) - 1
-        assert_near(a.cpu(), b, norm_tolerance(FUSION_FLOAT32, shape[-1]) if is_norm else relative)
 
 
 def test_repeats_bit_for_bit(device: torch.device) -> None:

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.gpu
 
 # float32 sums up to 768 products in another order; half precision rounds the products' inputs at every step.
 RELATIVE = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
-MOST_CONFIGS = 5
 ONE, MANY = 10**9, 0
 
 
@@ -45,50 +44,6 @@ def agree(tensors: list[Tensor], **options: int) -> None:
     assert_near(got.cpu(), want, RELATIVE[dtype])
     for a, b in zip(sums_gradients([got], tensors), sums_gradients([want], wide), strict=True):
         assert_near(a, b, RELATIVE[dtype])
-
-
-def skip_bfloat16(device: torch.device, dtype: torch.dtype) -> None:
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        pytest.skip("triton's interpreter gets bfloat16 wrong")
-
-
-def test_there_are_no_more_configurations() -> None:
-    tuners = [*products._products.values(), *products._weight_gradients.values()]
-    assert all(1 <= len(tuner.configs) <= MOST_CONFIGS for tuner in tuners)
-
-
-@pytest.mark.parametrize("index", range(MOST_CONFIGS))
-@pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
-@pytest.mark.parametrize("sizes", [(130, 63, 70), (300, 128, 256), (5, 100, 33)], ids=str)
-def test_every_configuration(
-    device: torch.device,
-    index: int,
-    dtype: torch.dtype,
-    sizes: tuple[int, int, int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    skip_bfloat16(device, dtype)
-    monkeypatch.setattr(host, "FEW_TOKENS", MANY)
-    monkeypatch.setattr(products, "_SHARE", 64)
-    with _triton.forced(index):
-        agree(inputs(device, *sizes, 2, dtype))
-
-
-@pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
-@pytest.mark.parametrize("sizes", [(1, 64, 64), (19, 63, 70), (64, 768, 768), (256, 96, 200)], ids=str)
-@pytest.mark.parametrize("alone", [True, False])
-def test_one_launch(
-    device: torch.device,
-    dtype: torch.dtype,
-    sizes: tuple[int, int, int],
-    alone: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    skip_bfloat16(device, dtype)
-    if alone:
-        monkeypatch.setattr(host, "team_size", lambda *arguments: 1)
-    agree(inputs(device, *sizes, 3, dtype))
-    agree(inputs(device, *sizes, 1, dtype), steps=4, checkpoint_every=2)
 
 
 @pytest.mark.parametrize("limit", [ONE, MANY])

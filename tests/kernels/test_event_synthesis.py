@@ -92,6 +92,30 @@ def test_luma_counts_whole_grey_levels(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_luma_plane_of_an_nv12_surface(backend: str) -> None:
+    surface = torch.randint(0, 256, (2, 5, 18, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    luma = surface[..., :12, :40]  # 12 rows of luma, 6 of chroma, a pitch of 48
+    for layout in ("auto", "luma"):
+        maps = event_synthesis(luma, threshold=30, layout=layout, backend=backend)
+        assert torch.equal(maps, event_synthesis(luma.contiguous(), threshold=30, backend="reference"))
+    grey = luma[..., None].expand(-1, -1, -1, -1, 3)
+    # The weights of R, G and B add up to 0.9999 of a grey level, and no difference is near a threshold of 30.5.
+    assert torch.equal(
+        event_synthesis(luma, threshold=30.5, backend=backend), event_synthesis(grey, threshold=30.5, backend=backend)
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layout_of_three_columns(backend: str) -> None:
+    frames = torch.randint(0, 256, (2, 4, 5, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert event_synthesis(frames, backend=backend).shape == (4, 5)
+    maps = event_synthesis(frames, layout="luma", backend=backend)
+    assert maps.shape == (2, 5, 3)
+    padded = torch.nn.functional.pad(frames, (0, 1))
+    assert torch.equal(maps, event_synthesis(padded, backend="reference")[..., :3])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("polarity", ["merged", "split"])
 def test_normalisations(backend: str, polarity: str) -> None:
     frames = frames_of((3, 6, 8, 9, 3))
@@ -399,6 +423,8 @@ def test_compiles_without_graph_breaks(backend: str, dtype: torch.dtype) -> None
         ({"surrogate": 1.0, "normalize": "none"}, ValueError, "uint8 counts"),
         ({"carry": torch.zeros(4, 5, 3, dtype=torch.uint8)}, ValueError, "one frame per segment"),
         ({"carry": torch.zeros(2, 4, 5, 3)}, ValueError, "carry must be like frames"),
+        ({"layout": "nv12"}, ValueError, "auto, rgb, luma"),
+        ({"frames": torch.zeros(3, 4, 5, dtype=torch.uint8), "layout": "rgb"}, ValueError, "S, H, W, 3"),
         ({"backend": "cuda"}, ValueError, "unknown backend"),
     ],
 )

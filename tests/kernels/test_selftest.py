@@ -45,7 +45,7 @@ def test_a_wrong_gradient_is_a_fault(
     assert selftest.main(["--device", "cpu", "--operators", "kalman_scan", "--backends", "native"]) == 1
     out = capsys.readouterr().out
     assert any(line.startswith("kalman_scan") and line.endswith("FAULT") for line in out.splitlines())
-    assert "FAULT kalman_scan native float32 on cpu, (3, 26, 200), sequential: the error of grad_var" in out
+    assert "FAULT kalman_scan native float32 on cpu, (3, 70, 200), sequential: the error of grad_var" in out
     assert "the error of grad_x" not in out  # nothing else is accused
 
 

@@ -127,7 +127,7 @@ def test_recorded_spills_are_those_of_kernels_that_exist() -> None:
 SPECIALISED = {
     "kalman_scan": {"dim", "x_b", "x_t", "var_b", "var_t", "q_d"},
     "precision_fusion": {"dim", "size", "stride_mi", "stride_li", "stride_me", "stride_le", "c_img_d", "c_evt_d"},
-    "event_synthesis": {"pixels", "size"},
+    "event_synthesis": {"pixels", "width", "size"},
 }
 
 

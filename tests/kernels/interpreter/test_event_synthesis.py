@@ -115,11 +115,68 @@ def test_loads_are_as_wide_as_the_frames_allow(monkeypatch: pytest.MonkeyPatch) 
     assert seen == [(True, False), (False, False), (False, True), (True, False), (False, True)]
 
 
+def surfaces(rows: int, width: int, pitch: int, offset: int = 0, spare: int = 16) -> Tensor:
+    """Bytes (2, 4, rows, width) whose rows begin `pitch` bytes apart, with `spare` bytes behind the last one."""
+    count = 8 * rows * pitch - (pitch - width) + spare
+    memory = frames_of((offset + count,))
+    return memory.as_strided((2, 4, rows, width), (4 * rows * pitch, rows * pitch, pitch, 1), offset)
+
+
+# Row, pitch, first byte and bytes behind the end; whether 16-byte loads and shifted words serve.
+@pytest.mark.parametrize(
+    ("width", "pitch", "offset", "spare", "wide", "shifted"),
+    [
+        (32, 64, 0, 0, True, False),
+        (30, 32, 16, 2, True, False),  # the last load of a row reaches into the gap
+        (30, 32, 0, 0, False, False),  # and there, out of the memory
+        (24, 28, 4, 0, False, False),
+        (27, 41, 3, 0, False, True),
+    ],
+)
+@pytest.mark.parametrize("rgb", [False, True])
+def test_rows_with_a_pitch_are_read_in_place(
+    rgb: bool,
+    width: int,
+    pitch: int,
+    offset: int,
+    spare: int,
+    wide: bool,
+    shifted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[dict[str, Any]] = []
+    kernel = host.kernels().count_bytes
+
+    class Spy:
+        def __getitem__(self, grid: Any) -> Any:
+            def launch(*arguments: Any, **options: Any) -> None:
+                seen.append(options)
+                kernel[grid](*arguments, **options)
+
+            return launch
+
+    monkeypatch.setattr(host.kernels(), "count_bytes", Spy())
+    factor = 3 if rgb else 1
+    frames = surfaces(5, width * factor, pitch * factor, offset, spare * factor)
+    frames = frames.unflatten(-1, (width, 3)) if rgb else frames
+    plain = frames.contiguous()
+    for carry, clean in ((None, None), (frames[:, 2], plain[:, 2]), (plain[:, 1], plain[:, 1])):
+        for polarity, normalize in (("merged", "clamp"), ("split", "segment")):
+            options: dict[str, Any] = {"threshold": 50, "polarity": polarity, "normalize": normalize}
+            actual = event_synthesis(frames, carry=carry, backend="triton", **options)
+            assert torch.equal(actual, reference.event_synthesis(plain, carry=clean, **options))
+            assert seen[-1]["PITCHED"]
+            assert seen[-1]["words"].untyped_storage().data_ptr() == frames.untyped_storage().data_ptr()
+            if carry is None:
+                assert (seen[-1]["WIDE"], seen[-1]["SHIFTED"]) == (wide, shifted)
+
+
 @pytest.mark.parametrize("index", [1, 2])
 def test_every_configuration(index: int) -> None:
     with _triton.forced(index):
         for shape in ((2, 3, 16, 20, 3), (2, 3, 6, 10, 3), (2, 3, 7, 9, 3)):
             equal(frames_of(shape), polarity="split", normalize="segment")
+            equal(frames_of(shape)[:, :, :, :-1], polarity="split", normalize="segment")
         equal(frames_of((2, 3, 7, 9, 3), torch.float32), threshold=30)
 
 

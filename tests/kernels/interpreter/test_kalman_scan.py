@@ -80,7 +80,7 @@ def test_robust(dtype: torch.dtype, carried: bool) -> None:
 
 
 # Half precision keeps every 32nd state: no state, one, the last step's, and more than one.
-@pytest.mark.parametrize("steps", [31, 32, 33, 64, 70])
+@pytest.mark.parametrize("steps", [31, 32, 70])
 @pytest.mark.parametrize("carried", [False, True])
 @pytest.mark.parametrize("robust", [False, True])
 def test_backward_from_kept_states(steps: int, carried: bool, robust: bool) -> None:
