@@ -54,7 +54,8 @@ def test_an_epoch_waits_only_where_it_looks_at_the_losses(monkeypatch, tmp_path)
     with waiting(monkeypatch) as waits:
         training = Trainer(Run(tmp_path, config), Variant("fusion", "fusion", config.method), 0, dim=16)
         waits.found.clear()  # weights were moved to the device
-        row = training._train_epoch(type("Clips", (), {"labels": torch.zeros(2), "lengths": torch.tensor([40, 7])}))
+        clips = type("Clips", (), {"labels": torch.zeros(2), "lengths": torch.tensor([40, 7])})
+        row = training._train_epoch(clips, training._step())
     assert row["loss"] == 1.0  # what a copy from the stand-in contains
     assert len(waits.found) == 3, waits.found  # at steps 3, 6 and 7
     assert all("tolist()" in wait for wait in waits.found)
