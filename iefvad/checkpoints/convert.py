@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from iefvad.checkpoints.released import is_released, released_config
+from iefvad.checkpoints.torchscript import is_torchscript, read_torchscript
 from iefvad.encoders.weights import strip, visual_names
 from iefvad.model.config import ModelConfig
 from iefvad.utils.devices import meta_device
@@ -52,7 +53,7 @@ class Conversion:
 
 
 def convert_checkpoint(src: str | Path, dst: str | Path) -> Conversion:
-    """Convert a pickled checkpoint to safetensors. Runs none of its code (`torch.load(weights_only=True)`).
+    """Convert a pickled checkpoint or a TorchScript archive to safetensors. Runs none of its code.
 
     It takes the tensors out of `checkpoint`, `state_dict` or `model`, and strips `module.` and `encoder_k.` (event
     encoders as published; other encoders of such a file are left out). It keeps the visual tower as `visual.*`, or the
@@ -130,6 +131,8 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors" and not begins_as_pickle(path):
             value = safetensors.torch.load_file(str(path))
+        elif is_torchscript(path):
+            value = read_torchscript(path)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what it warns of, the errors below say
@@ -160,6 +163,6 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 
 def _unreadable(path: Path) -> UserError:
     return UserError(
-        f"{path} is not a checkpoint of tensors (a TorchScript archive, truncated, or of another kind). OpenAI's"
-        " CLIP is published as safetensors too: give its folder as `local-dir:FOLDER`."
+        f"{path} is not a checkpoint of tensors (truncated, or of another kind): fetch it again. Many models are"
+        " published as safetensors too: name one by `hf-hub:OWNER/NAME` or `local-dir:FOLDER`."
     )

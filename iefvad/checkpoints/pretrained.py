@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iefvad.checkpoints.calibration import CALIBRATION
 from iefvad.checkpoints.files import CONFIG, WEIGHTS, Saved, parse_model, read_folder, read_model
 from iefvad.checkpoints.released import is_released, read_released
 from iefvad.model.config import Noise
 from iefvad.utils.errors import UserError
+from iefvad.utils.hub import REPOSITORY, answers
 from iefvad.utils.tensors import read_tensors, refuse_pickled
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 RUN_CONFIG, RUN_CHECKPOINT = "config.yaml", "checkpoint.safetensors"
 """Files of a run folder: its settings, which mark it as one, and its main model."""
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_pretrained(
@@ -48,7 +43,7 @@ def find_pretrained(
         return _read_file(path, {"noise": noise, "nu": nu, "attenuation": attenuation, "heads": heads})
     refuse_pickled(path)
     name = os.fspath(source)
-    if not _HUB_ID.fullmatch(name):
+    if not REPOSITORY.fullmatch(name):
         raise UserError(
             f"there is no model {name}: give a run folder, a folder by `save_pretrained`, a .safetensors file, or"
             " OWNER/NAME of a model on the Hugging Face hub."
@@ -134,7 +129,7 @@ def _download(name: str, options: dict[str, Any]) -> tuple[Path, Path]:
 
     remedy = f"and there is no file or folder {name} here"
     try:
-        if not options["local_files_only"] and not _answers(HfApi(token=options["token"]), name, options["revision"]):
+        if not options["local_files_only"] and not answers(HfApi(token=options["token"]), name, options["revision"]):
             options = options | {"local_files_only": True, "force_download": False}
         config, weights = (Path(hf_hub_download(name, file, **options)) for file in (CONFIG, WEIGHTS))
         with contextlib.suppress(EntryNotFoundError):
@@ -156,19 +151,3 @@ def _download(name: str, options: dict[str, Any]) -> tuple[Path, Path]:
         raise UserError(
             f"{name} cannot be had from the Hugging Face hub ({str(error).splitlines()[0]}), {remedy}."
         ) from None
-
-
-def _answers(api: HfApi, name: str, revision: str | None) -> bool:
-    """Whether the hub can be reached; a download would retry for half a minute before it gives up.
-
-    Raises the hub's own errors, such as for a model that is not there.
-    """
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        api.model_info(name, revision=revision, timeout=10)
-    except (HfHubHTTPError, HFValidationError):
-        raise
-    except Exception:  # the HTTP client's own, and that client differs between versions of huggingface_hub
-        return False
-    return True

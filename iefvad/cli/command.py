@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -40,6 +41,10 @@ def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main
             except UserError as error:
                 print(f"iefvad {name}: error: {error}", file=sys.stderr)
                 return 2
+            except BrokenPipeError:  # the reader of the output, such as `head`, has enough
+                with open(os.devnull, "w") as nothing:
+                    os.dup2(nothing.fileno(), sys.stdout.fileno())  # or the last flush would complain again
+                return 0
             except OSError as error:
                 explained = storage_error(error, Path(str(error.filename or ".")).parent)
                 if explained is error:

@@ -15,9 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad convert` and return the exit status."""
     parser = make_parser(
         "convert",
-        "Convert a released checkpoint (.pt, .pth, .bin) into a safetensors file: that of an image or event encoder,"
-        " or of the released IEF-VAD. Only this command opens such files. It reads only tensors and runs no code from"
-        " the file.",
+        "Convert a released checkpoint (.pt, .pth, .bin, also a TorchScript archive such as OpenAI's CLIP) into a"
+        " safetensors file: that of an image or event encoder, or of the released IEF-VAD. Only this command opens such"
+        " files. It reads only tensors and runs no code from the file.",
         usage="SOURCE DESTINATION",
     )
     parser.add_argument("source", type=str, help="checkpoint file to read", metavar="SOURCE")

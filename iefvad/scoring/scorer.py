@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from iefvad.encoders.sources import same_encoder
 from iefvad.features.videos import Video, pad_batch
 from iefvad.model.network import Network, State
 from iefvad.scoring.video_scores import VideoScores
@@ -169,8 +170,16 @@ def check_encoder(trained: Mapping[str, Any], given: Mapping[str, Any], what: st
     Raises:
         UserError: a setting that changes the features differs.
     """
-    ignored = {"crops", "format", "tail", "image_weights", "event_weights"}  # none of these changes a feature
-    differing = [key for key in trained if key not in ignored and key in given and trained[key] != given[key]]
+    ignored = {"crops", "format", "tail"}  # none of these changes a feature, nor where the weights are
+    ignored |= {f"{stream}_weights{what}" for stream in ("image", "event") for what in ("", "_origin")}
+    differing = [
+        key
+        for key in trained
+        if key not in ignored
+        and key in given
+        and trained[key] != given[key]
+        and not (key.endswith("_encoder") and same_encoder(trained[key], given[key]))
+    ]
     if differing:
         changes = "; ".join(f"{key} is {given[key]}, but {trained[key]} in the run" for key in differing)
         raise UserError(

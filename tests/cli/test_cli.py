@@ -62,3 +62,13 @@ def test_import_needs_no_gpu_and_compiles_nothing(package):
 def test_kernels_never_import_the_application():
     code = "import sys, ief_kernels; assert not any(name.split('.')[0] == 'iefvad' for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """As with `iefvad encoders | head -1`."""
+    command = [sys.executable, "-m", "iefvad", "encoders"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import open_clip
@@ -15,6 +17,7 @@ import torchvision.transforms.functional as TF
 from torch import Tensor
 
 from iefvad.checkpoints.convert import convert_checkpoint
+from iefvad.checkpoints.torchscript import read_torchscript
 from iefvad.encoders import descriptor
 from iefvad.encoders.encoder import Precision, build_encoder
 from iefvad.utils.devices import resolve_device
@@ -165,10 +168,54 @@ def test_event_weights_of_their_own(model: open_clip.CLIP, tmp_path: Path, weigh
 
 
 @pytest.mark.parametrize("form", ["openai", "published", "converted"])
-def test_quickgelu_weights_are_refused_by_another_model(model: open_clip.CLIP, tmp_path: Path, form: str) -> None:
+def test_the_weights_decide_about_quickgelu(
+    model: open_clip.CLIP, tmp_path: Path, weights: Path, frames: Tensor, form: str
+) -> None:
     _, path = in_every_form(model, tmp_path)[form]
-    with pytest.raises(UserError, match=f"--image-model {QUICK}"):
-        build_encoder(image_model=NAME, image_weights=path, device="cpu")
+    expected = build_encoder(image_model=QUICK, image_weights=weights, device="cpu")
+    encoder = build_encoder(image_model=NAME, image_weights=path, device="cpu")
+    assert torch.equal(encoder.encode_image(frames), expected.encode_image(frames))
+    assert encoder.settings == expected.settings and encoder.settings["image_encoder"] == QUICK
+    with pytest.raises(UserError, match=r"trained with QuickGELU.*--quick-gelu no"):
+        build_encoder(image_model=NAME, image_weights=path, quick_gelu="no", device="cpu")
+
+
+def test_nothing_says_whether_it_is_quickgelu(weights: Path, frames: Tensor) -> None:
+    with pytest.raises(UserError, match=r"does not say whether it was trained with QuickGELU.*--quick-gelu yes"):
+        build_encoder(image_model=NAME, image_weights=weights, device="cpu")
+    quick, plain, record = (
+        build_encoder(image_model=NAME, image_weights=weights, device="cpu", **how)  # type: ignore[arg-type]
+        for how in ({"quick_gelu": "yes"}, {"quick_gelu": "no"}, {"recorded": True})
+    )
+    named = build_encoder(image_model=QUICK, image_weights=weights, device="cpu")
+    assert quick.settings == named.settings and torch.equal(quick.encode_image(frames), named.encode_image(frames))
+    assert plain.settings["image_encoder"] == NAME and plain.settings == record.settings
+    assert torch.equal(plain.encode_image(frames), record.encode_image(frames))
+    assert not torch.allclose(plain.encode_image(frames), quick.encode_image(frames))
+    with pytest.raises(UserError, match="--quick-gelu no"):
+        build_encoder(image_model=QUICK, image_weights=weights, quick_gelu="no", device="cpu")
+    with pytest.raises(UserError, match="auto, yes or no"):
+        build_encoder(image_model=NAME, image_weights=weights, quick_gelu="maybe", device="cpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("open_clip_config.json", {"model_cfg": {**TINY, "quick_gelu": True}}, QUICK),
+        ("open_clip_config.json", {"model_cfg": TINY}, NAME),
+        ("config.json", {"model_type": "clip", "vision_config": {"hidden_act": "quick_gelu"}}, QUICK),
+        ("config.json", {"model_type": "clip", "vision_config": {"hidden_act": "gelu"}}, NAME),
+    ],
+)
+def test_the_configuration_beside_the_file_decides(
+    weights: Path, name: str, content: dict[str, object], expected: str
+) -> None:
+    (weights.parent / name).write_text(json.dumps(content))
+    encoder = build_encoder(image_model=NAME, image_weights=weights, device="cpu")
+    assert encoder.settings["image_encoder"] == expected
+    if expected == NAME:
+        with pytest.raises(UserError, match=f"without QuickGELU.*--image-model {NAME}"):
+            build_encoder(image_model=QUICK, image_weights=weights, device="cpu")
 
 
 def test_mismatch_names_keys_and_hints(model: open_clip.CLIP, tmp_path: Path) -> None:
@@ -187,7 +234,12 @@ def test_mismatch_names_keys_and_hints(model: open_clip.CLIP, tmp_path: Path) ->
     [
         ({"image_model": "ViT-B-32"}, "needs weights.*random:0"),
         ({"image_model": "ViT-Z-99", "image_weights": "random:0"}, "there is no encoder ViT-Z-99"),
-        ({"image_model": "hf-hub:some/model"}, "local-dir"),
+        ({"image_model": "hf-hub:nothing"}, "OWNER/NAME"),
+        ({"image_model": "timm:no_such_network"}, "timm has no model no_such_network"),
+        ({"image_weights": "openai"}, "takes no weights.*with this tag.*RN50"),
+        ({"image_model": NAME, "image_weights": "openai"}, "neither a file nor a pretrained tag.*belongs to"),
+        ({"image_model": "ViT-B-32", "image_weights": "openia"}, "its tags are such as openai"),
+        ({"image_model": NAME, "image_weights": "nothing"}, "it has no pretrained tags"),
         ({"image_model": "local-dir:nowhere"}, "not an open_clip model folder"),
         ({"image_model": NAME, "image_weights": "absent.safetensors"}, "does not exist"),
         ({"image_model": NAME, "image_weights": "model.pt"}, "iefvad convert"),
@@ -308,12 +360,14 @@ def test_convert_runs_no_code(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_convert_explains_what_it_cannot_read(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "script.pt").read_bytes()[:-300])
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     (tmp_path / "empty.pt").touch()
     out = tmp_path / "out.safetensors"
     for name, message in (
-        ("script", "TorchScript"),
+        ("script", "neither a CLIP visual tower"),
+        ("cut", "not a checkpoint"),
         ("other", "layer.weight"),
         ("list", "no named tensors"),
         ("empty", "not a checkpoint"),
@@ -323,6 +377,53 @@ def test_convert_explains_what_it_cannot_read(tmp_path: Path) -> None:
             convert_checkpoint(tmp_path / f"{name}.pt", out)
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
         convert_checkpoint(tmp_path / "other.pt", tmp_path / "out.pt")
+
+
+class Archived(torch.nn.Module):
+    """As OpenAI publishes CLIP: a traced module in half precision, with three integers beside the weights."""
+
+    def __init__(self, model: open_clip.CLIP) -> None:
+        super().__init__()
+        self.visual = model.visual
+        self.logit_scale = torch.nn.Parameter(torch.ones(()))
+        for name, value in (("input_resolution", 64), ("context_length", 8), ("vocab_size", 64)):
+            self.register_buffer(name, torch.tensor(value))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.visual(pixels) * self.logit_scale * self.input_resolution
+        return features * self.context_length * self.vocab_size
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*[Tt]race")
+def test_convert_reads_a_torchscript_archive(model: open_clip.CLIP, tmp_path: Path, frames: Tensor) -> None:
+    archived = copy.deepcopy(Archived(model)).eval().half()
+    script = torch.jit.trace(archived, torch.zeros(1, 3, 64, 64).half(), check_trace=False)
+    torch.jit.save(script, tmp_path / "clip.pt")
+    found, expected = read_torchscript(tmp_path / "clip.pt"), script.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    report = convert_checkpoint(tmp_path / "clip.pt", tmp_path / "clip.safetensors")
+    assert report.quickgelu and report.kept == len(model.visual.state_dict())
+    encoder = build_encoder(image_model=NAME, image_weights=tmp_path / "clip.safetensors", device="cpu")
+    half = tmp_path / "half.safetensors"
+    safetensors.torch.save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, half)
+    same = build_encoder(image_model=QUICK, image_weights=half, device="cpu")
+    assert encoder.settings == same.settings and torch.equal(encoder.encode_image(frames), same.encode_image(frames))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("target", [b"cposix\nsystem\n", b"cbuiltins\neval\n", b"ctorch.jit._pickle\nos\n"])
+def test_a_hostile_torchscript_archive_runs_nothing(tmp_path: Path, target: bytes) -> None:
+    marker, path = tmp_path / "marker", tmp_path / "hostile.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        command = f"touch {marker}".encode()
+        archive.writestr(
+            "hostile/data.pkl", b"\x80\x02" + target + b"X" + len(command).to_bytes(4, "little") + command + b"\x85R."
+        )
+        archive.writestr("hostile/constants.pkl", b"\x80\x02).")
+    with pytest.raises(UserError, match="could run code"):
+        convert_checkpoint(path, tmp_path / "out.safetensors")
+    assert not marker.exists() and not (tmp_path / "out.safetensors").exists()
 
 
 def test_convert_keeps_a_released_model_whole(tmp_path: Path) -> None:

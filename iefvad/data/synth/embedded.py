@@ -9,26 +9,18 @@ from pathlib import Path
 from iefvad.data.synth.dataset import generate, settings_of
 from iefvad.extraction.config import ExtractConfig
 from iefvad.extraction.extract import extract
+from iefvad.utils.cache import cache_folder
 from iefvad.utils.errors import UserError
 from iefvad.utils.threads import threads
 
 LISTS = ("train.csv", "test.csv", "annotations.txt")
 
 
-def cache_folder(cache: str | None) -> Path:
-    """Return `cache`, else $IEFVAD_CACHE, else the user's cache folder."""
-    if cache:
-        return Path(cache)
-    if named := os.environ.get("IEFVAD_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iefvad"
-
-
 def embedded_store(cache: str | None = None, *, seed: int = 0, progress: bool = True) -> Path:
     """Render the embedded benchmark and extract its features, or find both in the cache.
 
     Args:
-        cache: Cache folder, as for `cache_folder`.
+        cache: Cache folder, as for `iefvad.utils.cache.cache_folder`.
         seed: Seed of the benchmark.
         progress: Show progress bars.
 
