@@ -135,6 +135,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 @NEEDS
+@pytest.mark.slow
 def test_from_videos_to_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Three commands, with features 1280 wide."""
     videos, store, run = tmp_path / "videos", tmp_path / "store", tmp_path / "run"
