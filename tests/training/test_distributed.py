@@ -64,10 +64,10 @@ def interrupted(flags: list[str], before: int) -> None:
     original = Trainer._train_epoch
     with pytest.MonkeyPatch.context() as patch:
 
-        def stopping(self, clips):
+        def stopping(self, *arguments):
             if self.progress.epoch == before:
                 raise KeyboardInterrupt
-            return original(self, clips)
+            return original(self, *arguments)
 
         patch.setattr(Trainer, "_train_epoch", stopping)
         assert main(flags) == 130
