@@ -258,12 +258,13 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
     write_frames(tmp_path / "long.mp4", frames=16 * 450)
     detector = small_detector(hop=4)
     peaks = []
-    for name in ("short", "short", "long"):  # the first run fills allocators and caches
+    for name in ("short", "short", "short", "long"):  # the first run fills allocators and caches
         _reset_peak()
         detection = detector(tmp_path / f"{name}.mp4")
         peaks.append(_peak())
     assert detection.scores.scores.size == 450
-    assert peaks[2] - peaks[1] < 15, peaks
+    # Peaks of equal runs differ by up to 16 MB, by where the allocator finds room.
+    assert peaks[3] - max(peaks[1:3]) < 15, peaks
 
 
 def test_all_real_clips(run, shared_data, tmp_path, capsys):

@@ -25,10 +25,10 @@ def run(case: dict) -> dict:
     train_epoch, features = Trainer._train_epoch, Video.features
     calls = []
 
-    def interrupted(self, clips):
+    def interrupted(self, *arguments):
         if self.progress.epoch == case.get("stop"):
             raise KeyboardInterrupt
-        return train_epoch(self, clips)
+        return train_epoch(self, *arguments)
 
     def unreadable(self, crop):
         calls.append(crop)

@@ -81,10 +81,10 @@ def test_resume_continues_to_the_same_bits(store, tmp_path, monkeypatch, capsys,
     assert main(training_flags(store, tmp_path / "whole", "--fused")) == 0
     original = Trainer._train_epoch
 
-    def interrupted(self, clips):
+    def interrupted(self, *arguments):
         if self.progress.epoch == stop_after:
             raise KeyboardInterrupt
-        return original(self, clips)
+        return original(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_train_epoch", interrupted)
     assert main(training_flags(store, tmp_path / "parts", "--fused")) == 130
@@ -92,9 +92,9 @@ def test_resume_continues_to_the_same_bits(store, tmp_path, monkeypatch, capsys,
     assert not (tmp_path / "parts" / "metrics.json").exists()
     calls = []
 
-    def counted(self, clips):
+    def counted(self, *arguments):
         calls.append(self.progress.epoch)
-        return original(self, clips)
+        return original(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_train_epoch", counted)
     assert main(["--config", str(tmp_path / "parts" / "config.yaml"), "--resume"]) == 0
