@@ -19,6 +19,7 @@ from bench.launches import LAUNCHES, Count
 from bench.matrix_cases import OPERATORS, Case, cases
 from ief_kernels import _spills, dispatch
 from ief_kernels._spills import RECORDED, Spill
+from ief_kernels._triton import COOPERATIVE
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -43,7 +44,9 @@ def test_every_operator_compiles_fits_and_launches_what_is_promised(quick: list[
 def test_every_operator_has_calls_of_every_kind() -> None:
     found = cases()
     assert {case.op for case in found} == set(OPERATORS) == set(dispatch.operators())
-    assert {case.kind for case in found} == set(LAUNCHES)
+    # Without cooperative launches (triton 3.2) few tokens go the way of many.
+    absent = set() if COOPERATIVE else {"refine, up to 256 tokens"}
+    assert {case.kind for case in found} == set(LAUNCHES) - absent
     keys = [(case.op, case.name, dtype) for case in found for dtype in case.dtypes]
     assert len(keys) == len(set(keys)), "two calls of one name: --resume would leave one out"
 

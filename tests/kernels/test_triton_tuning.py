@@ -375,10 +375,11 @@ def slow_kernel(gpu: Gpu, seconds: float) -> Callable[[], int]:
 def test_one_line_where_compilation_takes_long(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_measure, "SLOW", 0.02)
     monkeypatch.delenv("IEF_KERNELS_QUIET", raising=False)
+    monkeypatch.setattr(_measure, "SLOW", 60)
     slow_kernel(gpu, 0.0)()
     assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(_measure, "SLOW", 0.02)
     _triton._write("GPU-9.0", dict.fromkeys(stored()))  # forgotten
     slow_kernel(gpu, 0.1)()
     assert capfd.readouterr() == ("", "ief_kernels: compiling 3 configurations of kernel for GPU of the test\n")

@@ -255,16 +255,16 @@ def test_every_configuration(index: int) -> None:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the kernels launched from here on."""
-    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.interpreter import GridExecutor
 
     names: list[str] = []
-    run: Any = InterpretedFunction.run
+    run: Any = GridExecutor.__call__
 
-    def counted(kernel: Any, *arguments: Any, **keywords: Any) -> Any:
-        names.append(kernel.fn.__name__)
-        return run(kernel, *arguments, **keywords)
+    def counted(launch: Any, *arguments: Any, **keywords: Any) -> Any:
+        names.append(launch.fn.__name__)
+        return run(launch, *arguments, **keywords)
 
-    monkeypatch.setattr(InterpretedFunction, "run", counted)
+    monkeypatch.setattr(GridExecutor, "__call__", counted)
     return names
 
 
