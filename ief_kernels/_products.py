@@ -41,21 +41,22 @@ def _product() -> Any:
 
 
 def served(a: Tensor, b: Tensor) -> bool:
-    """Return whether the product of a (M, K) and the transpose of b (N, K) goes to oneDNN."""
+    """Return whether the product of a (M, K) and b (K, N) goes to oneDNN."""
     return (
-        a.dtype == b.dtype == torch.float32
-        and a.device.type == b.device.type == "cpu"
-        and a.shape[0] * a.shape[1] * b.shape[0] >= SMALLEST
+        a.numel() * b.shape[1] >= SMALLEST  # the first condition, as small products are those where its time counts
+        and a.dtype == b.dtype == torch.float32
+        and a.is_cpu
+        and b.is_cpu
         and _product() is not None
     )
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
-    """Compute a·bᵀ + bias, followed by relu if asked for.
+    """Compute a·b + bias, followed by relu if asked for.
 
     Args:
         a: (M, K).
-        b: (N, K), of a's dtype.
+        b: (K, N), of a's dtype.
         bias: (N,), of a's dtype, or None.
         relu: whether negative results become zero.
 
@@ -63,7 +64,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, *, relu: bool = Fa
         (M, N), of a's dtype.
     """
     if served(a, b):
-        found: Tensor = _product()(a, b, bias, "relu" if relu else "none", [], "")
+        found: Tensor = _product()(a, b.t(), bias, "relu" if relu else "none", [], "")
         return found
-    found = torch.mm(a, b.t()) if bias is None else torch.addmm(bias, a, b.t())
+    found = torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
     return found.relu_() if relu else found

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._tensors import FLOATS, address, compute_dtype, useful_threads
+from .._tensors import FLOATS, address, cast, compute_dtype, useful_threads
 from ..dispatch import native_check, register_backend
 from .reference import DIFFUSE
 
@@ -35,19 +35,20 @@ class _Call:
         s0: Tensor | None,
         p0: Tensor | None,
     ):
-        lengths = None if lengths is None else lengths.to(torch.int64)
-        q = q.expand(x.shape[2])
+        lengths = None if lengths is None else cast(lengths, torch.int64)
+        noise, per_dim = (q.item(), None) if q.numel() == 1 else (0.0, q)
         self.inputs = [
-            None if tensor is None else tensor.contiguous() for tensor in (x, var, lengths, q, influence, s0, p0)
+            None if tensor is None else tensor.contiguous() for tensor in (x, var, lengths, per_dim, influence, s0, p0)
         ]
-        self.keywords = {
-            "dtype": str(x.dtype).removeprefix("torch."),
-            "inputs": [address(tensor) for tensor in self.inputs],
-            "shape": tuple(x.shape),
-            "eps": eps,
-            "diffuse": DIFFUSE,
-            "threads": useful_threads(torch.get_num_threads(), x.numel()),
-        }
+        self.arguments = (
+            str(x.dtype).removeprefix("torch."),
+            [address(tensor) for tensor in self.inputs],
+            x.shape,
+            noise,
+            eps,
+            DIFFUSE,
+            useful_threads(torch.get_num_threads(), x.numel()),
+        )
 
 
 def forward(
@@ -70,15 +71,14 @@ def forward(
     """
     batch, steps, dim = x.shape
     arithmetic = compute_dtype(x.dtype)
-    outputs = [torch.empty(x.shape, dtype=x.dtype) for _ in range(3)]
+    outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(3)]
     outputs += [torch.empty((batch, dim), dtype=arithmetic) for _ in range(2)]
     keep = keep_states and x.dtype != arithmetic
     states = torch.empty((2, batch, kept_states(steps), dim) if keep else (0,), dtype=arithmetic)
     call = _Call(x, var, lengths, q, influence, eps, s0, p0)
     if batch and dim:
         kept = [states[0].data_ptr(), states[1].data_ptr()] if keep else [0, 0]
-        outputs_at = [*(tensor.data_ptr() for tensor in outputs), *kept]
-        _native.extension().scan_forward(outputs=outputs_at, **call.keywords)
+        _native.extension().scan_forward(*call.arguments, [tensor.data_ptr() for tensor in outputs] + kept)
     mean, variance, gain, s, p = outputs
     return mean, variance, gain, s, p, states
 
@@ -113,20 +113,16 @@ def backward(
     """
     batch, _, dim = x.shape
     call = _Call(x, var, lengths, q, influence, eps, s0, p0)
-    incoming = [mean.contiguous(), variance.contiguous()]
-    optional = [None if grad is None else grad.contiguous() for grad in grads]
+    incoming = [None if tensor is None else tensor.contiguous() for tensor in (mean, variance, *grads)]
     arithmetic = compute_dtype(x.dtype)
-    grad_x, grad_var = (torch.empty(x.shape, dtype=x.dtype) for _ in range(2))
-    grad_s0, grad_p0 = (torch.empty((0,) if s0 is None else (batch, dim), dtype=arithmetic) for _ in range(2))
+    grad_x, grad_var = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
+    grad_s0, grad_p0 = (torch.empty(0 if s0 is None else (batch, dim), dtype=arithmetic) for _ in range(2))
     grad_q = torch.zeros(dim, dtype=arithmetic)
     grad_influence = torch.zeros(1, dtype=arithmetic)
-    partial = torch.empty((2, batch, dim), dtype=torch.float64)
-    if batch and dim:
-        outgoing = [grad_x, grad_var, None if s0 is None else grad_s0, None if s0 is None else grad_p0, partial, grad_q]
+    if batch and dim:  # an empty tensor has no memory, its address is 0
+        outgoing = (grad_x, grad_var, grad_s0, grad_p0, grad_q, grad_influence)
         _native.extension().scan_backward(
-            incoming=[address(tensor) for tensor in (*incoming, *optional)],
-            outgoing=[address(tensor) for tensor in (*outgoing, grad_influence)],
-            **call.keywords,
+            *call.arguments, [address(tensor) for tensor in incoming], [tensor.data_ptr() for tensor in outgoing]
         )
     if q.numel() == 1 and dim != 1:
         grad_q = grad_q.sum(0, keepdim=True)

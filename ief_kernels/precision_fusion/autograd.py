@@ -23,19 +23,6 @@ _INPUTS = (
 )
 
 
-def _factors(
-    c_img: Tensor | None, c_evt: Tensor | None, factor_img: float, factor_evt: float, like: Tensor, backend: str
-) -> tuple[Tensor | float, Tensor | float]:
-    """What the kernels of the backend take; the C++ kernels take tensors alone."""
-    first, second = factor_img if c_img is None else c_img, factor_evt if c_evt is None else c_evt
-    if backend == "native":
-        first, second = (
-            factor if isinstance(factor, Tensor) else torch.full((1,), factor, dtype=compute_dtype(like.dtype))
-            for factor in (first, second)
-        )
-    return first, second
-
-
 def _forward(
     mu_img: Tensor,
     logvar_img: Tensor,
@@ -52,7 +39,7 @@ def _forward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
-    factors = _factors(c_img, c_evt, factor_img, factor_evt, mu_img, backend)
+    factors = (factor_img if c_img is None else c_img, factor_evt if c_evt is None else c_evt)
     found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = _KERNELS[backend].forward(
         tensors, factors, lengths, eps, fuse, with_terms
     )
@@ -101,7 +88,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     grads = (grad_mean, grad_var, grad_w_img, grad_w_evt, grad_terms)
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
-    factors = _factors(c_img, c_evt, factor_img, factor_evt, mu_img, backend)
+    factors = (factor_img if c_img is None else c_img, factor_evt if c_evt is None else c_evt)
     found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = _KERNELS[backend].backward(
         grads, tensors, factors, lengths, eps, with_c
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._tensors import FLOATS, address, compute_dtype, useful_threads
+from .._tensors import FLOATS, address, cast, compute_dtype, useful_threads
 from ..dispatch import native_check, register_backend
 from .reference import LOGVAR_LIMIT, SMALLEST_EPS
 
@@ -17,48 +17,61 @@ for _op in ("precision_fusion", "fusion_terms", "fusion_and_terms"):
 class _Call:
     """Contiguous inputs, kept alive while the kernel runs, and what both kernels take."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], c: tuple[Tensor, Tensor], lengths: Tensor | None, eps: float):
+    def __init__(
+        self,
+        tensors: tuple[Tensor, ...],
+        c: tuple[Tensor | float, Tensor | float],
+        lengths: Tensor | None,
+        eps: float,
+    ):
         first = tensors[0]
-        self.dtype, self.arithmetic = first.dtype, compute_dtype(first.dtype)
-        self.dim = first.shape[-1]
-        self.rows = first.numel() // self.dim if self.dim else first[..., :0].shape[:-1].numel()
-        self.inputs = [tensor.to(self.dtype).contiguous() for tensor in tensors]
-        self.inputs += [scale.to(self.arithmetic).expand(self.dim).contiguous() for scale in c]
-        self.lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
-        steps = first.shape[1] if lengths is not None else self.rows
-        self.keywords = {
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "inputs": [*(tensor.data_ptr() for tensor in self.inputs), address(self.lengths)],
-            "shape": (self.rows, steps, self.dim),
-            "eps": max(eps, SMALLEST_EPS),
-            "limit": LOGVAR_LIMIT[self.arithmetic],
-            "threads": useful_threads(torch.get_num_threads(), first.numel()),
-        }
+        shape, self.dtype = first.shape, first.dtype
+        self.arithmetic = compute_dtype(self.dtype)
+        self.dim = shape[-1]
+        self.rows = first.numel() // self.dim if self.dim else shape[:-1].numel()
+        self.tensors = [cast(tensor, self.dtype).contiguous() for tensor in tensors]
+        self.inputs: list[Tensor | None] = [*self.tensors]
+        factors = [0.0, 0.0]  # where c is one number
+        for k, factor in enumerate(c):
+            if isinstance(factor, Tensor) and factor.numel() != 1:
+                self.inputs.append(cast(factor, self.arithmetic).contiguous())
+            else:
+                self.inputs.append(None)
+                factors[k] = factor.item() if isinstance(factor, Tensor) else factor
+        self.inputs.append(None if lengths is None else cast(lengths, torch.int64).contiguous())
+        self.arguments = (
+            str(self.dtype).removeprefix("torch."),
+            [address(tensor) for tensor in self.inputs],
+            (self.rows, self.rows if lengths is None else shape[1], self.dim),
+            factors,
+            max(eps, SMALLEST_EPS),
+            LOGVAR_LIMIT[self.arithmetic],
+            useful_threads(torch.get_num_threads(), first.numel()),
+        )
 
-    def new(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.dtype)
+    def outputs(self) -> list[Tensor]:
+        """Return an empty tensor like each of the four."""
+        return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in self.tensors]
 
-    def new_sums(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.arithmetic)
+    def new(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=self.arithmetic)
 
 
 def forward(
     tensors: tuple[Tensor, ...],
-    c: tuple[Tensor, Tensor],
+    c: tuple[Tensor | float, Tensor | float],
     lengths: Tensor | None,
     eps: float,
     fuse: bool,
     with_terms: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return mean, var, w_img and w_evt (empty without `fuse`), and the four terms (empty without `with_terms`)."""
-    shape = tensors[0].shape
     call = _Call(tensors, c, lengths, eps)
-    fields = [call.new(*shape) if fuse else call.new(0) for _ in range(4)]
-    terms = call.new_sums(4 if with_terms else 0)
-    partial = torch.empty((call.rows if with_terms else 0, 4), dtype=torch.float64)
-    if call.rows and call.dim:
-        outputs = [*(field.data_ptr() if fuse else 0 for field in fields), partial.data_ptr(), terms.data_ptr()]
-        _native.extension().fusion_forward(outputs=outputs, **call.keywords)
+    fields = call.outputs() if fuse else [torch.empty(0, dtype=call.dtype) for _ in range(4)]
+    terms = call.new(4 if with_terms else 0)
+    if call.rows and call.dim:  # an empty tensor has no memory, its address is 0
+        outputs = [field.data_ptr() for field in (*fields, terms)]
+        _native.extension().fusion_forward(*call.arguments, outputs)
     else:
         terms.zero_()
     mean, var, w_img, w_evt = fields
@@ -68,7 +81,7 @@ def forward(
 def backward(
     grads: tuple[Tensor | None, ...],
     tensors: tuple[Tensor, ...],
-    c: tuple[Tensor, Tensor],
+    c: tuple[Tensor | float, Tensor | float],
     lengths: Tensor | None,
     eps: float,
     with_c: bool,
@@ -78,32 +91,27 @@ def backward(
     Args:
         grads: incoming gradients of mean, var, w_img, w_evt and terms; None where absent.
         tensors: mu_img, logvar_img, mu_evt and logvar_evt.
-        c: ν/(ν+1) of image and event, (1,) or (D,) each.
+        c: ν/(ν+1) of image and event: (1,) or (D,), or a number.
         lengths: (B,), or None.
         eps: added to each variance.
         with_c: whether the gradients of c are wanted.
     """
-    shape = tensors[0].shape
     call = _Call(tensors, c, lengths, eps)
-    *fields, terms = grads
-    incoming = [None if grad is None else grad.to(call.dtype).contiguous() for grad in fields]
-    incoming.append(None if terms is None else terms.to(call.arithmetic).contiguous())
-    zeros = torch.zeros(call.dim, dtype=call.dtype)
-    outgoing = [call.new(*shape) for _ in range(4)]
-    partial = call.new_sums(_native.extension().fusion_blocks, 2, call.dim) if with_c else None
-    sums = [call.new_sums(call.dim if with_c else 0) for _ in range(2)]
+    dtypes = (call.dtype,) * 4 + (call.arithmetic,)
+    incoming = [
+        None if grad is None else cast(grad, dtype).contiguous() for grad, dtype in zip(grads, dtypes, strict=True)
+    ]
+    outgoing = call.outputs()
+    sums = [call.new(call.dim if with_c else 0) for _ in range(2)]
     if call.rows and call.dim:
         _native.extension().fusion_backward(
-            incoming=[*(address(grad) for grad in incoming), zeros.data_ptr()],
-            outgoing=[address(tensor) for tensor in (*outgoing, partial, *sums)],
-            **call.keywords,
+            *call.arguments, [address(grad) for grad in incoming], [tensor.data_ptr() for tensor in (*outgoing, *sums)]
         )
     else:
         for total in sums:
             total.zero_()
+    if with_c:
+        one = [not isinstance(factor, Tensor) or factor.numel() == 1 for factor in c]
+        sums = [total.sum(0, keepdim=True) if alone else total for total, alone in zip(sums, one, strict=True)]
     mu_img, logvar_img, mu_evt, logvar_evt = outgoing
-    c_img, c_evt = (
-        total.sum(0, keepdim=True) if with_c and scale.numel() == 1 else total
-        for total, scale in zip(sums, c, strict=True)
-    )
-    return mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt
+    return mu_img, logvar_img, mu_evt, logvar_evt, sums[0], sums[1]

@@ -19,7 +19,7 @@ class Linear(nn.Linear):
         if torch.compiler.is_compiling() or torch.is_autocast_enabled(input.device.type):
             return F.linear(input, self.weight, self.bias)
         rows = input.reshape(-1, self.in_features)
-        if not served(rows, self.weight):
+        if not served(rows, self.weight.t()):
             return F.linear(input, self.weight, self.bias)
         found: Tensor = _Linear.apply(rows, self.weight, self.bias)
         return found.view(*input.shape[:-1], self.out_features)
@@ -29,14 +29,14 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        return product(rows, weight, bias)
+        return product(rows, weight.t(), bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         rows, weight = ctx.saved_tensors
         wants_rows, wants_weight, wants_bias = ctx.needs_input_grad
-        grad_rows = product(grad, weight.t()) if wants_rows else None
-        grad_weight = product(grad.t(), rows.t()) if wants_weight else None
+        grad_rows = product(grad, weight) if wants_rows else None
+        grad_weight = product(grad.t(), rows) if wants_weight else None
         grad_bias = grad.sum(0) if wants_bias else None
         return grad_rows, grad_weight, grad_bias
