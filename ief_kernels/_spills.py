@@ -48,8 +48,6 @@ RECORDED: dict[str, tuple[Spill, ...]] = {
               "RGB=0,SPLIT=1,WIDE=0,SHIFTED=0,PITCHED=0,LANES=128,warps=2,stages=1", 6),
         Spill("fusion_backward", "fusion_and_terms", "fusion_backward", "fp32", 90,
               "c_img_d=1,c_evt_d=1,PER_DIM=1,FLAT=0,EVEN=0,WIDE=0,ROWS=2,COLUMNS=1024,warps=16,stages=1", 13),
-        Spill("kalman_scan_backward", "kalman_scan", "backward_sweep", "fp32", 90,
-              "EVERY=1,BLOCK=256,STAGES=4,warps=2,stages=1", 4),
         Spill("refine_few", "refine_few", "all_steps", "fp32", 90,
               "SHARED=0,PRECISION=ieee,BLOCK_M=16,BLOCK_N=32,BLOCK_K=16,warps=4,stages=3", 6),
         Spill("refine_few", "refine_few", "all_steps", "fp32", 90,
@@ -62,8 +60,6 @@ RECORDED: dict[str, tuple[Spill, ...]] = {
     "3.6": (
         Spill("fusion_backward", "fusion_and_terms", "fusion_backward", "bf16", 90,
               "c_img_d=1,c_evt_d=1,PER_DIM=1,FLAT=0,EVEN=0,WIDE=0,ROWS=1,COLUMNS=1024,warps=4,stages=1", 2),
-        Spill("kalman_scan_backward", "kalman_scan", "backward_sweep", "bf16", 90,
-              "EVERY=32,BLOCK=512,STAGES=4,warps=2,stages=1", 4),
         Spill("refine_hidden", "refine_hidden", "product", "bf16", 80,
               "SUM_ROWS=64,B_ROWS=1,PRECISION=ieee,BLOCK_M=128,BLOCK_N=256,BLOCK_K=64,GROUP=8,warps=8,stages=3", 27),
         Spill("refine_other", "refine_state", "product", "fp32", 90,

@@ -1,4 +1,4 @@
-"""The kernels of refinement: bfloat16 and float32, sizes that are multiples of 16."""
+"""The kernels of refinement: bfloat16 and float32, sizes that are multiples of 16, and first tiles for other sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.static import StaticCase
 from bench.static_cases import make_case
 from ief_kernels._triton import Config
 from ief_kernels.refinement.triton_launch import few_config
-from ief_kernels.refinement.triton_products import ADD_PARTS, PRODUCT, SUM_ROWS, WEIGHT_GRADIENT, kernels
+from ief_kernels.refinement.triton_products import ADD_PARTS, ODD_PRODUCT, PRODUCT, SUM_ROWS, WEIGHT_GRADIENT, kernels
 
 _INTEGERS = ("rows", "width", "depth", "height", "share", "dim", "steps", "every", "team", "count", "size", "apart")
 
@@ -22,6 +22,7 @@ def _case(
     config: Config,
     *,
     wide: bool = True,
+    odd: bool = False,
     **constants: Any,
 ) -> StaticCase:
     precision = constants.get("PRECISION")
@@ -33,8 +34,8 @@ def _case(
         {"scale": "fp32", **dict.fromkeys(_INTEGERS, "i32"), **types},
         config,
         constants,
-        wants={"tensor_cores": tensor_cores, "vector_loads": wide},
-        divisible=("width", "depth", "height", "dim", "size"),
+        wants={"tensor_cores": tensor_cores, "vector_loads": wide and not odd},
+        divisible=() if odd else ("width", "depth", "height", "dim", "size"),
     )
 
 
@@ -75,13 +76,15 @@ def _products(kind: str, size: int, precision: str) -> Iterator[StaticCase]:
     }
     for name, (transposed, pointers) in epilogues.items():
         tuner = "hidden" if name == "hidden" else "other"
-        for config in PRODUCT[tuner][size]:
+        # Wider tiles for odd sizes may spill: they run only if they were measured to be faster.
+        for config in (*PRODUCT[tuner][size], *ODD_PRODUCT[tuner][: 1 if size == 2 else 0]):
             yield _case(
                 f"refine_{name}",
                 f"refine_{tuner}",
                 kernels().product,
                 {"a": kind, "b": kind, **absent, **pointers},
                 config,
+                odd=config not in PRODUCT[tuner][size],
                 SUM_ROWS=SUM_ROWS,
                 B_ROWS=transposed,
                 PRECISION=precision,

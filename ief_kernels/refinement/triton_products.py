@@ -56,9 +56,12 @@ WEIGHT_GRADIENT = {
     2: (_config(64, 64, 64, 4, 3), _config(128, 128, 64, 8, 3)),
     4: (_config(64, 64, 16, 4, 3), _config(128, 64, 32, 8, 3), _config(64, 128, 16, 8, 3)),
 }
+# Widths that are no multiple of 16 give narrow loads. These hold more registers, and four warps spill.
+ODD_PRODUCT = {name: (_config(64, 64, 64, 8, 4), *sizes[2][1:]) for name, sizes in PRODUCT.items()}
 _products = {
     (name, size): Tuner(f"refine_{name}", configs) for name, sizes in PRODUCT.items() for size, configs in sizes.items()
 }
+_odd_products = {name: Tuner(f"refine_{name}", configs) for name, configs in ODD_PRODUCT.items()}
 _weight_gradients = {size: Tuner("refine_weight_gradient", configs) for size, configs in WEIGHT_GRADIENT.items()}
 ADD_PARTS = Config({"BLOCK": 1024}, 4)
 
@@ -120,7 +123,9 @@ def product(
 
     # The products of one kind and size share their choice: each has its own kernel, and would compile all of them.
     key = (str(a.dtype), dot_precision, width, depth)
-    tuner = _products["hidden" if base is None and gate is None else "other", a.element_size()]
+    name = "hidden" if base is None and gate is None else "other"
+    odd = a.element_size() == 2 and (width % 16 or depth % 16)
+    tuner = _odd_products[name] if odd else _products[name, a.element_size()]
 
     def compared(config: Config) -> list[Tensor]:
         # Where in its rows the parts of a column sum lie depends on the tile.
