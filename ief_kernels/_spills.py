@@ -58,6 +58,12 @@ RECORDED: dict[str, tuple[Spill, ...]] = {
               "PRECISION=ieee,BLOCK_M=64,BLOCK_N=64,BLOCK_K=16,GROUP=8,warps=4,stages=3", 3),
     ),
     "3.6": (
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 100,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,PITCHED=0,LANES=64,warps=2,stages=1", 6),
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 100,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,PITCHED=0,LANES=128,warps=4,stages=1", 6),
+        Spill("event_wide", "event_count_bytes", "count_bytes", "fp32", 100,
+              "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,PITCHED=0,LANES=256,warps=8,stages=1", 6),
         Spill("fusion_backward", "fusion_and_terms", "fusion_backward", "bf16", 90,
               "c_img_d=1,c_evt_d=1,PER_DIM=1,FLAT=0,EVEN=0,WIDE=0,ROWS=1,COLUMNS=1024,warps=4,stages=1", 2),
         Spill("refine_hidden", "refine_hidden", "product", "bf16", 80,
