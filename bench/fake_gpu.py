@@ -39,7 +39,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from bench.static import SHARED_LIMIT
+from bench.static import SHARED_LIMIT, config_word, element_type, resource, tool
 
 PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
 """Multiprocessors of the largest card of each compute capability that is sold; the number of programs follows it."""
@@ -85,24 +85,22 @@ class Compilation:
     @property
     def dtype(self) -> str:
         """Element type of the first floating-point pointer, or of the first pointer, as `StaticCase.dtype`."""
-        pointers = [kind[1:] for kind in self.signature.values() if kind.startswith("*")]
-        return next((kind for kind in pointers if "f" in kind), pointers[0])
+        return element_type(self.signature)
 
     @property
     def config(self) -> str:
         """The constexprs and launch options as one word, as `StaticCase.config`."""
-        shown = [f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in self.constexprs.items() if v is not None]
-        return ",".join([*shown, f"warps={self.warps}", f"stages={self.stages}"])
+        return config_word(self.constexprs, self.warps, self.stages)
 
     def usage(self) -> Usage:
         """Read registers, stack and spills from the machine code, with the tools that triton brings along."""
         with tempfile.TemporaryDirectory() as folder:
             binary = Path(folder) / "kernel.cubin"
             binary.write_bytes(self.cubin)
-            text = _tool("cuobjdump", "--dump-resource-usage", str(binary))
-            registers, stack = (int(re.search(rf"\b{name}:(\d+)", text).group(1)) for name in ("REG", "STACK"))  # type: ignore[union-attr]
+            text = tool("cuobjdump", "--dump-resource-usage", str(binary))
+            registers, stack = (resource(text, name) for name in ("REG", "STACK"))
             # Without a stack there is no thread-local memory to spill to.
-            spills = len(re.findall(r"\b(?:STL|LDL)\b", _tool("nvdisasm", "-c", str(binary)))) if stack else 0
+            spills = len(re.findall(r"\b(?:STL|LDL)\b", tool("nvdisasm", "-c", str(binary)))) if stack else 0
         return Usage(registers, stack, spills)
 
 
@@ -307,13 +305,6 @@ def _compilation(source: Any, compiled: Any, seconds: float) -> Compilation:
         seconds=seconds,
         cubin=compiled.asm["cubin"],
     )
-
-
-def _tool(name: str, *arguments: str) -> str:
-    import triton.backends
-
-    path = Path(next(iter(triton.backends.__path__))) / "nvidia" / "bin" / name
-    return subprocess.run([str(path), *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def child(

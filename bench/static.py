@@ -40,6 +40,18 @@ _TENSOR_CORE = re.compile(r"HMMA|HGMMA|IGMMA|UTC\w*MMA|IMMA")
 _SPILL = re.compile(r"STL|LDL")
 
 
+def element_type(signature: Mapping[str, str]) -> str:
+    """Return the element type of a kernel's first floating-point pointer, or of its first pointer, such as "bf16"."""
+    pointers = [kind[1:] for kind in signature.values() if kind.startswith("*")]
+    return next((kind for kind in pointers if "f" in kind), pointers[0])
+
+
+def config_word(constexprs: Mapping[str, Any], warps: int, stages: int) -> str:
+    """Return the constexprs that are not None and the launch options as one word, as the tables of spills have it."""
+    shown = [f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in constexprs.items() if v is not None]
+    return ",".join([*shown, f"warps={warps}", f"stages={stages}"])
+
+
 @dataclass(frozen=True)
 class StaticCase:
     """One kernel in one configuration, as the modules of `bench.static_cases` describe it.
@@ -70,14 +82,12 @@ class StaticCase:
     @property
     def dtype(self) -> str:
         """Element type of the first floating-point pointer, or of the first pointer."""
-        pointers = [kind[1:] for kind in self.signature.values() if kind.startswith("*")]
-        return next((kind for kind in pointers if "f" in kind), pointers[0])
+        return element_type(self.signature)
 
     @property
     def config(self) -> str:
         """The constexprs and launch options as one word."""
-        shown = [f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in self.constexprs.items() if v is not None]
-        return ",".join([*shown, f"warps={self.num_warps}", f"stages={self.num_stages}"])
+        return config_word(self.constexprs, self.num_warps, self.num_stages)
 
 
 @dataclass(frozen=True)
@@ -196,8 +206,8 @@ def compile_case(case: StaticCase, arch: int) -> StaticResult:
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(compiled.asm["cubin"])
-        usage = _tool("cuobjdump", "--dump-resource-usage", str(binary))
-        assembly = _tool("nvdisasm", "-c", str(binary))
+        usage = tool("cuobjdump", "--dump-resource-usage", str(binary))
+        assembly = tool("nvdisasm", "-c", str(binary))
     instructions = [name for name in _INSTRUCTION.findall(assembly) if name != "NOP"]  # padding
     if not instructions:
         raise RuntimeError(f"nvdisasm gave no instructions for {case.op} on sm_{arch}")
@@ -214,8 +224,8 @@ def compile_case(case: StaticCase, arch: int) -> StaticResult:
         dtype=case.dtype,
         arch=arch,
         wants=dict(case.wants),
-        registers=_usage(usage, "REG"),
-        stack=_usage(usage, "STACK"),
+        registers=resource(usage, "REG"),
+        stack=resource(usage, "STACK"),
         spills=count(_SPILL),
         shared=compiled.metadata.shared,
         instructions=len(instructions),
@@ -249,14 +259,20 @@ def _source(case: StaticCase) -> Any:
     return ASTSource(case.kernel, dict(case.signature), constants=constants, attrs=attributes)
 
 
-def _tool(name: str, *arguments: str) -> str:
+def tool(name: str, *arguments: str) -> str:
+    """Run a program that triton brings along, such as cuobjdump, and return what it prints."""
     import triton.backends
 
     path = Path(next(iter(triton.backends.__path__))) / "nvidia" / "bin" / name
     return subprocess.run([str(path), *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def _usage(text: str, name: str) -> int:
+def resource(text: str, name: str) -> int:
+    """Return a number from cuobjdump's resource usage, such as REG or STACK.
+
+    Raises:
+        RuntimeError: the name is not there.
+    """
     found = re.search(rf"\b{name}:(\d+)", text)
     if found is None:
         raise RuntimeError(f"cuobjdump does not say {name}: {text.strip()}")

@@ -121,7 +121,7 @@ def compile_all(task: Task, usable: Sequence[int]) -> tuple[list[int], tuple[int
             raise first
         rest = usable[1:]
         if rest:
-            with ThreadPoolExecutor(min(len(rest), _processors())) as pool:
+            with ThreadPoolExecutor(min(len(rest), processors())) as pool:
                 errors |= dict(zip(rest, pool.map(in_thread, rest), strict=True))
     failed = []
     for index, error in errors.items():
@@ -152,7 +152,8 @@ def _same_place(device: torch.device) -> Callable[[], AbstractContextManager[Non
     return same
 
 
-def _processors() -> int:
+def processors() -> int:
+    """Return the number of CPUs that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

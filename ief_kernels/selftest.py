@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import sys
 import time
 import warnings
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from . import _cuda_extension, _native, _problems, _triton
+from ._measure import processors
 from ._problems import Problem
 from .dispatch import BACKENDS, BackendUnavailable, choose, operators
 
@@ -52,7 +52,7 @@ class Row(NamedTuple):
     worst: float
     faults: tuple[str, ...]
 
-    def __add__(self, other: Row) -> Row:  # type: ignore[override]
+    def merged(self, other: Row) -> Row:
         """Return both as one."""
         return Row(self.runs + other.runs, max(self.worst, other.worst), self.faults + other.faults)
 
@@ -127,10 +127,12 @@ def run(task: Task) -> Row:
             with _triton.forced(index) as kernels, problem.around():
                 where = f", configuration {index}" if task.backend == "triton" else ""
                 try:
-                    row += _compare(problem, _results(problem, device, None, task.backend), expected, where)
+                    found = _results(problem, device, None, task.backend)
+                    row = row.merged(_compare(problem, found, expected, where))
                 except Exception as error:  # whatever a compiler or driver raises is a fault of that configuration
                     text = (str(error).strip().splitlines() or [""])[0]
-                    row += Row(1, float("nan"), (f"{problem.label}{where}: {type(error).__name__}: {text}",))
+                    fault = f"{problem.label}{where}: {type(error).__name__}: {text}"
+                    row = row.merged(Row(1, float("nan"), (fault,)))
             index, most = index + 1, max(most, kernels.largest)
     return row
 
@@ -196,11 +198,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backends", nargs="+", choices=BACKENDS, default=BACKENDS, metavar="NAME", help="default: all"
     )
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
         "--processes",
         type=int,
-        default=min(processors, MOST_PROCESSES),
+        default=min(processors(), MOST_PROCESSES),
         metavar="N",
         help="processes that compile and run GPU kernels side by side; the CPU takes one (default: %(default)s)",
     )
@@ -221,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         last: dict[tuple[str, str, torch.dtype], int] = {task[1:4]: task.number for task in found}
         for task, row in _rows(found, 1 if device == "cpu" else asked.processes):
             key = task[1:4]
-            table[key] = table.get(key, Row(0, 0.0, ())) + row
+            table[key] = table.get(key, Row(0, 0.0, ())).merged(row)
             if task.number == last[key]:
                 total = table[key]
                 dtype = str(task.dtype).removeprefix("torch.")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import _triton
+from ._measure import processors
 from .dispatch import BackendUnavailable, choose
 from .event_synthesis import event_synthesis
 from .modules import KalmanScan, PrecisionFusion, Refinement
@@ -197,9 +198,8 @@ def _parser() -> argparse.ArgumentParser:
         "--operators", nargs="+", choices=OPERATORS, default=list(OPERATORS), metavar="NAME", help="default: all"
     )
     parser.add_argument("--device", default="cuda", help="GPU, such as cuda:1 (default: %(default)s)")
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
-        "--processes", type=int, default=processors, metavar="N", help="processes that compile (default: %(default)s)"
+        "--processes", type=int, default=processors(), metavar="N", help="processes that compile (default: %(default)s)"
     )
     return parser
 

@@ -8,7 +8,6 @@ tag's own configuration, the configuration beside the file, or marks in the file
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -16,18 +15,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from iefvad.encoders.described import (
+    CONFIG,
+    OPEN_CLIP_CONFIG,
+    Files,
+    HubFiles,
+    Layout,
+    clip_config,
+    describe,
+    open_clip_config,
+    open_clip_file,
+    open_files,
+    parse,
+    tag_names,
+    weights_file,
+)
 from iefvad.encoders.lite import LITE, LITE_CONFIG, LITE_PREPROCESS, lite_weights
 from iefvad.encoders.weights import says_quickgelu
 from iefvad.utils.errors import UserError
-from iefvad.utils.hub import Repository, no_safetensors, open_repository
 from iefvad.utils.text import few
 
 QuickGelu = Literal["auto", "yes", "no"]
-Layout = Literal["open_clip", "transformers", "timm"]
-
-_OPEN_CLIP_CONFIG, _CONFIG, _PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
-_OPEN_CLIP_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
-_MODEL_NAME = "model.safetensors"
 _SCHEMES = ("local-dir:", "hf-hub:", "timm:")
 
 CLIP_PREPROCESS: dict[str, Any] = {
@@ -129,16 +137,16 @@ def _named(
         what = weights if describes_itself(weights) else f"the tag {weights}"
         files = _tag_files(model, weights, tag, stream)
         said, preprocess = bool(tag["quick_gelu"]), tag
-        path = files.path(_open_clip_file(files, stream, str(tag["hf_hub"]).split("/")[2:]))
+        path = files.path(open_clip_file(files, stream, str(tag["hf_hub"]).split("/")[2:]))
         weights, origin = files.spelled(), files.origin(path)
     elif describes_itself(weights):
-        files = _open_files(weights, stream)
-        found = _describe(files, "open_clip", stream)
+        files = open_files(weights, stream)
+        found = describe(files, "open_clip", stream)
         if found.layout == "timm":
             raise UserError(
                 f"{weights} is a model of timm, not one of open_clip: drop --{stream}-model, for it brings its own."
             )
-        path, layout = files.path(_weights_file(found, files, stream)), found.layout
+        path, layout = files.path(weights_file(found, files, stream)), found.layout
         said, what, preprocess = bool(found.config.get("quick_gelu", False)), weights, found.preprocess
         weights, origin = files.spelled(), files.origin(path)
     else:
@@ -268,14 +276,12 @@ def _said_by(path: Path) -> bool | None:
     marked = says_quickgelu(path)
     if marked is not None:
         return marked
-    for name in (_OPEN_CLIP_CONFIG, _CONFIG):
+    for name in (OPEN_CLIP_CONFIG, CONFIG):
         beside = path.parent / name
         if beside.is_file():
             try:
-                content = _parse(beside)
-                config = (
-                    _open_clip_config(content, beside) if name == _OPEN_CLIP_CONFIG else _clip_config(content, beside)
-                )
+                content = parse(beside)
+                config = open_clip_config(content, beside) if name == OPEN_CLIP_CONFIG else clip_config(content, beside)
             except UserError:
                 continue  # it describes something else
             return bool(config.get("quick_gelu", False))
@@ -306,16 +312,16 @@ def _tag_of_repository(model: str, weights: str) -> dict[str, Any] | None:
     return None
 
 
-def _tag_files(model: str, weights: str, tag: Mapping[str, Any], stream: str) -> _Files:
+def _tag_files(model: str, weights: str, tag: Mapping[str, Any], stream: str) -> Files:
     if describes_itself(weights):
-        return _Hub(weights, stream, config=False)
+        return HubFiles(weights, stream, config=False)
     known = _repository_of(tag)
     if known is None:
         raise UserError(
             f"open_clip names no repository on the hub for {weights} of {model}: fetch its file yourself"
             f" ({tag.get('url') or 'see its page'}), convert it with `iefvad convert`, and give the result."
         )
-    return _Hub(f"hf-hub:{known[0]}", stream, what=f"{model} {weights}", config=False)
+    return HubFiles(f"hf-hub:{known[0]}", stream, what=f"{model} {weights}", config=False)
 
 
 def tag_repository(model: str, tag: str) -> tuple[str, list[str]] | None:
@@ -327,132 +333,15 @@ def tag_repository(model: str, tag: str) -> tuple[str, list[str]] | None:
 
 def _repository_of(tag: Mapping[str, Any]) -> tuple[str, list[str]] | None:
     owner, name, file = [*str(tag.get("hf_hub", "")).split("/"), "", "", ""][:3]
-    return (f"{owner}/{name}", _tag_names(file)) if owner and name else None
-
-
-def _tag_names(file: str) -> list[str]:
-    own = [str(Path(file).with_suffix(".safetensors"))] if file else []
-    return [*own, *_OPEN_CLIP_NAMES]
+    return (f"{owner}/{name}", tag_names(file)) if owner and name else None
 
 
 # Models that describe themselves: a folder or a repository with a configuration and weights.
 
 
-@dataclass(frozen=True)
-class _Described:
-    layout: Layout
-    config: dict[str, Any]
-    preprocess: dict[str, Any]
-
-
-class _Files:
-    """Files of a local folder.
-
-    Attributes:
-        name: Name of the folder or repository as a model, without revision.
-        names: Names of the files.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.folder = Path(name.removeprefix("local-dir:"))
-        self.name = f"local-dir:{self.folder.resolve()}"
-        self.label = str(self.folder)
-        self.names = frozenset(path.name for path in self.folder.glob("*") if path.is_file())
-
-    def path(self, file: str) -> Path:
-        """Return the path of a file, after fetching it if it is on the hub."""
-        return self.folder / file
-
-    def spelled(self) -> str:
-        """Return what finds these files again."""
-        return self.name
-
-    def origin(self, path: Path) -> dict[str, str] | None:
-        """Return where a file came from, if it came from the hub."""
-        return None
-
-    def no_weights(self, wanted: str, stream: str) -> UserError:
-        """Return the error for missing weights."""
-        several = sorted(name for name in self.names if name.endswith(".safetensors"))
-        if several:
-            return UserError(f"{self.label} contains several safetensors files: name one by --{stream}-weights.")
-        return UserError(
-            f"{self.label} contains no safetensors weights: fetch open_clip_model.safetensors into it, or convert a"
-            " .bin or .pt file by `iefvad convert`."
-        )
-
-
-class _Hub(_Files):
-    """Files of a repository on the Hugging Face hub."""
-
-    def __init__(self, name: str, stream: str, what: str | None = None, *, config: bool = True) -> None:
-        spelled, _, revision = name.removeprefix("hf-hub:").partition("@")
-        remedy = f"give --{stream}-weights FILE.safetensors or local-dir:FOLDER with files that you have"
-        known = [*_OPEN_CLIP_NAMES, _MODEL_NAME, "pytorch_model.safetensors"]
-        known += [_OPEN_CLIP_CONFIG, _CONFIG, _PREPROCESSOR] * config
-        try:
-            self.repository: Repository = open_repository(spelled, revision or None, known, remedy)
-        except UserError as error:
-            raise UserError(f"{what}: {error}") if what else error from None
-        self.name = f"hf-hub:{spelled}"
-        self.label = spelled
-        self.names = self.repository.names
-        self.remedy = remedy
-
-    def path(self, file: str) -> Path:
-        return self.repository.fetch(file)
-
-    def spelled(self) -> str:
-        return f"{self.name}@{self.repository.commit}" if self.repository.commit else self.name
-
-    def origin(self, path: Path) -> dict[str, str] | None:
-        return {
-            "repository": self.label,
-            "revision": str(self.repository.commit),
-            "file": path.name,
-            "sha256": _sha256(path),
-        }
-
-    def no_weights(self, wanted: str, stream: str) -> UserError:
-        return no_safetensors(self.repository, wanted, self.remedy)
-
-
-def _open_files(name: str, stream: str) -> _Files:
-    if name.startswith("local-dir:"):
-        return _Files(name)
-    if name.startswith("timm:"):
-        return _Hub(f"hf-hub:{_timm_repository(name.removeprefix('timm:'))}", stream)
-    return _Hub(name, stream)
-
-
-def _timm_repository(name: str) -> str:
-    """Return the repository of a name of timm, such as `vit_base_patch16_224.augreg_in21k`, with its @REVISION."""
-    import timm
-
-    name, at, revision = name.partition("@")
-    if "/" in name:
-        return name + at + revision
-    architecture = name.split(".")[0]
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.4)
-        raise UserError(
-            f"timm has no model {architecture}: "
-            + (f"use one such as {', '.join(near)}" if near else "check the name")
-            + " (`iefvad encoders timm:WORD` lists them)."
-        )
-    try:
-        config = timm.models.get_pretrained_cfg(name)
-    except RuntimeError:  # a tag that this version of timm does not know
-        config = None
-    repository = (config and config.hf_hub_id) or f"timm/{name}"
-    if str(repository).endswith("/"):
-        repository += name
-    return str(repository) + at + revision
-
-
 def _self_described(model: str, weights: str | None, seed: int | None, stream: str, quick_gelu: QuickGelu) -> Source:
-    files = _open_files(model, stream)
-    found = _describe(files, "timm" if model.startswith("timm:") else "open_clip", stream)
+    files = open_files(model, stream)
+    found = describe(files, "timm" if model.startswith("timm:") else "open_clip", stream)
     origin = None
     path: Path | None
     if seed is not None:
@@ -461,7 +350,7 @@ def _self_described(model: str, weights: str | None, seed: int | None, stream: s
         path = Path(weights)
         weights = str(path.resolve())
     else:
-        path = files.path(_weights_file(found, files, stream))
+        path = files.path(weights_file(found, files, stream))
         weights, origin = files.spelled(), files.origin(path)
     name = f"timm:{model.removeprefix('timm:').partition('@')[0]}" if model.startswith("timm:") else files.name
     if name.startswith("timm:") and origin is not None:
@@ -495,120 +384,6 @@ def _self_described(model: str, weights: str | None, seed: int | None, stream: s
     )
 
 
-def _describe(files: _Files, prefer: str, stream: str) -> _Described:
-    """Read the configuration of a folder or repository, in the layout of open_clip, transformers or timm."""
-    readable = _OPEN_CLIP_CONFIG in files.names and (
-        _CONFIG not in files.names or any(name in files.names for name in _OPEN_CLIP_NAMES)
-    )
-    if readable and not (prefer == "timm" and _CONFIG in files.names):
-        path = files.path(_OPEN_CLIP_CONFIG)
-        content = _parse(path)
-        return _Described("open_clip", _open_clip_config(content, path), content.get("preprocess_cfg", {}))
-    if _CONFIG in files.names:
-        path = files.path(_CONFIG)
-        content = _parse(path)
-        if "architecture" in content:
-            return _timm_config(content)
-        config = _clip_config(content, path)
-        return _Described("transformers", config, _transformers_preprocess(files))
-    if isinstance(files, _Hub):
-        raise UserError(
-            f"{files.label} is not an encoder that can be read: it has neither {_OPEN_CLIP_CONFIG} nor {_CONFIG}."
-        )
-    raise UserError(
-        f"{files.label} is not an open_clip model folder, nor one of transformers or timm: it has no readable"
-        f" {_OPEN_CLIP_CONFIG} or {_CONFIG}."
-    )
-
-
-def _weights_file(found: _Described, files: _Files, stream: str) -> str:
-    if found.layout == "open_clip":
-        return _open_clip_file(files, stream, [])
-    if _MODEL_NAME in files.names:
-        return _MODEL_NAME
-    raise files.no_weights(_MODEL_NAME, stream)
-
-
-def _open_clip_file(files: _Files, stream: str, own: list[str]) -> str:
-    """Return the name of the weights with open_clip's names. `own` is the file that a tag names, if it names one."""
-    for name in _tag_names(own[0] if own else ""):
-        if name in files.names:
-            return name
-    if _CONFIG not in files.names:  # with it, model.safetensors has the names of transformers or timm
-        if _MODEL_NAME in files.names:
-            return _MODEL_NAME
-        others = [name for name in files.names if name.endswith(".safetensors")]
-        if len(others) == 1:
-            return others[0]
-    raise files.no_weights(_OPEN_CLIP_NAMES[0], stream)
-
-
-# Configurations.
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} does not describe a model: it is not a JSON object.")
-    return content
-
-
-def _open_clip_config(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    config = content.get("model_cfg", content)
-    if not isinstance(config, dict) or "embed_dim" not in config or not isinstance(config.get("vision_cfg"), dict):
-        raise UserError(f"{path} does not describe an open_clip model (embed_dim, vision_cfg).")
-    return config
-
-
-def _clip_config(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return open_clip's configuration for one of transformers (CLIPModel, CLIPVisionModelWithProjection).
-
-    Values that are absent are the defaults of transformers' CLIPVisionConfig, among them QuickGELU.
-    """
-    kind = content.get("model_type")
-    if kind not in ("clip", "clip_vision_model"):
-        raise UserError(
-            f"{path} describes a model of type {kind}, and only CLIP is read in transformers' layout: use a folder in"
-            " open_clip's layout, or a model of timm."
-        )
-    vision = content.get("vision_config") or {} if kind == "clip" else content
-    activation = vision.get("hidden_act", "quick_gelu")
-    if activation not in ("quick_gelu", "gelu"):
-        raise UserError(f"{path} has the activation {activation}; only quick_gelu and gelu are known.")
-    width, heads = int(vision.get("hidden_size", 768)), int(vision.get("num_attention_heads", 12))
-    return {
-        "embed_dim": int(content.get("projection_dim", vision.get("projection_dim", 512))),
-        "quick_gelu": activation == "quick_gelu",
-        "vision_cfg": {
-            "image_size": vision.get("image_size", 224),
-            "patch_size": vision.get("patch_size", 32),
-            "layers": int(vision.get("num_hidden_layers", 12)),
-            "width": width,
-            "head_width": width // heads,
-            "mlp_ratio": int(vision.get("intermediate_size", 3072)) / width,
-            "norm_kwargs": {"eps": float(vision.get("layer_norm_eps", 1e-5))},
-        },
-    }
-
-
-def _transformers_preprocess(files: _Files) -> dict[str, Any]:
-    if _PREPROCESSOR not in files.names:
-        return {}
-    content = _parse(files.path(_PREPROCESSOR))
-    return {key: content[f"image_{key}"] for key in ("mean", "std") if f"image_{key}" in content}
-
-
-def _timm_config(content: dict[str, Any]) -> _Described:
-    preprocess = content.get("pretrained_cfg") or content
-    config = {"architecture": content["architecture"], "model_args": content.get("model_args") or {}}
-    kept: dict[str, Any] = {key: preprocess[key] for key in ("mean", "std") if key in preprocess}
-    kept["size"] = list(preprocess.get("input_size", (3, 224, 224)))[1:]
-    return _Described("timm", config, kept)
-
-
 def _lite(weights: str | None, seed: int | None) -> Source:
     path = None
     if seed is None:
@@ -617,11 +392,3 @@ def _lite(weights: str | None, seed: int | None) -> Source:
         LITE, "timm", LITE_CONFIG, LITE_PREPROCESS, path, seed,
         str(Path(weights).resolve()) if weights is not None and seed is None else weights,
     )  # fmt: skip
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

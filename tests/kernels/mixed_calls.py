@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import ief_kernels
-from tests.helpers.kernel_checks import leaf
+from tests.helpers.kernel_checks import gradients, leaf
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PAIRS = list(product(DTYPES, DTYPES))
@@ -110,3 +110,17 @@ def promoted(call: Call, tensors: list[Tensor]) -> list[Tensor]:
 
 def output_dtypes(call: Call, dtype: torch.dtype, count: int) -> list[torch.dtype]:
     return [dtype] * (count - call.wide) + [wide_dtype(dtype)] * call.wide
+
+
+def assert_promoted(call: Call, mixed: list[Tensor], backend: str) -> None:
+    """Check that a call on mixed dtypes is the call on tensors converted beforehand, gradients in each one's dtype."""
+    same = promoted(call, mixed)
+    got, want = call.run(mixed, backend), call.run(same, backend)
+    assert [t.dtype for t in got] == output_dtypes(call, call.dtype(mixed), len(got))
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+    for tensor, a, b in zip(mixed, gradients(got, mixed), gradients(want, same), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            assert a.dtype == tensor.dtype
+            assert torch.equal(a, b.to(tensor.dtype))

@@ -13,7 +13,7 @@ from torch import Tensor
 import ief_kernels
 from ief_kernels import BackendUnavailable, dispatch, explain
 from tests.helpers.kernel_checks import BACKENDS, gradients
-from tests.kernels.mixed_calls import CALLS, PAIRS, mixtures, output_dtypes, promoted
+from tests.kernels.mixed_calls import CALLS, PAIRS, assert_promoted, mixtures
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -23,16 +23,7 @@ def test_mixed_dtypes_are_promoted(backend: str, name: str, first: torch.dtype, 
     """A call on mixed dtypes is the call on tensors converted beforehand; gradients have each input's own dtype."""
     call = CALLS[name]
     for mixed in mixtures(call, first, other):
-        same = promoted(call, mixed)
-        got, want = call.run(mixed, backend), call.run(same, backend)
-        assert [t.dtype for t in got] == output_dtypes(call, call.dtype(mixed), len(got))
-        for a, b in zip(got, want, strict=True):
-            assert torch.equal(a, b)
-        for tensor, a, b in zip(mixed, gradients(got, mixed), gradients(want, same), strict=True):
-            assert (a is None) == (b is None)
-            if a is not None and b is not None:
-                assert a.dtype == tensor.dtype
-                assert torch.equal(a, b.to(tensor.dtype))
+        assert_promoted(call, mixed, backend)
 
 
 @pytest.mark.parametrize("name", CALLS)
