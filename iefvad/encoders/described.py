@@ -1,7 +1,7 @@
 """Encoders that describe themselves: a folder, or a repository on the hub, with a configuration and weights.
 
 `describe` reads the configuration in the layout of open_clip, transformers (CLIP) or timm. `weights_file` says which
-file has the weights. `Files` is a local folder, and `HubFiles` a repository, of which only what is asked for is fetched.
+file has the weights. `Files` is a local folder, `HubFiles` a repository, of which only what is asked for is fetched.
 """
 
 from __future__ import annotations
