@@ -6,6 +6,7 @@
 #   bench/gpu.sh            results and the log go to $OUT, or bench/results
 #   bench/gpu.sh --dry-run  prints the plan, and counts what the first steps compile; needs no GPU
 #   PYTHON=python3.12 bench/gpu.sh
+#   STEPS='build selftest tests' BENCH_SECONDS=60 bench/gpu.sh    some of the steps, or a shorter benchmark
 #
 # Python packages that are missing here are taken from wheels in .whl/, if that folder exists.
 set -uo pipefail
@@ -14,6 +15,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${OUT:-bench/results}
 python=${PYTHON:-python3}
 total=${TOTAL_SECONDS:-525}
+steps=${STEPS:-all}
+bench_seconds=${BENCH_SECONDS:-150}
 dry=0
 case ${1:-} in
 '') ;;
@@ -51,8 +54,13 @@ limit() { # the seconds asked for, or what is left
     echo $(($1 < left ? $1 : left))
 }
 
+wanted() { # name of a step
+    [[ $steps == all || " $steps " == *" $1 "* ]]
+}
+
 step() { # name, seconds expected, most seconds, command...
     local name=$1 expected=$2 seconds began=$SECONDS status
+    wanted "$name" || return 0
     if ((dry)); then
         planned=$((planned + expected))
         printf '%-12s about %3d s, at most %3d s: %s\n' "$name" "$expected" "$3" "${*:4}"
@@ -89,12 +97,12 @@ if "$python" -c 'import xdist' 2>/dev/null; then
 fi
 tests=("$python" -m pytest tests/gpu --ignore tests/gpu/test_selftest.py -q -o addopts= -p no:cacheprovider)
 static_began=$SECONDS
-if ((!dry)); then
+if ((!dry)) && wanted static; then
     timeout --kill-after=5 "$(limit 170)" "$python" -m bench --static --out "$out" >"$work/static.log" 2>&1 &
     static=$!
 fi
 step tests 60 120 "${tests[@]}" "${workers[@]}"
-if ((!dry)); then
+if ((!dry)) && wanted static; then
     printf '\n===== static\n' | tee -a "$log"
     wait "$static"
     status=$?
@@ -102,7 +110,7 @@ if ((!dry)); then
     record static "$status" $((SECONDS - static_began))
 fi
 
-step bench 160 200 "$python" -m bench --device cuda --seconds 150 --out "$out"
+step bench $((bench_seconds + 10)) $((bench_seconds + 50)) "$python" -m bench --device cuda --seconds "$bench_seconds" --out "$out"
 # Needs what iefvad needs beside torch: wheels of safetensors, scikit-learn, jsonargparse, huggingface_hub, av, opencv.
 step bench-train 60 100 "$python" -m bench train --device cuda --ways plain reference fused fused-bfloat16 --out "$out"
 step bench-fill 30 60 "$python" -m bench train --device cuda --fill 0.52 --no-memory --ways plain fused fused-bfloat16 --out "$out"
