@@ -52,27 +52,33 @@ class AlarmTracker:
         self.low = threshold if low is None else low
         if not self.low <= threshold:
             raise UserError(f"the low threshold {self.low} must not exceed the threshold {threshold}")
-        self._each = SEGMENT / fps
+        self._each = SEGMENT / fps  # seconds per segment where no times are given
         self._slack = 0.1 / fps  # as in intervals_above
         self._gap, self._least = merge_gap_s, min_length_s
         self._segments = 0
-        self._run: tuple[int, float] | None = None  # first segment and peak of the run at or above `low`
+        self._run: tuple[float, float] | None = None  # start s and peak of the run at or above `low`
         self._open: list[float] | None = None  # start s, end s, peak of the interval that has reached `threshold`
         self._reported = False  # whether the start of the open interval was reported
 
-    def feed(self, score: float) -> list[Alarm]:
-        """Take the score of the next segment and return what ends and what starts with it, in this order."""
-        number = self._segments
+    def feed(self, score: float, start: float | None = None, end: float | None = None) -> list[Alarm]:
+        """Take the score of the next segment and return what ends and what starts with it, in this order.
+
+        Args:
+            score: The score.
+            start: Start of the segment in seconds; counted from the frame rate where None.
+            end: End of the segment in seconds; counted from the frame rate where None.
+        """
+        start = self._segments * self._each if start is None else start
+        end = (self._segments + 1) * self._each if end is None else end
         self._segments += 1
         if score < self.low:
             self._run = None
             # Nothing can join any more once a run that starts with the next segment would be too far away.
-            if self._open is not None and (number + 1) * self._each - self._open[1] > self._gap + self._slack:
+            if self._open is not None and end - self._open[1] > self._gap + self._slack:
                 return self._close()
             return []
-        first, peak = (number, score) if self._run is None else (self._run[0], max(self._run[1], score))
-        self._run = (first, peak)
-        start, end = first * self._each, (number + 1) * self._each
+        start, peak = (start, score) if self._run is None else (self._run[0], max(self._run[1], score))
+        self._run = (start, peak)
         alarms: list[Alarm] = []
         if peak >= self.threshold:
             if self._open is not None and start - self._open[1] <= self._gap + self._slack:

@@ -116,7 +116,8 @@ class Watch:
         image, event = encode_segments(cast(Encoder, self._encoder), [segment.frames], maps, list(settings["crops"]))
         return SegmentFeatures(
             index=number,
-            time=number * SEGMENT / self.fps,
+            start=number * SEGMENT / self.fps,
+            end=(number + 1) * SEGMENT / self.fps,
             image=image[0],
             event=event[0],
             density=float(maps.mean(dtype=np.float64)),
@@ -133,9 +134,8 @@ class Watch:
         for (segment, feature), row in zip(pending, rows, strict=True):
             self.timing.latencies.append(done - segment.read)
             self.clocks.append(segment.clock)
-            end = (feature.index + 1) * SEGMENT / self.fps
-            alarms = tracker.feed(float(row[0]))
-            yield LiveScore(feature.index, feature.time, end, row, alarms, segment.clock, done - segment.read)
+            alarms = tracker.feed(float(row[0]), feature.start, feature.end)
+            yield LiveScore(feature.index, feature.start, feature.end, row, alarms, segment.clock, done - segment.read)
 
     def detection(self) -> Detection:
         """Return the scores, intervals and timing so far, at any time.

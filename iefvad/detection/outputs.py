@@ -17,7 +17,7 @@ from iefvad.detection.detector import Detector
 from iefvad.detection.overlay import write_overlay
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
-from iefvad.scoring.video_scores import Interval, segment_times, write_scores_csv
+from iefvad.scoring.video_scores import Interval, write_scores_csv
 from iefvad.utils.files import write_text, write_with
 from iefvad.video import SEGMENT
 
@@ -190,7 +190,7 @@ def _write_json(path: Path, detection: Detection, detector: Detector, files: lis
     with path.open("w", encoding="utf-8") as file:
         file.write(head[: head.rindex("\n}")] + ',\n  "segments": [')
         for t in range(scores.scores.size):
-            start, end = segment_times(t, scores.fps)
+            start, end = scores.times(t)
             row: dict[str, Any] = {"start": start, "end": end, "score": _short(scores.scores[t])}
             for column in ("w_img", "w_evt", "gain"):
                 values = getattr(scores, column)

@@ -73,9 +73,9 @@ class _Painter:
     def __init__(self, scores: VideoScores, intervals: list[Interval], threshold: float) -> None:
         self.scores, self.threshold = scores, threshold
         self.flagged = np.zeros(scores.scores.size, bool)
-        each = scores.segment_seconds
+        middles = (scores.starts + scores.ends) / 2
         for start, end, _ in intervals:
-            self.flagged[round(start / each) : round(end / each)] = True
+            self.flagged |= (start <= middles) & (middles <= end)
 
     def paint(self, frame: np.ndarray, number: int) -> np.ndarray:
         """Draw frame `number`, (H, W, 3): returns the enlarged picture with the panel below. Both sides are even."""
@@ -135,11 +135,11 @@ class _Painter:
         for x in range(left, right, 8 * unit):
             cv2.line(panel, (x, level), (min(x + 4 * unit, right), level), _FAINT, unit)
         cv2.line(panel, (left, bottom), (right, bottom), _FAINT, unit)
-        each = self.scores.segment_seconds
+        starts, ends = self.scores.starts, self.scores.ends
         last = self.scores.scores.size - 1 if segment is None else segment
-        first = max(0, int((seconds - _SPAN) / each))
+        first = int(np.searchsorted(ends, seconds - _SPAN, side="right"))
         for t in range(first, last + 1):
-            begin, end = max(t * each, seconds - _SPAN), min((t + 1) * each, seconds)
+            begin, end = max(float(starts[t]), seconds - _SPAN), min(float(ends[t]), seconds)
             value = float(self.scores.scores[t])
             colour = _ALERT if self.flagged[t] else _LINE
             if t > first:

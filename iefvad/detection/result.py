@@ -85,12 +85,13 @@ class Detection:
 
 
 class Collector:
-    """Gathers the scored segments of one video: 16 bytes per segment, and the pictures of the highest scores."""
+    """Gathers the scored segments of one video: 32 bytes per segment, and the pictures of the highest scores."""
 
     def __init__(self, pictures: int) -> None:
         """Keep at most `pictures` pictures."""
         self._rows = array("f")
-        self._highest: list[tuple[float, float, np.ndarray]] = []
+        self._starts, self._ends = array("d"), array("d")
+        self._highest: list[tuple[float, int, float, np.ndarray]] = []
         self._pictures = pictures
 
     def __len__(self) -> int:
@@ -101,8 +102,10 @@ class Collector:
         """Add the next t segments, with their rows as in `Scorer.feed`, (t, 4) float32."""
         self._rows.frombytes(np.ascontiguousarray(rows, np.float32).tobytes())
         for segment, row in zip(segments, rows, strict=True):
-            # No two segments have the same time, so the heap never compares pictures.
-            entry = (float(row[0]), segment.time, segment.thumbnail)
+            self._starts.append(segment.start)
+            self._ends.append(segment.end)
+            # No two segments have the same number, so the heap never compares pictures.
+            entry = (float(row[0]), segment.index, segment.start, segment.thumbnail)
             if len(self._highest) < self._pictures:
                 heapq.heappush(self._highest, entry)
             elif self._highest and entry > self._highest[0]:
@@ -112,8 +115,11 @@ class Collector:
         """Return the scores so far, as those of a video of this name, frame rate and source."""
         table = np.array(self._rows, np.float32).reshape(-1, 4)
         w_img, w_evt, gain = columns_of(table)
-        return VideoScores(name, (), fps, None, table[:, 0], w_img, w_evt, gain, source=source)
+        starts, ends = np.array(self._starts), np.array(self._ends)
+        return VideoScores(
+            name, (), fps, None, table[:, 0], w_img, w_evt, gain, source=source, starts=starts, ends=ends
+        )
 
     def pictures(self) -> list[tuple[float, np.ndarray]]:
         """Return start in seconds and picture of the segments with the highest scores, highest first."""
-        return [(start, picture) for _, start, picture in sorted(self._highest, key=lambda entry: -entry[0])]
+        return [(start, picture) for _, _, start, picture in sorted(self._highest, key=lambda entry: -entry[0])]

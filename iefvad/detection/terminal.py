@@ -82,7 +82,7 @@ def watch(detector: Detector, address: str, folder: Path) -> int:
                     file = stack.enter_context(path.open("w", newline="", encoding="utf-8"))
                     csv.writer(file, lineterminator="\n").writerow(CSV_COLUMNS)
                     print(f"{session.fps:g} frames/s, a score every {SEGMENT / session.fps:.2f} s, written to {path}")
-                file.write(_csv_line(name, scored, session.fps))
+                file.write(_csv_line(name, scored))
                 file.flush()
                 _print_score(scored, detector.rule.threshold)
         except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def watch(detector: Detector, address: str, folder: Path) -> int:
             print("\nended by Ctrl-C", flush=True)
     detection = session.detection()
     for start, end, peak in detection.intervals[-1:]:
-        if end >= detection.scores.seconds - 1e-6:
+        if end >= detection.scores.ends[-1] - 1e-6:
             print(f"the last flagged interval had not ended: {clock(start, 1)} to {clock(end, 1)}, peak {peak:.3f}")
     write_results(detection, folder, name, detector)
     _live_summary(detection, session)
@@ -140,10 +140,10 @@ def _print_alarm(alarm: Alarm, now: float) -> None:
         )
 
 
-def _csv_line(name: str, scored: LiveScore, fps: float) -> str:
+def _csv_line(name: str, scored: LiveScore) -> str:
     text = io.StringIO()
     values = [None if np.isnan(value) else float(value) for value in scored.row]
-    csv.writer(text, lineterminator="\n").writerow(csv_row(name, scored.number, fps, values))
+    csv.writer(text, lineterminator="\n").writerow(csv_row(name, scored.number, scored.start, scored.end, values))
     return text.getvalue()
 
 

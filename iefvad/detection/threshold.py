@@ -42,6 +42,8 @@ class Rule:
             low=self.low,
             merge_gap_s=self.merge_gap,
             min_length_s=self.min_length,
+            starts=scores.starts,
+            ends=scores.ends,
         )
 
     def tracker(self, fps: float) -> AlarmTracker:

@@ -45,7 +45,8 @@ class SegmentFeatures:
 
     Attributes:
         index: Number of the segment, from 0.
-        time: Start of the segment in seconds.
+        start: Start of the segment in seconds.
+        end: End of the segment in seconds: the start of the frame after it.
         image: float32 (C, D) on the CPU, one row per crop.
         event: float32 (C, D) on the CPU, one row per crop.
         density: Mean of the event map of the whole picture.
@@ -53,7 +54,8 @@ class SegmentFeatures:
     """
 
     index: int
-    time: float
+    start: float
+    end: float
     image: Tensor
     event: Tensor
     density: float
@@ -111,7 +113,8 @@ class FeatureStream:
                 for row, item in enumerate(group):
                     yield SegmentFeatures(
                         index=index,
-                        time=index * SEGMENT / self.fps,
+                        start=index * SEGMENT / self.fps,
+                        end=(index + 1) * SEGMENT / self.fps,
                         image=image[row],
                         event=event[row],
                         density=float(density(torch.from_numpy(item.map))),

@@ -19,6 +19,7 @@ from iefvad.scoring.tables import class_rows
 from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.intervals import runs
 from iefvad.utils.text import clock
+from iefvad.video import SEGMENT
 
 WIDTH = 10.0  # inches; at 1000 px on the page a font of 9 pt reads as 12 px
 MAX_POINTS = 900  # points of one line; more than the page has pixels
@@ -141,12 +142,12 @@ def _fusion_last(models: Iterable[str]) -> list[str]:
     return sorted(models, key=lambda m: m == "fusion")
 
 
-def line_points(values: np.ndarray, seconds_each: float, limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+def line_points(values: np.ndarray, edges: np.ndarray, limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
     """Return the points of a line through the values of a video's segments.
 
     Args:
         values: One value per segment, (T,).
-        seconds_each: Duration of a segment in seconds.
+        edges: Start of each segment and end of the last one in seconds, (T + 1,).
         limit: Maximum number of points.
 
     Returns:
@@ -155,11 +156,10 @@ def line_points(values: np.ndarray, seconds_each: float, limit: int = MAX_POINTS
     """
     total = values.size
     if total * 2 <= limit:
-        edges = np.arange(total + 1) * seconds_each
         return np.repeat(edges, 2)[1:-1], np.repeat(values, 2)
     bounds = np.linspace(0, total, limit // 2 + 1).astype(int)
     low, high = np.minimum.reduceat(values, bounds[:-1]), np.maximum.reduceat(values, bounds[:-1])
-    centres = (bounds[:-1] + bounds[1:]) * (seconds_each / 2)
+    centres = (edges[bounds[:-1]] + edges[bounds[1:]]) / 2
     return np.repeat(centres, 2), np.stack([low, high], axis=1).ravel()
 
 
@@ -167,7 +167,8 @@ def truth_intervals(video: VideoScores) -> list[tuple[float, float]]:
     """Return the abnormal intervals (start, end) of a video's frame truth in seconds; none without truth."""
     if video.truth is None:
         return []
-    return [(start / video.fps, end / video.fps) for start, end in runs(video.truth)]
+    numbers = SEGMENT * np.arange(video.scores.size + 1)
+    return [tuple(np.interp(run, numbers, video.edges).tolist()) for run in runs(video.truth)]
 
 
 def _shade(ax: Axes, intervals: Sequence[Sequence[float]], token: str, duration: float, height: float = 1.0) -> None:
@@ -208,13 +209,14 @@ def timeline(
     heights = {"score": 1.5, "weights": 0.75, "gain": 0.42}
     gaps = {"score": 0.28, "weights": 0.3, "gain": 0.12}  # room for a legend above the first two
     figure, axes = _stack([heights[p] for p in panels], [gaps[p] for p in panels])
-    duration, each = max(video.seconds, 1e-9), video.segment_seconds
+    edges = video.edges
+    duration = max(float(edges[-1]), 1e-9)
     truth = truth_intervals(video)
     handles: list[Any] = []
     names: list[str] = []
 
     def draw(ax: Axes, values: np.ndarray, token: str, label: str, width: float) -> None:
-        ax.plot(*line_points(values, each), color=colour(token), linewidth=width, zorder=3 if label == name else 2.1)
+        ax.plot(*line_points(values, edges), color=colour(token), linewidth=width, zorder=3 if label == name else 2.1)
         handles.append(Line2D([], [], color=colour(token), linewidth=max(width, 1.4)))
         names.append(label)
 
@@ -249,9 +251,9 @@ def timeline(
     _legend(score, handles, names, bbox_to_anchor=(0, 1), **where)
     _label(score, y="score")
     if "weights" in panels:
-        _weight_panel(axes[1], video, each, where)
+        _weight_panel(axes[1], video, where)
     if "gain" in panels and video.gain is not None:
-        axes[-1].plot(*line_points(video.gain, each), color=colour("other0"), linewidth=1.2)
+        axes[-1].plot(*line_points(video.gain, edges), color=colour("other0"), linewidth=1.2)
         axes[-1].set_ylim(0, max(1.0, float(video.gain.max(initial=0))) * 1.04)
         axes[-1].yaxis.set_major_locator(MaxNLocator(2))
         _label(axes[-1], y="gain")
@@ -259,12 +261,12 @@ def timeline(
     return figure
 
 
-def _weight_panel(ax: Axes, video: VideoScores, each: float, where: dict[str, Any]) -> None:
+def _weight_panel(ax: Axes, video: VideoScores, where: dict[str, Any]) -> None:
     lines = [
         (w, t, n) for w, t, n in ((video.w_img, "image", "w_img"), (video.w_evt, "event", "w_evt")) if w is not None
     ]
     for values, token, _ in lines:
-        ax.plot(*line_points(values, each), color=colour(token), linewidth=1.4)
+        ax.plot(*line_points(values, video.edges), color=colour(token), linewidth=1.4)
     pooled = np.concatenate([values for values, _, _ in lines])
     if pooled.size:
         # Weights move by hundredths around a half: zoom in, but never so far that noise looks like a decision.

@@ -123,7 +123,7 @@ def _caption(video: VideoScores, time: float) -> str:
     if not video.scores.size:
         return clock(time, 1)
     # A little is added, because a segment's start may be rounded down.
-    segment = min(max(int(time / video.segment_seconds + 1e-6), 0), video.scores.size - 1)
+    segment = max(int(np.searchsorted(video.starts, time + 1e-6, side="right")) - 1, 0)
     return f"{clock(time, 1)}, score {video.scores[segment]:.3f}"
 
 

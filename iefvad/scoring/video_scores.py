@@ -40,9 +40,11 @@ class VideoScores:
         w_evt: The same of the event features.
         gain: Mean Kalman gain, (T,), stored as float32. None for a model without the temporal step.
         source: Name of the video with suffix, or address of the stream, where it is known.
+        starts: Start of each segment in seconds, (T,), stored as float64. None counts frames: 16·t/fps.
+        ends: End of each segment in seconds, (T,), stored as float64. None counts frames: 16·(t + 1)/fps.
 
     Raises:
-        ValueError: shapes do not match, or `fps` is not positive.
+        ValueError: shapes do not match, `fps` is not positive, or times are not in order.
         UserError: a score, weight or gain is not finite, or the truth has another length. Data can cause both.
     """
 
@@ -55,6 +57,8 @@ class VideoScores:
     w_evt: Array | None = None
     gain: Array | None = None
     source: str | None = None
+    starts: Array = None  # type: ignore[assignment]  # always an array once the object is made
+    ends: Array = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         """Convert and check the arrays."""
@@ -65,6 +69,7 @@ class VideoScores:
         if scores.ndim != 1:
             raise ValueError(f"video {self.name}: scores must have shape (T,), got {scores.shape}")
         self.scores = scores
+        self._fill_times()
         for field in ("w_img", "w_evt", "gain"):
             value = getattr(self, field)
             if value is None:
@@ -89,21 +94,37 @@ class VideoScores:
                 )
             self.truth = (truth > 0).astype(np.uint8)
 
-    @property
-    def seconds(self) -> float:
-        """Duration of the scored part, in seconds."""
-        return SEGMENT * self.scores.size / self.fps
+    def _fill_times(self) -> None:
+        numbers = np.arange(self.scores.size)
+        each = SEGMENT / self.fps
+        self.starts = np.asarray(numbers * each if self.starts is None else self.starts, dtype=np.float64)
+        self.ends = np.asarray((numbers + 1) * each if self.ends is None else self.ends, dtype=np.float64)
+        if not self.starts.shape == self.ends.shape == self.scores.shape:
+            raise ValueError(
+                f"video {self.name}: {self.starts.shape} starts, {self.ends.shape} ends, {self.scores.shape} scores"
+            )
+        if not ((self.ends >= self.starts).all() and (np.diff(self.starts) >= 0).all()):
+            raise ValueError(f"video {self.name}: the times of its segments are not in order")
 
     @property
-    def segment_seconds(self) -> float:
-        """Duration of one segment, in seconds."""
-        return SEGMENT / self.fps
+    def seconds(self) -> float:
+        """Duration of all segments together, in seconds."""
+        return float((self.ends - self.starts).sum())
+
+    @property
+    def edges(self) -> Array:
+        """Start of each segment and end of the last one in seconds, (T + 1,) float64."""
+        return np.append(self.starts, self.ends[-1:] if self.ends.size else 0.0)
+
+    def times(self, t: int) -> tuple[float, float]:
+        """Return start and end of segment `t` in seconds, rounded to 6 decimals as files hold them."""
+        return round(float(self.starts[t]), 6), round(float(self.ends[t]), 6)
 
     @property
     def peak(self) -> tuple[float, float]:
         """The highest score, and the start of its (first) segment in seconds. There must be a segment."""
         at = int(self.scores.argmax())
-        return float(self.scores[at]), SEGMENT * at / self.fps
+        return float(self.scores[at]), float(self.starts[at])
 
     @property
     def abnormal_segments(self) -> npt.NDArray[np.bool_] | None:
@@ -137,34 +158,30 @@ def write_scores_csv(path: str | Path, videos: Sequence[VideoScores]) -> None:
     for v in videos:
         for t in range(v.scores.size):
             row = [x[t] if x is not None else None for x in (v.scores, v.w_img, v.w_evt, v.gain)]
-            writer.writerow(csv_row(v.name, t, v.fps, row))
+            writer.writerow(csv_row(v.name, t, *v.times(t), row))
     # File names that are not UTF-8 come back as they were.
     write_bytes(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def csv_row(name: str, t: int, fps: float, values: Sequence[float | None]) -> list[Any]:
+def csv_row(name: str, t: int, start: float, end: float, values: Sequence[float | None]) -> list[Any]:
     """Return the cells of `CSV_COLUMNS` for one segment.
 
     Args:
         name: Name of the video.
         t: Number of the segment, from 0.
-        fps: Frames per second.
+        start: Start of the segment in seconds.
+        end: End of the segment in seconds.
         values: Score, w_img, w_evt and gain; None where absent.
     """
-    return [name, t, *segment_times(t, fps), *map(_number, values)]
-
-
-def segment_times(t: int, fps: float) -> tuple[float, float]:
-    """Return start and end of segment `t` in seconds, rounded to 6 decimals as files hold them."""
-    return round(SEGMENT * t / fps, 6), round(SEGMENT * (t + 1) / fps, 6)
+    return [name, t, round(start, 6), round(end, 6), *map(_number, values)]
 
 
 def read_scores_csv(path: str | Path) -> list[VideoScores]:
     """Read what `write_scores_csv` wrote.
 
     Returns:
-        The videos in the order of the file. Classes are (), truth is None, and the frame rate follows from the end of
-        the last segment.
+        The videos in the order of the file. Classes are (), truth is None, and the frame rate is the average that
+        follows from the times.
 
     Raises:
         UserError: the file is missing or has another header, a cell is not a number, or segments are not in order.
@@ -193,17 +210,18 @@ def read_scores_csv(path: str | Path) -> list[VideoScores]:
         raise UserError(f"cannot read scores from {path}: {error.strerror or error}") from error
     videos = []
     for name, rows in grouped.items():
-        end = rows[-1][2]
-        if not end or end <= 0:
-            raise UserError(f"{path}: video {name} ends at {end} s; write the file again")
+        starts, ends = (np.array([row[i] for row in rows], dtype=np.float64) for i in (1, 2))
+        length = ends[-1] - starts[0]
+        if not length > 0 or (ends < starts).any() or (np.diff(starts) < 0).any():
+            raise UserError(f"{path}: the times of video {name} are not in order; write the file again")
         columns = [
             None if any(row[i] is None for row in rows) else np.array([row[i] for row in rows], dtype=np.float32)
             for i in range(3, 7)
         ]
         scores, w_img, w_evt, gain = columns
         assert scores is not None  # every row was checked to have one
-        fps = round(SEGMENT * len(rows) / end, 3)  # times carry 6 decimals
-        videos.append(VideoScores(name, (), fps, None, scores, w_img, w_evt, gain))
+        fps = round(SEGMENT * len(rows) / length, 3)  # times carry 6 decimals
+        videos.append(VideoScores(name, (), fps, None, scores, w_img, w_evt, gain, starts=starts, ends=ends))
     return videos
 
 
@@ -216,6 +234,8 @@ def intervals_above(
     segment: int = SEGMENT,
     merge_gap_s: float = 0.0,
     min_length_s: float = 0.0,
+    starts: npt.ArrayLike | None = None,
+    ends: npt.ArrayLike | None = None,
 ) -> list[Interval]:
     """Find the flagged intervals by hysteresis.
 
@@ -230,6 +250,8 @@ def intervals_above(
         segment: Frames per segment.
         merge_gap_s: Intervals at most this many seconds apart become one.
         min_length_s: Intervals shorter than this many seconds are left out.
+        starts: Start of each segment in seconds, (T,); counted from `fps` where None.
+        ends: End of each segment in seconds, (T,); counted from `fps` where None.
 
     Returns:
         The intervals, in order of time.
@@ -237,7 +259,7 @@ def intervals_above(
     Raises:
         UserError: `low` exceeds `threshold`, a gap or length is negative, `fps` is not positive, or scores are not
             finite.
-        ValueError: `scores` has another shape.
+        ValueError: `scores` or the times have another shape.
     """
     values = np.asarray(scores, dtype=np.float64)
     floor = threshold if low is None else low
@@ -253,15 +275,20 @@ def intervals_above(
         raise UserError(f"the gap to merge must be 0 s or more, got {merge_gap_s}")
     if not min_length_s >= 0:
         raise UserError(f"the minimum length of an interval must be 0 s or more, got {min_length_s}")
-    seconds = segment / fps
+    numbers = np.arange(values.size)
+    begin = numbers * (segment / fps) if starts is None else np.asarray(starts, dtype=np.float64)
+    finish = (numbers + 1) * (segment / fps) if ends is None else np.asarray(ends, dtype=np.float64)
+    if begin.shape != values.shape or finish.shape != values.shape:
+        raise ValueError(f"times must have shape {values.shape}, got {begin.shape} and {finish.shape}")
     found: list[Interval] = []
     for first, last in runs(values >= floor):
+        start, end = float(begin[first]), float(finish[last - 1])
         peak = float(values[first:last].max())
         if peak < threshold:
             continue
         # A tolerance of a tenth of a frame, so that rounding does not decide about a gap of exactly merge_gap_s.
-        if found and first * seconds - found[-1][1] <= merge_gap_s + 0.1 / fps:
-            found[-1] = (found[-1][0], last * seconds, max(peak, found[-1][2]))
+        if found and start - found[-1][1] <= merge_gap_s + 0.1 / fps:
+            found[-1] = (found[-1][0], end, max(peak, found[-1][2]))
         else:
-            found.append((first * seconds, last * seconds, peak))
+            found.append((start, end, peak))
     return [interval for interval in found if interval[1] - interval[0] >= min_length_s - 0.1 / fps]

@@ -95,12 +95,21 @@ def test_credentials_are_never_shown():
     low=st.sampled_from([0.2, 0.4, 0.6]),
     gap=st.sampled_from([0.0, 1.0, 2.5]),
     least=st.sampled_from([0.0, 1.0, 3.0]),
+    lengths=st.none() | st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=80, max_size=80),
 )
-def test_alarms_are_the_intervals_of_the_whole(scores, low, gap, least):
-    tracker = AlarmTracker(16.0, 0.6, low=low, merge_gap_s=gap, min_length_s=least)
-    alarms = [alarm for score in scores for alarm in tracker.feed(score)] + tracker.finish()
+def test_alarms_are_the_intervals_of_the_whole(scores, low, gap, least, lengths):
+    """Segments follow each other at a constant rate, or have lengths of their own with pauses between them."""
+    rule = {"low": low, "merge_gap_s": gap, "min_length_s": least}
+    tracker = AlarmTracker(16.0, 0.6, **rule)
+    times = [(None, None)] * len(scores)
+    if lengths is not None:
+        edges = np.cumsum(lengths)[: 2 * len(scores)]
+        starts, ends = edges[::2].tolist(), edges[1::2].tolist()
+        times, rule = list(zip(starts, ends, strict=True)), rule | {"starts": starts, "ends": ends}
+    alarms = [alarm for score, time in zip(scores, times, strict=True) for alarm in tracker.feed(score, *time)]
+    alarms += tracker.finish()
     ended = [(alarm.start, alarm.end, alarm.peak) for alarm in alarms if alarm.kind == "end"]
-    assert ended == intervals_above(scores, 16.0, 0.6, low=low, merge_gap_s=gap, min_length_s=least)
+    assert ended == intervals_above(scores, 16.0, 0.6, **rule)
     assert [alarm.kind for alarm in alarms] == ["start", "end"] * len(ended)
 
 

@@ -278,7 +278,7 @@ def test_stream_gives_times_pictures_and_the_stored_features(videos: Path, tmp_p
     stream = FeatureStream(videos / "b.mp4", build_encoder(device="cpu"), {"tail": "repeat", "dim": 256})
     segments = list(stream)
     assert [segment.index for segment in segments] == [0, 1, 2]
-    assert [segment.time for segment in segments] == [0.0, 1.6, 3.2] and stream.segments.frames_read == 33
+    assert [segment.start for segment in segments] == [0.0, 1.6, 3.2] and stream.segments.frames_read == 33
     assert segments[0].thumbnail.shape == (120, 80, 3) and segments[0].thumbnail.dtype == np.uint8
     middle = list(read_frames(videos / "b.mp4"))[8]
     assert abs(segments[0].thumbnail.mean() - middle.mean()) < 3  # resized twice

@@ -244,3 +244,31 @@ def test_intervals_above_refuses_nonsense(more):
         video_scores.intervals_above([0.1], 0.0, 0.5)
     with pytest.raises(UserError, match="NaN"):
         video_scores.intervals_above([math.nan], 25.0, 0.5)
+
+
+def test_times_of_segments_replace_the_count_of_frames(tmp_path):
+    """A variable rate: three segments of 1, 4 and 1 s, then a hole of 2 s before the last one."""
+    starts, ends = np.array([0.0, 1.0, 5.0, 8.0]), np.array([1.0, 5.0, 6.0, 9.0])
+    timed = video_scores.VideoScores("v", (), 16.0, None, [0.9, 0.1, 0.8, 0.7], starts=starts, ends=ends)
+    counted = video_scores.VideoScores("v", (), 16.0, None, [0.9, 0.1, 0.8, 0.7])
+    assert counted.starts.tolist() == [0, 1, 2, 3] and counted.ends.tolist() == [1, 2, 3, 4]
+    assert (timed.seconds, counted.seconds) == (7.0, 4.0) and timed.peak[1] == 0.0
+    assert timed.edges.tolist() == [0, 1, 5, 8, 9]
+
+    def found(**more):
+        return [
+            interval[:2]
+            for interval in video_scores.intervals_above(timed.scores, 16.0, 0.5, starts=starts, ends=ends, **more)
+        ]
+
+    assert found() == [(0, 1), (5, 9)], "segments that follow each other are one interval, whatever lies between"
+    assert found(merge_gap_s=4) == [(0, 9)] and found(merge_gap_s=3) == found()
+    assert found(min_length_s=2) == [(5, 9)]
+    path = tmp_path / "s.csv"
+    video_scores.write_scores_csv(path, [timed])
+    [back] = video_scores.read_scores_csv(path)
+    assert back.starts.tolist() == starts.tolist() and back.ends.tolist() == ends.tolist()
+    assert back.fps == pytest.approx(16 * 4 / 9, abs=1e-3)
+    for wrong in ({"starts": starts[::-1]}, {"ends": starts - 1}, {"starts": starts[:2]}):
+        with pytest.raises(ValueError, match=r"scores|order"):
+            video_scores.VideoScores("v", (), 16.0, None, timed.scores, **({"starts": starts, "ends": ends} | wrong))

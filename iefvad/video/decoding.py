@@ -1,14 +1,9 @@
-"""Video files to uint8 frames, 16-frame segments and the field's ten crops.
-
-In reading order: segments, resizing and crops, the search for video files, and decoding.
-"""
+"""Video files to uint8 frames, upright, in display order."""
 
 from __future__ import annotations
 
-import math
 import os
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,23 +11,11 @@ from typing import Any, Literal
 import av
 import av.error
 import av.logging
-import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
-
-SEGMENT = 16
-"""Frames per segment."""
-WIDTH, HEIGHT = 340, 256
-"""Size in pixels to which every frame is resized. The aspect ratio is not kept."""
-CROP = 224
-"""Side of a crop in pixels."""
-
-_SUFFIXES = "3gp asf avi flv m2ts m4v mjpeg mkv mov mp4 mpeg mpg mts ogv ts vob webm wmv"
-VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
-"""Suffixes, in lower case, of the files that count as videos in a folder."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +28,7 @@ class VideoInfo:
         height: Height in pixels, after the rotation.
         fps: Average number of frames per second.
         frames: Number of frames that the container claims, or None. The decoded number may differ by a few.
-        rotation: 0, 90, 180 or 270 degrees counter-clockwise. This module applies it to every frame that it yields.
+        rotation: 0, 90, 180 or 270 degrees counter-clockwise. The decoder applies it to every frame that it yields.
     """
 
     path: str
@@ -62,7 +45,7 @@ def probe(path: PathLike) -> VideoInfo:
     Raises:
         UserError: The file is missing, is not a video, or no frame can be decoded.
     """
-    decoder = _Decoder(path, threads=False)
+    decoder = Decoder(path, threads=False)
     for frame in decoder:
         rotation, _ = _orientation(decoder.matrix)
         height, width = frame.shape[:2]
@@ -86,189 +69,12 @@ def read_frames(path: PathLike, *, on_truncated: Literal["error", "keep"] = "err
     Raises:
         UserError: The file is missing, is not a video, has no frames, or (with "error") is truncated or damaged.
     """
-    decoder = _Decoder(path, keep=on_truncated == "keep")
+    decoder = Decoder(path, keep=on_truncated == "keep")
     yield from decoder
     if decoder.frames_read == 0:
         raise UserError(decoder.problem or f"{path} contains no video frames; leave it out or fetch it again")
     if decoder.problem and on_truncated == "error":
         raise UserError(decoder.problem)
-
-
-class Segments:
-    """Iterates once over the consecutive segments of a video: uint8 (length, H, W, 3) RGB each.
-
-    Args:
-        path: The video file.
-        length: Frames per segment.
-        size: (width, height) to which frames are resized, as by `resize`. None keeps the size of the video.
-        tail: What to do with a last partial segment. "drop" leaves it out, "repeat" repeats its last frame.
-        on_truncated: As for `read_frames`.
-
-    Attributes:
-        info: What the file says about itself.
-        frames_read: Number of frames decoded so far.
-        frames_dropped: Number of frames after the last segment. Set after iteration.
-        truncated: Whether the file is truncated or damaged. Set after iteration.
-        seconds: Time of decoding and resizing so far.
-
-    Raises:
-        UserError: On construction as `probe`, during iteration as `read_frames`, and at the end if the video is too
-            short for one segment.
-        ValueError: `length`, `tail` or `on_truncated` is invalid.
-    """
-
-    def __init__(
-        self,
-        path: PathLike,
-        *,
-        length: int = SEGMENT,
-        size: tuple[int, int] | None = (WIDTH, HEIGHT),
-        tail: Literal["drop", "repeat"] = "drop",
-        on_truncated: Literal["error", "keep"] = "error",
-    ) -> None:
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
-        if tail not in ("drop", "repeat"):
-            raise ValueError(f"tail must be 'drop' or 'repeat', got {tail!r}")
-        if on_truncated not in ("error", "keep"):
-            raise ValueError(f"on_truncated must be 'error' or 'keep', got {on_truncated!r}")
-        self.info = probe(path)
-        self.length, self.tail, self.on_truncated = length, tail, on_truncated
-        self.size = size or (self.info.width, self.info.height)
-        self.frames_read = 0
-        self.frames_dropped = 0
-        self.truncated = False
-        self.seconds = 0.0
-        self._segments = self._run(path)
-
-    def __iter__(self) -> Segments:
-        return self
-
-    def __next__(self) -> np.ndarray:
-        begin = time.perf_counter()
-        try:
-            return next(self._segments)
-        finally:
-            self.seconds += time.perf_counter() - begin
-
-    def close(self) -> None:
-        """Close the file before its end is reached."""
-        self._segments.close()
-
-    def _run(self, path: PathLike) -> Generator[np.ndarray, None, None]:
-        decoder = _Decoder(path, keep=self.on_truncated == "keep")
-        produced = filled = 0
-        segment = self._empty()
-        for frame in decoder:
-            self.frames_read += 1
-            _resize_into(frame, segment[filled])
-            filled += 1
-            if filled == self.length:
-                yield segment
-                produced, filled, segment = produced + 1, 0, self._empty()
-        self.truncated = decoder.problem is not None
-        if decoder.problem and (self.on_truncated == "error" or not self.frames_read):
-            raise UserError(decoder.problem)
-        if filled and self.tail == "repeat":
-            segment[filled:] = segment[filled - 1]
-            produced, filled = produced + 1, 0
-            yield segment
-        self.frames_dropped = filled
-        if not produced:
-            raise UserError(
-                f"{path} has {self.frames_read} frames, fewer than the {self.length} of one segment; "
-                "leave it out, or pass --tail repeat to fill the segment with its last frame"
-            )
-
-    def _empty(self) -> np.ndarray:
-        width, height = self.size
-        return np.empty((self.length, height, width, 3), np.uint8)
-
-
-def resize(frames: np.ndarray, size: tuple[int, int] = (WIDTH, HEIGHT)) -> np.ndarray:
-    """Resize frames with cv2's bilinear interpolation. The aspect ratio is not kept.
-
-    Args:
-        frames: uint8 (n, H, W) or (n, H, W, 3).
-        size: (width, height) in pixels.
-
-    Returns:
-        uint8 (n, height, width) or (n, height, width, 3).
-
-    Raises:
-        TypeError: The dtype is not uint8.
-        ValueError: The shape is different.
-    """
-    frames = np.asarray(frames)
-    if frames.dtype != np.uint8:
-        raise TypeError(f"frames must be uint8, got {frames.dtype}")
-    if frames.ndim not in (3, 4) or (frames.ndim == 4 and frames.shape[3] != 3) or 0 in frames.shape[1:3]:
-        raise ValueError(f"frames must be (n, H, W) or (n, H, W, 3), got {frames.shape}")
-    width, height = size
-    out = np.empty((len(frames), height, width, *frames.shape[3:]), np.uint8)
-    for source, target in zip(frames, out, strict=True):
-        _resize_into(source, target)
-    return out
-
-
-def crop_boxes() -> list[tuple[int, int, bool]]:
-    """Return (top, left, mirrored) of the ten crops in pixels, in the field's order.
-
-    The order is centre, top left, top right, bottom left, bottom right, then the same five mirrored.
-    """
-    bottom, right = HEIGHT - CROP, WIDTH - CROP
-    corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
-    return [(top, left, mirrored) for mirrored in (False, True) for top, left in corners]
-
-
-def crops(images: np.ndarray, indices: Sequence[int]) -> np.ndarray:
-    """Cut crops from full-size images.
-
-    Args:
-        images: (n, 256, 340) or (n, 256, 340, 3) of any dtype.
-        indices: Crop numbers, positions in `crop_boxes`.
-
-    Returns:
-        (n, len(indices), 224, 224) or (n, len(indices), 224, 224, 3) of the same dtype.
-
-    Raises:
-        ValueError: The shape is different, or an index is outside 0..9.
-    """
-    images = np.asarray(images)
-    if images.ndim < 3 or images.shape[1:3] != (HEIGHT, WIDTH):
-        raise ValueError(f"images must be (n, {HEIGHT}, {WIDTH}[, 3]), got {images.shape}")
-    boxes = crop_boxes()
-    if any(not 0 <= index < len(boxes) for index in indices):
-        raise ValueError(f"crop indices lie in 0..{len(boxes) - 1}, got {list(indices)}")
-    out = np.empty((len(images), len(indices), CROP, CROP, *images.shape[3:]), images.dtype)
-    # With columns and channels merged, a window is copied row by row instead of pixel by pixel. A mirrored crop is a
-    # window of the mirrored picture, which is made once for all crops.
-    channels = math.prod(images.shape[3:])
-    wide = images.reshape(len(images), HEIGHT, WIDTH * channels)
-    mirrored_wide: np.ndarray = wide
-    if any(boxes[index][2] for index in indices):
-        mirrored_wide = _mirror(images).reshape(wide.shape)
-    rows = out.reshape(len(images), len(indices), CROP, CROP * channels)
-    for slot, index in enumerate(indices):
-        top, left, mirrored = boxes[index]
-        source, left = (mirrored_wide, WIDTH - CROP - left) if mirrored else (wide, left)
-        rows[:, slot] = source[:, top : top + CROP, left * channels : (left + CROP) * channels]
-    return out
-
-
-def _mirror(images: np.ndarray) -> np.ndarray:
-    """Mirror images (n, H, W[, C]) left to right. cv2 is fifty times as fast as numpy here."""
-    out = np.empty(images.shape, images.dtype)
-    for source, target in zip(np.ascontiguousarray(images), out, strict=True):
-        # cv2 does not know every dtype, so a pixel is passed as bytes.
-        pixels, place = (array.view(np.uint8).reshape(*array.shape[:2], -1) for array in (source, target))
-        cv2.flip(pixels, 1, dst=place)
-    return out
-
-
-def ten_crop(frames: np.ndarray) -> np.ndarray:
-    """Resize uint8 frames (n, H, W, 3) and cut the ten crops, uint8 (n, 10, 224, 224, 3)."""
-    return crops(resize(frames), range(10))
 
 
 def silence_ffmpeg() -> None:
@@ -279,62 +85,6 @@ def silence_ffmpeg() -> None:
     held: a deadlock.
     """
     av.logging.set_level(None)
-
-
-def find_videos(paths: Sequence[PathLike]) -> list[Path]:
-    """List the video files in files and folders.
-
-    Args:
-        paths: A file is taken with any suffix. A folder is searched recursively for the suffixes in `VIDEO_SUFFIXES`;
-            links are followed, and hidden entries are skipped.
-
-    Returns:
-        Files, those of a folder in sorted order. A file that is reached twice is listed once.
-
-    Raises:
-        UserError: A path does not exist, a folder contains no videos, or there are no videos at all.
-    """
-    found: dict[str, Path] = {}
-    for given in map(Path, paths):
-        if given.is_file():
-            files = [given]
-        elif given.is_dir():
-            files = _videos_below(given)
-            if not files:
-                raise UserError(f"{given} contains no video files (known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))})")
-        else:
-            raise UserError(f"{given} does not exist; check the path")
-        for file in files:
-            found.setdefault(os.path.realpath(file), file)
-    if not found:
-        raise UserError("no videos were given; name video files or folders that contain some")
-    return list(found.values())
-
-
-def _videos_below(root: Path) -> list[Path]:
-    files: list[Path] = []
-    seen: set[str] = set()  # a link to a parent folder would never end
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        files += [
-            Path(folder, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-        ]
-    return sorted(files)
-
-
-def _resize_into(frame: np.ndarray, out: np.ndarray) -> None:
-    height, width = out.shape[:2]
-    if frame.shape == out.shape:
-        out[:] = frame
-    else:
-        cv2.resize(np.ascontiguousarray(frame), (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
 
 
 def frame_rate(stream: av.VideoStream) -> float:
@@ -378,7 +128,7 @@ def _orientation(matrix: tuple[int, ...] | None) -> tuple[int, bool]:
     return (90 if c - b > 0 else 270), mirrored
 
 
-class _Decoder:
+class Decoder:
     """Iterates once over the frames of a file. Afterwards ``problem`` is None or says why the video is not complete.
 
     A packet that cannot be decoded ends the iteration, or is left out with ``keep``. Such packets before the first good

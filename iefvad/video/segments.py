@@ -1,0 +1,105 @@
+"""A video's consecutive segments of 16 frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Literal
+
+import numpy as np
+
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import PathLike
+from iefvad.video.decoding import Decoder, probe
+from iefvad.video.frames import HEIGHT, SEGMENT, WIDTH, resize_into
+
+
+class Segments:
+    """Iterates once over the consecutive segments of a video: uint8 (length, H, W, 3) RGB each.
+
+    Args:
+        path: The video file.
+        length: Frames per segment.
+        size: (width, height) to which frames are resized, as by `resize`. None keeps the size of the video.
+        tail: What to do with a last partial segment. "drop" leaves it out, "repeat" repeats its last frame.
+        on_truncated: As for `read_frames`.
+
+    Attributes:
+        info: What the file says about itself.
+        frames_read: Number of frames decoded so far.
+        frames_dropped: Number of frames after the last segment. Set after iteration.
+        truncated: Whether the file is truncated or damaged. Set after iteration.
+        seconds: Time of decoding and resizing so far.
+
+    Raises:
+        UserError: On construction as `probe`, during iteration as `read_frames`, and at the end if the video is too
+            short for one segment.
+        ValueError: `length`, `tail` or `on_truncated` is invalid.
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        *,
+        length: int = SEGMENT,
+        size: tuple[int, int] | None = (WIDTH, HEIGHT),
+        tail: Literal["drop", "repeat"] = "drop",
+        on_truncated: Literal["error", "keep"] = "error",
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        if tail not in ("drop", "repeat"):
+            raise ValueError(f"tail must be 'drop' or 'repeat', got {tail!r}")
+        if on_truncated not in ("error", "keep"):
+            raise ValueError(f"on_truncated must be 'error' or 'keep', got {on_truncated!r}")
+        self.info = probe(path)
+        self.length, self.tail, self.on_truncated = length, tail, on_truncated
+        self.size = size or (self.info.width, self.info.height)
+        self.frames_read = 0
+        self.frames_dropped = 0
+        self.truncated = False
+        self.seconds = 0.0
+        self._segments = self._run(path)
+
+    def __iter__(self) -> Segments:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        begin = time.perf_counter()
+        try:
+            return next(self._segments)
+        finally:
+            self.seconds += time.perf_counter() - begin
+
+    def close(self) -> None:
+        """Close the file before its end is reached."""
+        self._segments.close()
+
+    def _run(self, path: PathLike) -> Generator[np.ndarray, None, None]:
+        decoder = Decoder(path, keep=self.on_truncated == "keep")
+        produced = filled = 0
+        segment = self._empty()
+        for frame in decoder:
+            self.frames_read += 1
+            resize_into(frame, segment[filled])
+            filled += 1
+            if filled == self.length:
+                yield segment
+                produced, filled, segment = produced + 1, 0, self._empty()
+        self.truncated = decoder.problem is not None
+        if decoder.problem and (self.on_truncated == "error" or not self.frames_read):
+            raise UserError(decoder.problem)
+        if filled and self.tail == "repeat":
+            segment[filled:] = segment[filled - 1]
+            produced, filled = produced + 1, 0
+            yield segment
+        self.frames_dropped = filled
+        if not produced:
+            raise UserError(
+                f"{path} has {self.frames_read} frames, fewer than the {self.length} of one segment; "
+                "leave it out, or pass --tail repeat to fill the segment with its last frame"
+            )
+
+    def _empty(self) -> np.ndarray:
+        width, height = self.size
+        return np.empty((self.length, height, width, 3), np.uint8)
