@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jsonargparse import ArgumentParser
 
+from iefvad.utils.addresses import scrub
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error
 
@@ -27,7 +29,8 @@ def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main
     """Decorate the main function of a command, so that errors become messages and an exit status.
 
     UserError and errors of the file system that the user can correct become one line on stderr and status 2. Ctrl-C
-    becomes status 130.
+    becomes status 130. Passwords in addresses are left out of messages and tracebacks, also where a library repeats
+    them.
 
     Args:
         name: Name of the command without `iefvad`, for the messages.
@@ -36,11 +39,18 @@ def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main
     def decorate(main: Callable[[Sequence[str] | None], int]) -> Main:
         @functools.wraps(main)
         def run(argv: Sequence[str] | None = None) -> int:
+            given = list(sys.argv[1:] if argv is None else argv)
+            if argv is None:
+                _hide_in_tracebacks(given)
+
+            def tell(error: Exception) -> int:
+                print(f"iefvad {name}: error: {scrub(str(error), given)}", file=sys.stderr)
+                return 2
+
             try:
                 return main(argv)
             except UserError as error:
-                print(f"iefvad {name}: error: {error}", file=sys.stderr)
-                return 2
+                return tell(error)
             except BrokenPipeError:  # the reader of the output, such as `head`, has enough
                 with open(os.devnull, "w") as nothing:
                     os.dup2(nothing.fileno(), sys.stdout.fileno())  # or the last flush would complain again
@@ -49,8 +59,7 @@ def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main
                 explained = storage_error(error, Path(str(error.filename or ".")).parent)
                 if explained is error:
                     raise
-                print(f"iefvad {name}: error: {explained}", file=sys.stderr)
-                return 2
+                return tell(explained)
             except KeyboardInterrupt:
                 print(f"\niefvad {name}: interrupted; everything complete is kept.", file=sys.stderr)
                 return 130
@@ -93,7 +102,18 @@ def dispatch(
     if not arguments:
         parser.print_help()
         return 0
+    if argv is None:
+        _hide_in_tracebacks(arguments)
     chosen = parser.parse_args(arguments[:1]).command
     module, _, function = commands[chosen][0].partition(":")
     main: Main = getattr(import_module(module), function)
     return main(arguments[1:])
+
+
+def _hide_in_tracebacks(arguments: Sequence[str]) -> None:
+    """Leave the passwords of addresses out of the traceback that ends the process."""
+
+    def show(*error: Any) -> None:
+        print(scrub("".join(traceback.format_exception(*error)), arguments), end="", file=sys.stderr)
+
+    sys.excepthook = show

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import av
 import av.error
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from iefvad.utils.addresses import check_address
 from iefvad.utils.errors import UserError
 from iefvad.video import frame_rate, silence_ffmpeg, upright
 
@@ -24,23 +24,9 @@ class ConnectionLostError(Exception):
 
 def is_live(text: str) -> bool:
     """Tell whether a text is the address of a stream, the number of a camera or a video device. A file is not live."""
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+://.+", text):
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+://.+", text, re.DOTALL):
         return not text.lower().startswith("file:")
     return bool(re.fullmatch(r"\d{1,3}|/dev/video\d+", text)) and not Path(text).is_file()
-
-
-def without_credentials(address: str) -> str:
-    """Return the address without user, password and query, as it may be shown and stored."""
-    if "://" not in address:
-        return f"camera {address}" if address.isdigit() else address
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def file_stem(address: str) -> str:
-    """Return the name of the result files of live input, such as `camera.lan_554_stream` or `camera_0`."""
-    place = without_credentials(address).partition("://")[2] or f"camera {address}"
-    return re.sub(r"[^A-Za-z0-9.]+", "_", place).strip("_.")
 
 
 def connect(address: str, timeout: float) -> StreamConnection | CameraConnection:
@@ -52,8 +38,9 @@ def connect(address: str, timeout: float) -> StreamConnection | CameraConnection
 
     Raises:
         ConnectionLostError: there is no answer, or no such camera.
-        UserError: the protocol is unknown.
+        UserError: the protocol is unknown, or user and password have characters that must be escaped.
     """
+    check_address(address)
     return StreamConnection(address, timeout) if "://" in address else CameraConnection(address)
 
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from iefvad.detection.alarm import Alarm, AlarmTracker
-from iefvad.detection.connections import file_stem
 from iefvad.detection.detector import Detector, TimedEncoder, score_segments
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.sources import LiveSegment, LiveSource
 from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.stream import SegmentFeatures, encode_segments, event_maps
 from iefvad.scoring.scorer import Scorer
+from iefvad.utils.addresses import file_stem
 from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 

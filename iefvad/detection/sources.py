@@ -12,13 +12,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from iefvad.detection.connections import (
-    CameraConnection,
-    ConnectionLostError,
-    StreamConnection,
-    connect,
-    without_credentials,
-)
+from iefvad.detection.connections import CameraConnection, ConnectionLostError, StreamConnection, connect
+from iefvad.utils.addresses import hint, shown
 from iefvad.utils.errors import UserError
 from iefvad.video import HEIGHT, SEGMENT, WIDTH, resize
 
@@ -69,7 +64,7 @@ class LiveSource:
 
     Attributes:
         address: The address.
-        shown: The address without credentials.
+        shown: The address as it may be shown.
         fps: Frames per second; 0 before the first segment.
         health: Frames read and dropped, and connections lost.
         gave_up: After iteration: why it ended. None where the source came to its end or was stopped.
@@ -96,7 +91,7 @@ class LiveSource:
             notify: Called with a text when a connection is lost and when it is made again.
         """
         self.address = address
-        self.shown = without_credentials(address)
+        self.shown = shown(address)
         self.retries, self.retry_seconds, self.timeout, self.tail = retries, retry_seconds, timeout, tail
         self._notify = notify or (lambda text: None)
         self.fps = 0.0
@@ -213,7 +208,7 @@ class LiveSource:
         if not self.health.frames:
             raise UserError(
                 f"{self.shown} cannot be reached (attempts: {self.retries + 1}): {reason}; check the address and"
-                " that the source is on, or raise --retries and --timeout."
+                f" that the source is on, or raise --retries and --timeout{hint(self.address)}."
             )
         self.gave_up = f"{self.shown} was lost and did not come back (attempts: {self.retries}): {reason}"
 

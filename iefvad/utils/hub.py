@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iefvad.utils.addresses import scrub
 from iefvad.utils.errors import UserError
 from iefvad.utils.tensors import PICKLED
 from iefvad.utils.text import few
@@ -178,4 +179,4 @@ def _commit_of(path: Path) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".:")
+    return scrub((str(error).splitlines() or [type(error).__name__])[0]).strip().rstrip(".:")

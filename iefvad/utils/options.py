@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import sys
 import types
 import typing
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names at run time
     ActionConfigFile,
@@ -16,6 +17,7 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names
     Namespace,
 )
 
+from iefvad.utils.addresses import scrub
 from iefvad.utils.threads import use_threads
 
 Config = TypeVar("Config")
@@ -94,6 +96,14 @@ class _Parser(ArgumentParser):
         if found.threads is not None:
             use_threads(found.threads)
         return found
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Return the YAML of `--print_config`, without passwords of addresses."""
+        return scrub(super().dump(*args, **kwargs), sys.argv[1:])
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message without passwords of addresses, and exit with status 2."""
+        super().error(scrub(message, sys.argv[1:]), ex)
 
 
 def make_parser(command: str, description: str, usage: str = "[options]") -> ArgumentParser:

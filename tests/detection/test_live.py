@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from iefvad.checkpoints.files import save_model
 from iefvad.cli.detect import main
 from iefvad.detection.alarm import AlarmTracker
-from iefvad.detection.connections import file_stem, is_live, without_credentials
+from iefvad.detection.connections import is_live
 from iefvad.detection.detect import detect
 from iefvad.detection.live import Watch
 from iefvad.detection.sources import LiveSource
 from iefvad.scoring.video_scores import intervals_above, read_scores_csv
+from iefvad.utils.addresses import file_stem
 from iefvad.utils.errors import UserError
 from tests.helpers.detecting import faststart, http_server, paced, small_detector, small_model, tcp_server, write_video
 
@@ -81,13 +82,6 @@ def test_a_file_named_like_a_camera_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "0").touch()
     assert not is_live("0")
-
-
-def test_credentials_are_never_shown():
-    address = "rtsp://user:p@ss@camera.lan:554/stream?token=secret"
-    assert without_credentials(address) == "rtsp://camera.lan:554/stream"
-    assert file_stem(address) == "camera.lan_554_stream"
-    assert file_stem("0") == "camera_0" and file_stem("/dev/video1") == "camera_dev_video1"
 
 
 @given(
@@ -275,6 +269,51 @@ def test_unreachable_from_the_command(run, tmp_path, capsys):
     assert "secret" not in captured.err + captured.out
     assert main([str(run), address, "video.mp4"]) == 2
     assert "one live input at a time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("rtsp://admin:p#s3cr3t@127.0.0.1:9/stream", "# as %23"),
+        ("rtsp://admin:[s3cr3t]@127.0.0.1:9/s", "[ as %5B"),
+        ("rtsp://127.0.0.1:9/user=admin&password=s3cr3t&channel=1&stream=0.sdp", "channel=1&stream=0.sdp cannot be"),
+        ("http://127.0.0.1:9/12/x@y?token=s3cr3t", "/ as %2F"),
+        ("rtsp:/admin:s3cr3t@127.0.0.1:9/stream", "does not exist"),
+        ("admin:s3cr3t@127.0.0.1:9/stream", "does not exist"),
+    ],
+)
+def test_no_secret_of_an_address_is_printed(run, tmp_path, capsys, address, status):
+    assert main([str(run), address, "--out", str(tmp_path), "--retries", "0", "--timeout", "2"]) == 2
+    captured = capsys.readouterr()
+    assert status in captured.err and captured.err.count("\n") == 1
+    assert "s3cr3t" not in captured.out + captured.err
+
+
+def test_no_secret_in_results(run, clip, tmp_path, room):
+    with tcp_server(clip.read_bytes()) as address:
+        address = address.replace("tcp://", "tcp://admin:s3@cr3t@") + "?token=s3cr3t"
+        assert main([str(run), address, "--out", str(tmp_path), "--device", "cpu", "--retries", "0"]) == 1
+    files = list(tmp_path.iterdir())
+    assert len(files) == 4
+    for file in files:
+        assert "cr3t" not in file.name and b"cr3t" not in file.read_bytes() and b"admin" not in file.read_bytes()
+
+
+def test_no_secret_in_what_the_parser_and_a_traceback_say(monkeypatch, capsys):
+    address = "rtsp://admin:my s3cr3t@camera/x"
+    for arguments in (["RUN", "x", "--bogus", address], ["RUN", address, "--print_config"]):
+        monkeypatch.setattr(sys, "argv", ["iefvad", *arguments])
+        with pytest.raises(SystemExit):
+            main()
+    monkeypatch.setattr(sys, "argv", ["iefvad", "RUN", address])
+    monkeypatch.setattr("iefvad.cli.detect.live_address", lambda _: 1 / 0)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(ZeroDivisionError):
+        main()
+    sys.excepthook(ValueError, ValueError(f"{address} is bad"), None)
+    captured = capsys.readouterr()
+    assert "s3cr3t" not in captured.out + captured.err
+    assert captured.out.count("rtsp://camera/x") == 1 and "rtsp://camera/x is bad" in captured.err
 
 
 def test_duration_ends_a_stream_that_would_go_on(run, clip, tmp_path):
