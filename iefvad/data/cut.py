@@ -93,6 +93,9 @@ def cut_recording(
                 segments=count,
                 frames_dropped=0,
                 event_density=sidecar.event_density[part],
+                starts=_shifted(sidecar.starts, part, sidecar.starts),
+                ends=_shifted(sidecar.ends, part, sidecar.starts),
+                clock=None if sidecar.clock is None else sidecar.clock | {"lost": [], "restarts": []},
             ),
         )
         inside = truth[SEGMENT * part.start : SEGMENT * part.stop]
@@ -106,3 +109,10 @@ def cut_recording(
     write_text(out / "annotations.txt", "\n".join(annotations) + "\n")
     clips.write_index()
     return clips
+
+
+def _shifted(times: list[float] | None, part: slice, starts: list[float] | None) -> list[float] | None:
+    """Return the times of a part, counted from its beginning."""
+    if times is None or starts is None:
+        return None
+    return [round(time - starts[part.start], 6) for time in times[part]]

@@ -18,7 +18,7 @@ from iefvad.features.videos import Benchmark, Video
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.utils.text import few
-from iefvad.video import SEGMENT
+from iefvad.video import SEGMENT, ClockReport
 
 _EAGER_FILES, _EAGER_BYTES = 2000, 1 << 30
 """Sets of at most this size are searched for NaN before training starts, larger sets when features are read."""
@@ -60,9 +60,29 @@ def load_store(
         attach_gt(test, gt)
     elif (found := _default(store.root, annotations, "annotations.txt")) is not None:
         attach_annotations(test, found)
-    notes += _overlap(train, test) + _doubtful(test)
+    notes += _overlap(train, test) + _doubtful(test) + _clocks([sidecars[video.name] for video in test])
     dim = store.settings.get("dim") or int((train or test)[0].features((train or test)[0].crops[0])[0].shape[1])
     return Benchmark(store.root.resolve().name, train, test, dim, notes, dict(store.settings))
+
+
+def _clocks(sidecars: Sequence[Sidecar]) -> list[str]:
+    """Say what is particular about the times of videos, once for all of them."""
+    reports = [side.clock and ClockReport.from_dict(side.clock) for side in sidecars]
+    counted = sum(side.starts is None for side in sidecars)
+    assumed = sum(bool(report and report.origin == "assumed") for report in reports)
+    jumping = sum(bool(report and report.lost) for report in reports)
+    notes = []
+    if counted:
+        notes.append(
+            f"{counted} of {len(sidecars)} test videos have no time stamps in the store (features made elsewhere, or by"
+            " an earlier version): their times are counted from frames at the average rate; extract them again for the"
+            " times of a player"
+        )
+    if assumed:
+        notes.append(f"{assumed} of {len(sidecars)} test videos state no rate: their times assume one")
+    if jumping:
+        notes.append(f"{jumping} of {len(sidecars)} test videos have lost frames: their time stamps jump")
+    return notes
 
 
 def _stored_videos(
@@ -91,6 +111,8 @@ def _stored_videos(
             frames=side.frames,
             event_density=np.asarray(side.event_density, np.float32) if side.event_density else None,
             source=side.source,
+            starts=None if side.starts is None else np.asarray(side.starts),
+            ends=None if side.ends is None else np.asarray(side.ends),
             crops=tuple(crop for crop in side.crops if crop in listed) or tuple(side.crops),
             reader=StoreReader(store, name, nan, notes),
         )

@@ -79,12 +79,15 @@ def calibrate(
     failed: list[str] = []
     for video in found:
         try:
-            scores.append(detector(video).scores)
+            detection = detector(video)
         except UserError as error:
             failed.append(describe_failure(video, error))
             continue
+        scores.append(detection.scores)
         paths.append(str(video))
         print(f"{video}: {clock(scores[-1].seconds)}, highest score {scores[-1].scores.max():.3f}", flush=True)
+        for note in detection.clock.notes() if detection.clock is not None else []:
+            print(f"  {note}", flush=True)
     if not scores:
         raise UserError("no video could be read, so there is nothing to calibrate: " + "; ".join(failed))
     rule = find_threshold(

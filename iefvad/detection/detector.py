@@ -108,7 +108,15 @@ class Detector:
         timing.segments, timing.total = len(collector), time.perf_counter() - begin
         timing.decode, timing.encode = stream.segments.seconds, timed.seconds
         scores = collector.scores(video.stem, stream.fps, video.name)
-        return Detection(video, scores, self.rule.intervals(scores), collector.pictures(), self.rule, timing)
+        return Detection(
+            video,
+            scores,
+            self.rule.intervals(scores),
+            collector.pictures(),
+            self.rule,
+            timing,
+            clock=stream.segments.clock,
+        )
 
 
 def score_segments(scorer: Scorer, segments: list[SegmentFeatures], timing: Timing) -> np.ndarray:

@@ -17,7 +17,7 @@ from iefvad.detection.detector import Detector
 from iefvad.detection.overlay import write_overlay
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
-from iefvad.scoring.video_scores import Interval, write_scores_csv
+from iefvad.scoring.video_scores import Interval, VideoScores, write_scores_csv
 from iefvad.utils.files import write_text, write_with
 from iefvad.video import SEGMENT
 
@@ -88,7 +88,7 @@ def write_results(detection: Detection, folder: Path, name: str, detector: Detec
     scores = replace(detection.scores, name=name)
     paths = [folder / f"{name}{suffix}" for suffix in _SUFFIXES[:4]]
     write_scores_csv(paths[0], [scores])
-    _write_intervals(paths[1], detection.intervals)
+    _write_intervals(paths[1], scores, detection.intervals)
     if detector.config.overlay and isinstance(detection.video, Path):
         paths.append(folder / f"{name}{_SUFFIXES[4]}")
         write_overlay(paths[-1], detection.video, scores, detection.intervals, detection.rule.threshold)
@@ -131,6 +131,8 @@ def _notes(detection: Detection, detector: Detector) -> list[str]:
         f"{describe_rule(detection.rule)} ({detection.rule.origin})",
         f"the model sees {detector.chunk} segments of {SEGMENT} frames at once and scores {detector.hop} at a time",
     ]
+    if detection.clock is not None:
+        notes += detection.clock.notes()
     if detection.live is not None:
         live = detection.live
         notes.append(
@@ -140,11 +142,12 @@ def _notes(detection: Detection, detector: Detector) -> list[str]:
     return notes
 
 
-def _write_intervals(path: Path, intervals: list[Interval]) -> None:
+def _write_intervals(path: Path, scores: VideoScores, intervals: list[Interval]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["start s", "end s", "peak"])
-    writer.writerows([f"{start:.3f}", f"{end:.3f}", f"{peak:.6f}"] for start, end, peak in intervals)
+    writer.writerow(["start s", "end s", "peak", "first frame", "last frame"])
+    for start, end, peak in intervals:
+        writer.writerow([f"{start:.3f}", f"{end:.3f}", f"{peak:.6f}", *scores.frames(start, end)])
     write_text(path, text.getvalue())
 
 
@@ -159,6 +162,7 @@ def _write_json(path: Path, detection: Detection, detector: Detector, files: lis
         "fps": scores.fps,
         "segment_frames": SEGMENT,
         "seconds": scores.seconds,
+        "clock": None if detection.clock is None else detection.clock.as_dict() | {"notes": detection.clock.notes()},
         "model": {
             "source": detector.name,
             "fingerprint": fingerprint(detector.model),
@@ -183,7 +187,7 @@ def _write_json(path: Path, detection: Detection, detector: Detector, files: lis
         },
         "live": None if live is None else {key: value for key, value in live.items() if key != "clock"},
         "files": files,
-        "intervals": [{"start": start, "end": end, "peak": peak} for start, end, peak in detection.intervals],
+        "intervals": [_interval(scores, *interval) for interval in detection.intervals],
     }
     # One segment per line, written one by one, so that hours of them need no further memory.
     head = json.dumps(document, indent=2, allow_nan=False)
@@ -191,7 +195,12 @@ def _write_json(path: Path, detection: Detection, detector: Detector, files: lis
         file.write(head[: head.rindex("\n}")] + ',\n  "segments": [')
         for t in range(scores.scores.size):
             start, end = scores.times(t)
-            row: dict[str, Any] = {"start": start, "end": end, "score": _short(scores.scores[t])}
+            row: dict[str, Any] = {
+                "frame": SEGMENT * t,
+                "start": start,
+                "end": end,
+                "score": _short(scores.scores[t]),
+            }
             for column in ("w_img", "w_evt", "gain"):
                 values = getattr(scores, column)
                 row[column] = None if values is None else _short(values[t])
@@ -200,6 +209,11 @@ def _write_json(path: Path, detection: Detection, detector: Detector, files: lis
                 row["latency_ms"] = round(1000 * timing.latencies[t], 1)
             file.write(("," if t else "") + "\n    " + json.dumps(row, allow_nan=False))
         file.write("\n  ]\n}\n")
+
+
+def _interval(scores: VideoScores, start: float, end: float, peak: float) -> dict[str, Any]:
+    first, last = scores.frames(start, end)
+    return {"start": start, "end": end, "peak": peak, "first_frame": first, "last_frame": last}
 
 
 def _short(value: Any) -> float:

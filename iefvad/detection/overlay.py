@@ -12,9 +12,10 @@ import numpy as np
 from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.files import write_with
 from iefvad.utils.text import clock
-from iefvad.video import SEGMENT, read_frames
+from iefvad.video import SEGMENT, timed_frames
 
 _LEAST_WIDTH = 480  # smaller pictures are enlarged by a whole factor, so that the text can be read
+_TICK = Fraction(1, 60_000)  # seconds; MPEG-4 allows no finer one that fits 24, 25, 30 and 29.97 frames/s
 _SPAN = 30.0  # seconds of the curve
 _PAPER, _INK, _DIM, _FAINT = (24, 26, 31), (235, 236, 240), (160, 166, 178), (92, 98, 110)
 _LINE, _ALERT = (96, 165, 250), (239, 68, 68)
@@ -28,7 +29,7 @@ def write_overlay(
     intervals: list[Interval],
     threshold: float,
 ) -> None:
-    """Write an MP4 of the whole video at its frame rate, without sound. It is decoded again, frame by frame.
+    """Write an MP4 of the whole video with its times, without sound. It is decoded again, frame by frame.
 
     The codec is H.264, or MPEG-4 where FFmpeg lacks libx264. The file appears complete or not at all.
 
@@ -55,15 +56,20 @@ def _encode(path: Path, video: Path, painter: _Painter) -> None:
         stream = container.add_stream(codec, rate=rate, options=quality)
         assert isinstance(stream, av.VideoStream)
         stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = _TICK
+        at = -1
         size: tuple[int, int] | None = None
-        for number, frame in enumerate(read_frames(video, on_truncated="keep")):
-            picture = painter.paint(frame, number)
+        for number, (frame, seconds) in enumerate(timed_frames(video, on_truncated="keep")):
+            picture = painter.paint(frame, number, seconds)
             if size is None:
                 size = (picture.shape[1], picture.shape[0])
                 stream.width, stream.height = size
             elif size != (picture.shape[1], picture.shape[0]):  # some videos change their size
                 picture = cv2.resize(picture, size)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            shown = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            at = max(at + 1, round(seconds / _TICK))
+            shown.pts, shown.time_base = at, _TICK
+            container.mux(stream.encode(shown))
         container.mux(stream.encode())
 
 
@@ -77,8 +83,8 @@ class _Painter:
         for start, end, _ in intervals:
             self.flagged |= (start <= middles) & (middles <= end)
 
-    def paint(self, frame: np.ndarray, number: int) -> np.ndarray:
-        """Draw frame `number`, (H, W, 3): returns the enlarged picture with the panel below. Both sides are even."""
+    def paint(self, frame: np.ndarray, number: int, seconds: float) -> np.ndarray:
+        """Draw a frame (H, W, 3) and its time: returns the enlarged picture with the panel below, of even sides."""
         enlarged = -(-_LEAST_WIDTH // frame.shape[1])
         if enlarged > 1:
             frame = cv2.resize(frame, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_CUBIC)
@@ -92,7 +98,7 @@ class _Painter:
         known = segment < self.scores.scores.size
         if known and self.flagged[segment]:
             cv2.rectangle(picture, (0, 0), (width - 1, height - 1), _ALERT, 6 * unit)
-        self._panel(picture[height:], segment if known else None, number / self.scores.fps, unit)
+        self._panel(picture[height:], segment if known else None, seconds, unit)
         return picture
 
     def _panel(self, panel: np.ndarray, segment: int | None, seconds: float, unit: int) -> None:

@@ -14,7 +14,7 @@ from iefvad.detection.threshold import Rule
 from iefvad.extraction.stream import SegmentFeatures
 from iefvad.scoring.scorer import columns_of
 from iefvad.scoring.video_scores import Interval, VideoScores
-from iefvad.video import SEGMENT
+from iefvad.video import SEGMENT, ClockReport
 
 
 @dataclass
@@ -71,6 +71,7 @@ class Detection:
         rule: How scores became flagged intervals.
         timing: Time spent.
         live: What happened to the connection; None for a file.
+        clock: Where the times of a file come from, and which frames it lost; None for live input.
         files: Paths of the files that were written.
     """
 
@@ -81,6 +82,7 @@ class Detection:
     rule: Rule
     timing: Timing
     live: dict[str, Any] | None = None
+    clock: ClockReport | None = None
     files: list[Path] = field(default_factory=list)
 
 

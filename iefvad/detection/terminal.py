@@ -44,6 +44,8 @@ def summarize(detection: Detection) -> None:
             f"  latency from a segment's last frame to its score: median {latency['median_ms']:.0f} ms,"
             f" 95% within {latency['p95_ms']:.0f} ms, longest {latency['max_ms']:.0f} ms"
         )
+    for note in detection.clock.notes() if detection.clock is not None else []:
+        print(f"  {note}")
     for start, end, top in detection.intervals[:_LISTED]:
         print(f"  {clock(start, 1)} to {clock(end, 1)}   peak {top:.3f}")
     if len(detection.intervals) > _LISTED:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,10 +53,27 @@ class Opened:
 
 @dataclass
 class Ended:
-    """Message: a video was decoded to its end. `frames_dropped` is the number of frames after the last segment."""
+    """Message: a video was decoded to its end.
+
+    Attributes:
+        frames: Number of decoded frames.
+        frames_dropped: Number of frames after the last segment.
+        starts: Start of each segment in seconds.
+        ends: End of each segment in seconds.
+        clock: Where the times come from, as `iefvad.video.ClockReport.as_dict` returns it.
+    """
 
     frames: int
     frames_dropped: int
+    starts: list[float]
+    ends: list[float]
+    clock: dict[str, Any]
+
+    @classmethod
+    def of(cls, segments: Segments) -> Ended:
+        """Return the message about segments that were all read. Times are rounded to microseconds."""
+        starts, ends = ([round(time, 6) for time in times] for times in (segments.starts, segments.ends))
+        return cls(segments.frames_read, segments.frames_dropped, starts, ends, segments.clock.as_dict())
 
 
 class DecoderCrashError(Exception):
@@ -123,7 +140,7 @@ class DecodingProcess:
                 if kind == _OPENED:
                     yield Opened(content["fps"], content["frames"])
                 elif kind == _ENDED:
-                    yield Ended(content["frames"], content["frames_dropped"])
+                    yield Ended(**content)
                     return
                 else:
                     raise UserError(content["reason"])
@@ -208,7 +225,7 @@ def _decode(request: dict[str, Any], send: Callable[[bytes, Any], None]) -> None
         with contextlib.closing(ahead(segments, _AHEAD)) as decoded:
             for segment in decoded:
                 send(_SEGMENT, segment.data.cast("B"))
-        send(_ENDED, {"frames": segments.frames_read, "frames_dropped": segments.frames_dropped})
+        send(_ENDED, asdict(Ended.of(segments)))
     except UserError as error:
         send(_FAILED, {"reason": str(error)})
     except BrokenPipeError:

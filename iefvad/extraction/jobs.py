@@ -24,7 +24,7 @@ from iefvad.extraction.progress import Progress
 from iefvad.features.store import FeatureStore, Sidecar, hash_file, is_store
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import remove_left_over, write_text
-from iefvad.video import find_videos
+from iefvad.video import ClockReport, find_videos
 
 FAILED = "failed.csv"
 """File in the store that lists the videos that could not be extracted: name, path, reason."""
@@ -160,6 +160,9 @@ class Jobs:
                 return
             self.store.write(job.name, features.image.cpu().numpy(), features.event.cpu().numpy(), features.sidecar)
             self.report.done.append(job.name)
+            if features.sidecar.clock is not None:
+                for note in ClockReport.from_dict(features.sidecar.clock).notes():
+                    self.progress.write(f"iefvad extract: {job.name}: {note}")
             self.progress.finish(job.name)
         except UserError as error:
             if isinstance(error.__cause__, OSError):
@@ -195,6 +198,9 @@ def sidecar_of(
         frames_dropped=ended.frames_dropped,
         crops=settings["crops"],
         event_density=density,
+        starts=ended.starts,
+        ends=ended.ends,
+        clock=ended.clock,
     )
 
 

@@ -288,6 +288,6 @@ def _store(jobs: Jobs, name: str, video: _Video, settings: dict[str, Any]) -> No
     rows = [video.rows[index] for index in range(len(video.rows))]
     image, event = (torch.from_numpy(np.stack([row[key] for row in rows], 1)) for key in ("image", "event"))
     job = Job(name, jobs.paths[name], video.ended["source_hash"])
-    ended = Ended(video.ended["frames"], video.ended["frames_dropped"])
+    ended = Ended(**{field.name: video.ended[field.name] for field in dataclasses.fields(Ended)})
     density = [float(row["density"]) for row in rows]
     jobs.write(job, Features(image, event, sidecar_of(job, settings, video.opened, ended, len(rows), density)))

@@ -64,10 +64,12 @@ class SegmentFeatures:
 
 @dataclass
 class _Prepared:
-    """A decoded segment: frames uint8 (16, 256, 340, 3), event map float32 (256, 340)."""
+    """A decoded segment: frames uint8 (16, 256, 340, 3), event map float32 (256, 340), start and end in seconds."""
 
     frames: np.ndarray
     map: np.ndarray
+    start: float
+    end: float
     thumbnail: np.ndarray
 
 
@@ -113,8 +115,8 @@ class FeatureStream:
                 for row, item in enumerate(group):
                     yield SegmentFeatures(
                         index=index,
-                        start=index * SEGMENT / self.fps,
-                        end=(index + 1) * SEGMENT / self.fps,
+                        start=item.start,
+                        end=item.end,
                         image=image[row],
                         event=event[row],
                         density=float(density(torch.from_numpy(item.map))),
@@ -128,12 +130,13 @@ class FeatureStream:
         info = self.segments.info
         width = max(1, round(_THUMBNAIL_HEIGHT * info.width / info.height))
         try:
-            for frames in self.segments:
+            for number, frames in enumerate(self.segments):
                 events = event_maps(torch.from_numpy(frames), self.settings)
                 thumbnail = cv2.resize(
                     frames[len(frames) // 2], (width, _THUMBNAIL_HEIGHT), interpolation=cv2.INTER_AREA
                 )
-                yield _Prepared(frames, events.numpy(), thumbnail)
+                start, end = self.segments.starts[number], self.segments.ends[number]
+                yield _Prepared(frames, events.numpy(), start, end, thumbnail)
         finally:
             self.segments.close()
 

@@ -80,6 +80,6 @@ def _features(jobs: Jobs, job: Job, encoder: Encoder, settings: dict[str, Any], 
             densities.append(segment.density)
             jobs.progress.advance(job.name, SEGMENT, len(image) * SEGMENT / claimed)
     opened = Opened(stream.fps, stream.segments.info.frames)
-    ended = Ended(stream.segments.frames_read, stream.segments.frames_dropped)
+    ended = Ended.of(stream.segments)
     sidecar = sidecar_of(job, settings, opened, ended, len(image), densities)
     return Features(torch.stack(image, 1), torch.stack(event, 1), sidecar)

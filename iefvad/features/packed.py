@@ -13,6 +13,8 @@ Both safetensors files contain these tensors:
 - ``offsets``, int64 (clips + 1): the first row of each clip.
 - ``truth``, uint8: the frame labels of the videos that have them.
 - ``event_density``, float32: one number per segment of the videos that have it.
+- ``starts`` and ``ends``, float64: the times of these segments in seconds, of the videos that have them. Stores of
+  earlier versions lack both.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from iefvad.video import SEGMENT
 FORMAT = 1
 SPLITS = ("train", "test")
 CATALOGUE, JOURNAL = "packed.json", "import.journal"
+_FLAGS = {"truth": "truth", "event_density": "event_density", "starts": "times", "ends": "times"}
+"""Small tensor -> key of a catalogue's entry that says whether the video has it."""
 _AGAIN = "run the same `iefvad features import` again"
 
 
@@ -112,7 +116,7 @@ class PackedStore:
     def benchmark_videos(self, split: str) -> list[Video]:
         """Return the videos of a split. Their ``segments`` is the number of stored rows."""
         videos = []
-        clip, ends = 0, {"truth": 0, "event_density": 0}
+        clip, ends = 0, dict.fromkeys(_FLAGS, 0)
         for entry in self.listed(split):
             rows = stored_rows(entry, self.max_segments)
             video = Video(
@@ -127,12 +131,13 @@ class PackedStore:
             video.reader = PackedReader(self, split, entry["name"], video.crops, clip, entry["segments"] > rows)
             clip += len(video.crops)
             extras = {}
-            for key, length in (("truth", SEGMENT * rows), ("event_density", rows)):
-                if entry[key]:
+            for key, flag in _FLAGS.items():
+                if entry.get(flag):
                     start = ends[key]
-                    ends[key] = start + length
+                    ends[key] = start + (SEGMENT * rows if key == "truth" else rows)
                     extras[key] = self._extras[split][key][start : ends[key]].copy()
             video.truth, video.event_density = extras.get("truth"), extras.get("event_density")
+            video.starts, video.ends = extras.get("starts"), extras.get("ends")
             videos.append(video)
         return videos
 
@@ -142,14 +147,19 @@ class PackedStore:
         rows = [stored_rows(entry, self.max_segments) for entry in entries for _ in entry["crops"]]
         expected = np.cumsum([0, *rows])
         sizes = {
-            "truth": sum(SEGMENT * stored_rows(entry, self.max_segments) for entry in entries if entry["truth"]),
-            "event_density": sum(stored_rows(entry, self.max_segments) for entry in entries if entry["event_density"]),
+            key: sum(
+                stored_rows(entry, self.max_segments) * (SEGMENT if key == "truth" else 1)
+                for entry in entries
+                if entry.get(flag)
+            )
+            for key, flag in _FLAGS.items()
         }
         try:
             # safe_open compares the header with the file's length, so a truncated file fails here.
             with safe_open(path, framework="np") as tensors:
                 shape = tuple(tensors.get_slice("features").get_shape())
                 offsets = tensors.get_tensor("offsets")
+                sizes = {key: size for key, size in sizes.items() if size or key in tensors.keys()}  # noqa: SIM118
                 self._extras[split] = {key: tensors.get_tensor(key) for key in sizes}
             consistent = (
                 shape == (2, int(expected[-1]) + 1, self.dim)

@@ -167,6 +167,7 @@ def _entries(benchmark: Benchmark) -> list[dict[str, Any]]:
                     "source": video.source,
                     "truth": test and video.truth is not None,
                     "event_density": test and video.event_density is not None,
+                    "times": test and video.starts is not None,
                 }
             )
     return entries
@@ -197,14 +198,18 @@ def _frame(table: _Table, videos: Sequence[Video]) -> None:
     offsets = np.array(table.offsets, "<i8")
     density = [np.asarray(video.event_density, "<f4") for video in videos if video.event_density is not None]
     truth = [np.asarray(video.truth, np.uint8) for video in videos if video.truth is not None]
+    starts = [np.asarray(video.starts, "<f8") for video in videos if video.starts is not None]
+    ends = [np.asarray(video.ends, "<f8") for video in videos if video.starts is not None]
     parts: list[tuple[str, str, list[int], int]] = [
         ("offsets", "I64", [len(offsets)], offsets.nbytes),
         ("features", "F16", [2, table.rows, table.dim], 4 * table.rows * table.dim),
         ("event_density", "F32", [sum(map(len, density))], 4 * sum(map(len, density))),
+        ("starts", "F64", [sum(map(len, starts))], 8 * sum(map(len, starts))),
+        ("ends", "F64", [sum(map(len, ends))], 8 * sum(map(len, ends))),
         ("truth", "U8", [sum(map(len, truth))], sum(map(len, truth))),
     ]
     table.head = header(parts, align=_ALIGN, before=offsets.nbytes) + offsets.tobytes()
-    table.tail = b"".join(array.tobytes() for array in [*density, *truth])
+    table.tail = b"".join(array.tobytes() for array in [*density, *starts, *ends, *truth])
 
 
 def _plan(

@@ -32,6 +32,7 @@ from iefvad.utils.tensors import header, to_half
 FORMAT = 1
 _SETTINGS, _INDEX = "store.json", "index.csv"
 _INDEX_COLUMNS = ("name", "source", "source_hash", "fps", "frames", "segments", "frames_dropped", "crops")
+_LATER = ("starts", "ends", "clock")  # keys that stores of earlier versions lack
 _WHOLE_FILE, _BLOCK = 64 << 20, 8 << 20
 
 
@@ -50,6 +51,9 @@ class Sidecar:
         crops: Stored crop numbers, in the order of the first axis of the features.
         settings: Settings of the store; `FeatureStore.write` fills them in.
         event_density: Mean of the event map per segment, T values.
+        starts: Start of each segment in seconds, T values. None in stores of earlier versions, as are the next two.
+        ends: End of each segment in seconds, T values.
+        clock: Where the times come from: `iefvad.video.ClockReport` as a dictionary.
     """
 
     name: str
@@ -62,6 +66,9 @@ class Sidecar:
     crops: list[int] = field(default_factory=lambda: [0])
     settings: dict[str, Any] = field(default_factory=dict)
     event_density: list[float] = field(default_factory=list)
+    starts: list[float] | None = None
+    ends: list[float] | None = None
+    clock: dict[str, Any] | None = None
 
 
 def is_store(root: PathLike) -> bool:
@@ -245,7 +252,8 @@ class FeatureStore:
             features, side_path = self._paths(name)
             with open(side_path, encoding="utf-8") as file:
                 content = json.load(file)
-            sidecar = Sidecar(**{key.name: content[key.name] for key in fields(Sidecar)})
+            later = {key: None for key in _LATER if key not in content}
+            sidecar = Sidecar(**{key.name: (later | content)[key.name] for key in fields(Sidecar)})
             # safe_open compares the header with the file's length, so a truncated file fails here.
             with safe_open(features, framework="np") as tensors:
                 shapes = [tensors.get_slice(key).get_shape() for key in ("image", "event")]
@@ -270,6 +278,9 @@ class FeatureStore:
             raise ValueError(f"{name}: features are {image.shape[2]} wide, the store's are {self.settings['dim']}")
         if sidecar.event_density and len(sidecar.event_density) != sidecar.segments:
             raise ValueError(f"{name}: {len(sidecar.event_density)} event densities for {sidecar.segments} segments")
+        for times in (sidecar.starts, sidecar.ends):
+            if times is not None and len(times) != sidecar.segments:
+                raise ValueError(f"{name}: {len(times)} times for {sidecar.segments} segments")
 
     def _read_settings(self) -> dict[str, Any] | None:
         try:

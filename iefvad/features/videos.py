@@ -27,6 +27,8 @@ class Video:
         truth: Frame labels, uint8 (16·T,), or None if only the classes are known.
         event_density: float32 (T,), or None.
         source: Path of the video file, if known.
+        starts: Start of each segment in seconds, float64 (T,). None where only frames can be counted.
+        ends: End of each segment in seconds, float64 (T,), or None.
         crops: Crop numbers that `features` accepts.
         reader: Reads the features.
     """
@@ -39,6 +41,8 @@ class Video:
     truth: np.ndarray | None = None
     event_density: np.ndarray | None = None
     source: str | None = None
+    starts: np.ndarray | None = None
+    ends: np.ndarray | None = None
     crops: tuple[int, ...] = (0,)
     reader: Reader | None = field(default=None, repr=False)
 

@@ -242,6 +242,8 @@ def as_scores(video: Video, rows: np.ndarray) -> VideoScores:
         w_evt=w_evt,
         gain=gain,
         source=video.source,
+        starts=video.starts,
+        ends=video.ends,
     )
 
 

@@ -20,6 +20,8 @@ from iefvad.video import SEGMENT
 CSV_COLUMNS = ("video", "segment", "start s", "end s", "score", "w_img", "w_evt", "gain")
 """Header of a score file."""
 
+_TICK = 1e-6  # seconds; times in files are rounded to it
+
 Array = npt.NDArray[Any]
 
 Interval = tuple[float, float, float]
@@ -57,8 +59,8 @@ class VideoScores:
     w_evt: Array | None = None
     gain: Array | None = None
     source: str | None = None
-    starts: Array = None  # type: ignore[assignment]  # always an array once the object is made
-    ends: Array = None  # type: ignore[assignment]
+    starts: Any = None  # always an array once the object is made
+    ends: Any = None
 
     def __post_init__(self) -> None:
         """Convert and check the arrays."""
@@ -119,6 +121,12 @@ class VideoScores:
     def times(self, t: int) -> tuple[float, float]:
         """Return start and end of segment `t` in seconds, rounded to 6 decimals as files hold them."""
         return round(float(self.starts[t]), 6), round(float(self.ends[t]), 6)
+
+    def frames(self, start: float, end: float) -> tuple[int, int]:
+        """Return the numbers of the first and the last frame of the segments between two times in seconds."""
+        first = int(np.searchsorted(self.starts, start - _TICK, side="left"))
+        last = int(np.searchsorted(self.ends, end + _TICK, side="right"))
+        return SEGMENT * first, SEGMENT * last - 1
 
     @property
     def peak(self) -> tuple[float, float]:

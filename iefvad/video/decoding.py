@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +19,18 @@ from av.video.reformatter import VideoReformatter
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
+from iefvad.video.clock import JUMP, FrameClock, Loss
+
+ASSUMED_RATE = 25.0
+"""Frames per second where a file states nothing."""
+
+_RAW_NAMES = "av1 cavsvideo dirac dnxhd evc h261 h263 h264 hevc m4v mjpeg mjpeg_2000 mpegvideo obu rawvideo vc1 vvc"
+_RAW = frozenset(_RAW_NAMES.split())
+"""FFmpeg's names of formats that hold pictures and nothing else, so also no time stamps."""
+
+_SYNCHRONISED = frozenset({"mpegts", "mpeg", "flv"})  # formats in which FFmpeg silently skips what it cannot read
+_FURTHER = 100  # packets that are looked at after a failure
+_REACH = 1.0  # seconds around a jump in which damaged data explain it
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class VideoInfo:
         fps: Average number of frames per second.
         frames: Number of frames that the container claims, or None. The decoded number may differ by a few.
         rotation: 0, 90, 180 or 270 degrees counter-clockwise. The decoder applies it to every frame that it yields.
+        assumed: Whether `fps` is assumed, because the file states no rate.
     """
 
     path: str
@@ -37,6 +53,7 @@ class VideoInfo:
     fps: float
     frames: int | None
     rotation: int
+    assumed: bool = False
 
 
 def probe(path: PathLike) -> VideoInfo:
@@ -49,15 +66,16 @@ def probe(path: PathLike) -> VideoInfo:
     for frame in decoder:
         rotation, _ = _orientation(decoder.matrix)
         height, width = frame.shape[:2]
-        return VideoInfo(os.fspath(path), width, height, decoder.fps, decoder.claimed, rotation)
+        clock = decoder.clock
+        return VideoInfo(os.fspath(path), width, height, clock.rate, decoder.claimed, rotation, clock.assumed)
     raise UserError(decoder.problem or f"{path} contains no video frames; leave it out or fetch it again")
 
 
 def read_frames(path: PathLike, *, on_truncated: Literal["error", "keep"] = "error") -> Iterator[np.ndarray]:
     """Decode a video in bounded memory.
 
-    Every decoded frame is used, independent of its time stamp (variable frame rate). Audio is ignored. Grey becomes
-    RGB.
+    Every decoded frame is used, independent of its time stamp (variable frame rate); `timed_frames` also yields the
+    times. Audio is ignored. Grey becomes RGB.
 
     Args:
         path: The video file.
@@ -69,8 +87,24 @@ def read_frames(path: PathLike, *, on_truncated: Literal["error", "keep"] = "err
     Raises:
         UserError: The file is missing, is not a video, has no frames, or (with "error") is truncated or damaged.
     """
+    for frame, _ in timed_frames(path, on_truncated=on_truncated):
+        yield frame
+
+
+def timed_frames(
+    path: PathLike, *, on_truncated: Literal["error", "keep"] = "error"
+) -> Iterator[tuple[np.ndarray, float]]:
+    """Decode a video as `read_frames`, with the time of each frame.
+
+    Yields:
+        Frame, uint8 (H, W, 3) RGB, and its time in seconds (`docs/specification.md#clock`).
+
+    Raises:
+        UserError: As `read_frames`.
+    """
     decoder = Decoder(path, keep=on_truncated == "keep")
-    yield from decoder
+    for frame in decoder:
+        yield frame, decoder.clock.time
     if decoder.frames_read == 0:
         raise UserError(decoder.problem or f"{path} contains no video frames; leave it out or fetch it again")
     if decoder.problem and on_truncated == "error":
@@ -89,7 +123,24 @@ def silence_ffmpeg() -> None:
 
 def frame_rate(stream: av.VideoStream) -> float:
     """Return the average number of frames per second of a stream, or its guess, or 25."""
-    return float(stream.average_rate or stream.guessed_rate or stream.base_rate or 25)
+    return float(stream.average_rate or stream.guessed_rate or stream.base_rate or ASSUMED_RATE)
+
+
+def _stated_rate(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
+    """Return the frames per second that a file states, or None."""
+    if _is_raw(container):  # FFmpeg makes up 25; only the pictures themselves can tell a rate
+        return float(stream.codec_context.framerate or 0) or None
+    return float(stream.average_rate or stream.guessed_rate or stream.base_rate or 0) or None
+
+
+def _is_raw(container: av.container.InputContainer) -> bool:
+    kind = container.format.name
+    return kind in _RAW or kind.endswith("_pipe")
+
+
+def _has_stamps(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Return whether a stream has presentation time stamps. AVI has none: with B-frames, FFmpeg's are out of order."""
+    return not _is_raw(container) and not (container.format.name == "avi" and stream.codec_context.has_b_frames)
 
 
 def upright(frame: av.VideoFrame, converter: VideoReformatter) -> tuple[np.ndarray, tuple[int, ...] | None]:
@@ -131,6 +182,8 @@ def _orientation(matrix: tuple[int, ...] | None) -> tuple[int, bool]:
 class Decoder:
     """Iterates once over the frames of a file. Afterwards ``problem`` is None or says why the video is not complete.
 
+    ``clock`` has the time of the last frame, and ``end`` the time at which it ends.
+
     A packet that cannot be decoded ends the iteration, or is left out with ``keep``. Such packets before the first good
     frame are always left out, because a recording that starts between two key frames begins with some.
     """
@@ -139,11 +192,26 @@ class Decoder:
         self.path = Path(path)
         self.threads = threads
         self.keep = keep
-        self.fps = 0.0
+        self.clock = FrameClock(ASSUMED_RATE, assumed=True)  # that of the file once it is open
         self.claimed: int | None = None
         self.matrix: tuple[int, ...] | None = None
         self.frames_read = 0
         self.problem: str | None = None
+        self._duration = 0.0  # of the last frame in seconds, 0 where the file does not say
+        self._flaws: list[float] = []  # seconds at which data were damaged
+        self._before: float | None = None  # time of the last packet that has one
+        self._packets = 0  # since that packet
+        self._place = 0  # of a packet in the file
+        self._doubt: tuple[int, float] | None = (
+            None  # place before a jump, and its time, until the place after it is known
+        )
+        self._skipped: Loss | None = None  # the last jump between two packets
+
+    @property
+    def end(self) -> float:
+        """Time in seconds at which the last frame ends: by its duration, or by the usual interval."""
+        usual = self.clock.usual
+        return self.clock.time + (self._duration if 0 < self._duration <= max(1.0, JUMP * usual) else usual)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         container = self._open()
@@ -153,11 +221,14 @@ class Decoder:
                 raise UserError(f"{self.path} has no video track (only sound or text); give a video file")
             assert isinstance(stream, av.VideoStream)
             stream.thread_type = "AUTO" if self.threads else "NONE"
-            self.fps = frame_rate(stream)
+            rate = _stated_rate(container, stream)
+            zero = None if container.start_time is None else container.start_time / av.time_base
+            self.clock = FrameClock(rate or ASSUMED_RATE, assumed=rate is None, zero=zero)
+            stamped, base = _has_stamps(container, stream), stream.time_base or Fraction(0)
             self.claimed = stream.frames or None
             converter = VideoReformatter()  # one for all frames, because its set-up costs more than its use
             packets, last_end, cut, failures, failure = 0, 0.0, False, 0, ""
-            packet_iterator = container.demux(stream)
+            packet_iterator, kind = container.demux(stream), container.format.name
             while True:
                 try:
                     packet = next(packet_iterator, None)
@@ -169,6 +240,7 @@ class Decoder:
                 if packet.dts is not None or packet.size:
                     packets += 1
                     cut = packet.is_corrupt
+                self._watch(packet, kind)
                 if packet.pts is not None and packet.time_base is not None:
                     last_end = max(last_end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 try:
@@ -176,15 +248,25 @@ class Decoder:
                 except (av.error.FFmpegError, OSError) as error:
                     failures, failure = failures + bool(self.frames_read), _reason(error)
                     if failures and not self.keep:
+                        self._look_for_jump(packet_iterator, kind)
                         break
                     continue
                 for frame in frames:
+                    if stamped and frame.pts is not None:
+                        self.clock.feed(frame.pts * base.numerator / base.denominator)
+                        self._duration = (getattr(frame, "duration", 0) or 0) * base.numerator / base.denominator
+                    else:
+                        self.clock.feed(None)
+                        self._duration = 0.0
+                    if frame.is_corrupt:
+                        self._note_flaw(self.clock.time)
                     image = self._convert(frame, converter)
                     self.frames_read += 1
                     yield image
             if failures or (failure and not self.frames_read):
-                self.problem = self._incomplete(f"then: {failure}" if failures < 2 else f"{failures} lost: {failure}")
-            elif reason := self._missing(container, stream, packets, last_end, cut):
+                reason = f"then: {failure}" if failures < 2 else f"{failures} lost: {failure}"
+                self.problem = self._incomplete(reason + (f"; {self._skipped}" if self._skipped else ""))
+            elif reason := self._torn() or self._missing(container, stream, packets, last_end, cut):
                 self.problem = self._incomplete(reason)
 
     def _open(self) -> av.container.InputContainer:
@@ -210,6 +292,47 @@ class Decoder:
         image, self.matrix = upright(frame, converter)
         return image
 
+    def _watch(self, packet: av.Packet[Any], kind: str) -> None:
+        """Note a jump between two packets, and damage of the data between them."""
+        self._packets += 1
+        if packet.dts is not None and packet.time_base is not None:
+            seconds = self.clock.seconds_of(float(packet.dts * packet.time_base))
+            if packet.is_corrupt:
+                self._note_flaw(seconds)
+            if self._before is not None:
+                lost = round((seconds - self._before) * self.clock.rate) - self._packets
+                if lost >= JUMP:
+                    start = self._before + self._packets / self.clock.rate
+                    self._skipped = Loss(self.frames_read, start, seconds, lost)
+                    self._doubt = (self._place, seconds)
+            self._before, self._packets = seconds, 0
+        if packet.pos is not None and packet.pos >= 0:  # not every packet knows its place
+            if self._doubt is not None and kind in _SYNCHRONISED:
+                place, seconds = self._doubt
+                if _is_torn(self.path, place, packet.pos, kind):
+                    self._note_flaw(seconds)
+            self._place, self._doubt = packet.pos, None
+
+    def _look_for_jump(self, packets: Iterator[av.Packet[Any]], kind: str) -> None:
+        """Read on after a failure, without decoding: the message says where the stream goes on."""
+        with contextlib.suppress(av.error.FFmpegError, OSError):
+            for packet in itertools.islice(packets, _FURTHER):
+                self._watch(packet, kind)
+
+    def _note_flaw(self, seconds: float) -> None:
+        if not self._flaws or abs(seconds - self._flaws[-1]) > 1:  # one per second is enough
+            self._flaws.append(seconds)
+
+    def _torn(self) -> str | None:
+        """Return which frames damaged data have cost, or None.
+
+        A jump in the stamps alone is no damage: a camera or a network lost the frames before they came into the file.
+        """
+        for loss in self.clock.losses():
+            if any(loss.start - _REACH <= flaw <= loss.end + _REACH for flaw in self._flaws):
+                return f"its data are damaged and the time stamps jump: {loss}"
+        return None
+
     def _missing(
         self, container: av.container.InputContainer, stream: av.VideoStream, packets: int, last_end: float, cut: bool
     ) -> str | None:
@@ -229,7 +352,7 @@ class Decoder:
             return "the file ends inside a frame"
         if kind == "avi" and self.claimed and self.claimed - packets > max(2, self.claimed // 100):
             return f"its header claims {self.claimed} frames"
-        if kind.startswith(("matroska", "flv")):
+        if kind.startswith(("matroska", "flv", "asf")):
             claimed = _seconds(stream.metadata.get("DURATION"))
             if claimed is None and container.duration and len(container.streams) == 1:
                 claimed = container.duration / av.time_base
@@ -242,6 +365,21 @@ class Decoder:
             f"{self.path} is truncated or damaged: {self.frames_read} frames decoded ({reason}); fetch it again, or "
             "pass --on-truncated keep to use what decodes"
         )
+
+
+def _is_torn(path: Path, start: int, stop: int, kind: str) -> bool:
+    """Return whether a part of a file is damaged: zeros, or no packets where a transport stream must have them."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        data = file.read(min(stop - start, 4 << 20))
+    if bytes(1024) in data:
+        return True
+    if kind != "mpegts" or len(data) < 2048:
+        return False
+    values = np.frombuffer(data, np.uint8)
+    # Every packet of 188 bytes starts with 0x47. Some devices put 4 bytes before it, or 16 after it.
+    found = [float(np.mean(values[first::size] == 0x47)) for size in (188, 192, 204) for first in (0, 4)]
+    return max(found) < 0.99
 
 
 def _reason(error: Exception) -> str:

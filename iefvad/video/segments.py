@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Generator
 from typing import Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
+from iefvad.video.clock import ClockReport
 from iefvad.video.decoding import Decoder, probe
 from iefvad.video.frames import HEIGHT, SEGMENT, WIDTH, resize_into
 
@@ -30,6 +32,8 @@ class Segments:
         frames_dropped: Number of frames after the last segment. Set after iteration.
         truncated: Whether the file is truncated or damaged. Set after iteration.
         seconds: Time of decoding and resizing so far.
+        starts: Start of each segment so far, in seconds of the video (`docs/specification.md#clock`).
+        ends: End of each segment so far: the time of the frame after it, or the end of the last frame.
 
     Raises:
         UserError: On construction as `probe`, during iteration as `read_frames`, and at the end if the video is too
@@ -59,7 +63,14 @@ class Segments:
         self.frames_dropped = 0
         self.truncated = False
         self.seconds = 0.0
+        self.starts, self.ends = array("d"), array("d")
+        self._decoder = Decoder(path, keep=on_truncated == "keep")
         self._segments = self._run(path)
+
+    @property
+    def clock(self) -> ClockReport:
+        """Where the times come from, and which frames are lost. Complete after iteration."""
+        return self._decoder.clock.report()
 
     def __iter__(self) -> Segments:
         return self
@@ -76,29 +87,40 @@ class Segments:
         self._segments.close()
 
     def _run(self, path: PathLike) -> Generator[np.ndarray, None, None]:
-        decoder = Decoder(path, keep=self.on_truncated == "keep")
-        produced = filled = 0
+        decoder = self._decoder
+        filled, start = 0, 0.0
         segment = self._empty()
         for frame in decoder:
+            if filled == self.length:  # this frame tells when the segment before it ends
+                self._time(start, decoder.clock.time)
+                yield segment
+                filled, segment = 0, self._empty()
+            start = start if filled else decoder.clock.time
             self.frames_read += 1
             resize_into(frame, segment[filled])
             filled += 1
-            if filled == self.length:
-                yield segment
-                produced, filled, segment = produced + 1, 0, self._empty()
+        if filled == self.length:
+            self._time(start, decoder.end)
+            yield segment
+            filled, segment = 0, self._empty()
         self.truncated = decoder.problem is not None
         if decoder.problem and (self.on_truncated == "error" or not self.frames_read):
             raise UserError(decoder.problem)
         if filled and self.tail == "repeat":
             segment[filled:] = segment[filled - 1]
-            produced, filled = produced + 1, 0
+            self._time(start, decoder.end)
             yield segment
+            filled = 0
         self.frames_dropped = filled
-        if not produced:
+        if not self.starts:
             raise UserError(
                 f"{path} has {self.frames_read} frames, fewer than the {self.length} of one segment; "
                 "leave it out, or pass --tail repeat to fill the segment with its last frame"
             )
+
+    def _time(self, start: float, end: float) -> None:
+        self.starts.append(start)
+        self.ends.append(end)
 
     def _empty(self) -> np.ndarray:
         width, height = self.size

@@ -293,7 +293,10 @@ def fill(root: Path, names: dict[str, int], settings: dict = SETTINGS) -> Featur
     for seed, (name, segments) in enumerate(names.items()):
         features = np.random.default_rng(seed).normal(size=(2, 2, segments, DIM))
         density = np.linspace(0, 1, segments).tolist()
-        side = Sidecar(name, f"{name}.mp4", "h", 12.5, 16 * segments + 5, segments, 5, [0, 5], event_density=density)
+        starts, ends = ([2.0 * (number + shift) for number in range(segments)] for shift in (0, 1))  # half the rate
+        side = Sidecar(
+            name, f"{name}.mp4", "h", 12.5, 16 * segments + 5, segments, 5, [0, 5], {}, density, starts, ends
+        )
         store.write(name, *features, side)
     return store
 

@@ -57,6 +57,8 @@ def write_store(root: Path, *, train: int = 32, test: int = 8, seed: int = 0) ->
                 crops=[0],
                 settings=SETTINGS,
                 event_density=[float(value) for value in random.random(segments)],
+                starts=[0.64 * number for number in range(segments)],
+                ends=[0.64 * (number + 1) for number in range(segments)],
             )
             store.write(name, image, event, sidecar)
             rows.append(f"{name}.mp4,{label}")
