@@ -18,7 +18,7 @@ from ief_kernels.precision_fusion.reference import LOGVAR_LIMIT, student_scale
 from iefvad.model.attention import attention_with_dropout
 from iefvad.model.config import MODALITIES, ModelConfig
 from iefvad.model.linear import Linear
-from iefvad.model.padding import Layout, ValidRows, lay_out
+from iefvad.model.padding import Layout, ValidRows, lay_out, split
 
 
 class State(NamedTuple):
@@ -107,9 +107,7 @@ class SelfAttention(nn.Module):
         if layout.spans is not None:
             merged = attention_with_dropout(qkv.view(-1, *qkv.shape[-3:]), layout.spans, self.dropout).view(x.shape)
             return self._add(x, merged)
-        if layout.rows is not None:
-            qkv = layout.rows.place(qkv)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = split(qkv, layout.rows)
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.mask, dropout_p=dropout)
         merged = attended.transpose(1, 2).flatten(2)

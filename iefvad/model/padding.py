@@ -127,6 +127,23 @@ def _known(lengths: Tensor) -> bool:
     return lengths.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def split(qkv: Tensor, rows: ValidRows | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a batch from one projection.
+
+    Args:
+        qkv: (B, T, 3, H, d); with `rows` (R, 3, H, d), which are placed.
+        rows: The rows that were computed; None: all of (B, T).
+
+    Returns:
+        (B, H, T, d) each, views of one tensor.
+    """
+    if rows is None and torch.compiler.is_compiling():
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+    query, key, value = _Split.apply(qkv, rows)
+    return query, key, value
+
+
 def _take(padded: Tensor, rows: ValidRows) -> Tensor:
     flat = padded.flatten(0, 1)
     taken = flat.new_empty(rows.count, *flat.shape[1:])
@@ -138,8 +155,20 @@ def _take(padded: Tensor, rows: ValidRows) -> Tensor:
 
 def _place(taken: Tensor, rows: ValidRows) -> Tensor:
     flat = taken.new_zeros(rows.batch * rows.segments, *taken.shape[1:])
-    flat[rows.index] = taken[: len(rows.index)]
+    _wide(flat)[rows.index] = _wide(taken[: len(rows.index)])
     return flat.view(rows.batch, rows.segments, *taken.shape[1:])
+
+
+def _wide(values: Tensor) -> Tensor:
+    """(N, ...) → (N, K): the same bytes as 16-byte numbers where they fit. Indexing on a GPU moves a number per thread.
+
+    A view where `values` is one row after another, at any distance.
+    """
+    flat = values.reshape(len(values), -1)
+    size = flat.element_size()
+    if flat.stride(1) == 1 and not any(n * size % 16 for n in (flat.shape[1], flat.stride(0), flat.storage_offset())):
+        return flat.view(torch.complex128)
+    return flat
 
 
 class _Move(torch.autograd.Function):
@@ -154,3 +183,31 @@ class _Move(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return _place(grad, ctx.rows) if ctx.out else _take(grad, ctx.rows), None, None
+
+
+class _Split(torch.autograd.Function):
+    """`split`. Its backward pass writes each of three gradients once, into its place in the projection's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, rows: ValidRows | None) -> tuple[Tensor, ...]:
+        ctx.rows = rows
+        padded = qkv if rows is None else _place(qkv, rows)
+        return padded.permute(2, 0, 3, 1, 4).unbind(0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        rows: ValidRows | None = ctx.rows
+        batch, heads, segments, width = grads[0].shape
+        count = batch * segments if rows is None else rows.count
+        valid = count if rows is None else len(rows.index)
+        whole = grads[0].new_empty(count, 3, heads, width)
+        for part, grad in enumerate(grads):
+            found = _wide(grad.transpose(1, 2).flatten(0, 1))
+            into = _wide(whole[:valid, part]) if found.is_complex() else whole[:valid, part].flatten(1)
+            if rows is None:
+                into.copy_(found)
+            else:
+                torch.index_select(found, 0, rows.index, out=into)
+        whole[valid:] = 0
+        return whole.view(batch, segments, 3, heads, width) if rows is None else whole, None

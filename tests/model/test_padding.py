@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from iefvad.checkpoints.hub import IEFVAD
 from iefvad.model.losses import LossWeights, total_loss
-from iefvad.model.padding import Layout, ValidRows, lay_out
+from iefvad.model.padding import Layout, ValidRows, _wide, lay_out, split
 from tests.model.test_network import VARIANTS
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_the_numbers_of_rows_repeat():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("trailing", [(), (5,)])
+@pytest.mark.parametrize("trailing", [(), (5,), (2, 8)])
 def test_take_and_place_are_each_others_inverse(dtype, trailing):
     lengths = [100, 3, 0, 78]
     rows = rows_of(lengths, 128)
@@ -80,6 +80,38 @@ def test_gradients():
     taken = torch.randn(rows.count, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(rows.take, padded, fast_mode=True)
     assert torch.autograd.gradcheck(rows.place, taken, fast_mode=True)
+
+
+@pytest.mark.parametrize("width", [3, 8])
+@pytest.mark.parametrize("left_out", [False, True])
+def test_split_is_place_and_unbind(left_out, width):
+    """Bit for bit, forward and backward, for gradients of any layout; (3, d = 3) rows are not whole 16-byte numbers."""
+    rows = rows_of([5, 0, 2, 70], 96) if left_out else None
+    shape = (4, 96) if rows is None else (rows.count,)
+    qkv = torch.randn(*shape, 3, 2, width, requires_grad=True)
+    placed = qkv if rows is None else rows.place(qkv)
+    expected = placed.permute(2, 0, 3, 1, 4).unbind(0)
+    found = split(qkv, rows)
+    together = torch.randn(4, 96, 3, 2, width).permute(2, 0, 3, 1, 4).unbind(0)
+    apart = [
+        torch.randn(4, 96, 2, width).transpose(1, 2),
+        torch.randn(4, 2, 96, width),
+        torch.randn(4, 2, width, 96).mT,
+    ]
+    for grads in (together, apart):
+        wanted = torch.autograd.grad(expected, qkv, grads, retain_graph=True)[0]
+        got = torch.autograd.grad(found, qkv, grads, retain_graph=True)[0]
+        valid = slice(None) if rows is None else slice(len(rows.index))
+        assert torch.equal(got[valid], wanted[valid]) and (got[len(wanted) :] == 0).all()
+        assert rows is None or (got[len(rows.index) :] == 0).all()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_rows_move_as_16_byte_numbers():
+    """On a GPU an index_put of 2-byte numbers takes several times as long."""
+    assert _wide(torch.zeros(4, 3, 8, dtype=torch.bfloat16)).shape == (4, 3)
+    assert _wide(torch.zeros(4, 9)[:, 1:]).dtype == torch.float32  # rows that are not aligned
+    assert _wide(torch.zeros(4, 12)[:, 4:]).shape == (4, 2)
 
 
 @pytest.mark.parametrize("context", [0, 3])
