@@ -326,6 +326,11 @@ def epoch_batches(labels: Tensor, batch: int, *, mixed: bool, generator: torch.G
         yield [position for order in orders for position in order[step * batch : (step + 1) * batch]]
 
 
+def steps_per_epoch(labels: Tensor, batch: int, *, mixed: bool) -> int:
+    """Return the number of batches of one epoch. Arguments and errors as `epoch_batches`."""
+    return sum(1 for _ in epoch_batches(labels, batch, mixed=mixed, generator=torch.Generator()))
+
+
 def split_validation(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Video], list[Video]]:
     """Hold out videos for validation, the same fraction of normal and of abnormal ones.
 

@@ -17,12 +17,14 @@ class ModelConfig:
 
     Attributes:
         dim: Width D of the features.
-        hidden: Inner width of the refinement; `dim` where None.
+        hidden: Inner width of the refinement; the width of the network where None.
         layers: Self-attention layers per modality.
-        heads: Attention heads; they divide `dim`.
+        heads: Attention heads; they divide the width of the network.
         dropout: Dropout of the attention weights in training.
         window: Self-attention stays within consecutive windows of this number of segments; None: no windows.
         standardize: Features are centred and scaled per dimension by buffers that `set_statistics` fills.
+        projection: Width P of the network: standardised features are projected onto their first P principal
+            directions, which `set_statistics` finds; None: the network is as wide as the features.
         modality: The streams of the network.
         noise: Noise model of the fusion.
         nu: Degrees of freedom of the Student-t.
@@ -35,7 +37,8 @@ class ModelConfig:
             (nu+1)/nu·exp(-logvar) divided by their sum + eps.
 
     Raises:
-        ValueError: `heads` does not divide `dim`, or `window` is below 1.
+        ValueError: `heads` does not divide the width of the network, `window` is below 1, or `projection` is not
+            between 1 and `dim` or comes without `standardize`.
     """
 
     dim: int = 768
@@ -45,6 +48,7 @@ class ModelConfig:
     dropout: float = 0.1
     window: int | None = None
     standardize: bool = False
+    projection: int | None = None
     modality: Literal["fusion", "image", "event"] = "fusion"
     noise: Noise = "student-t"
     nu: float | Literal["learned"] = 8.0
@@ -56,7 +60,20 @@ class ModelConfig:
     released: bool = False
 
     def __post_init__(self) -> None:
-        if self.dim % self.heads:
-            raise ValueError(f"heads = {self.heads} does not divide the feature width {self.dim}")
+        if self.projection is not None:
+            if not 1 <= self.projection <= self.dim:
+                raise ValueError(
+                    f"projection must be between 1 and the feature width {self.dim}, not {self.projection}"
+                )
+            if not self.standardize:
+                raise ValueError("projection needs standardize = True")
+        if self.width % self.heads:
+            what = "feature width" if self.projection is None else "projection"
+            raise ValueError(f"heads = {self.heads} does not divide the {what} {self.width}")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1, not {self.window}")
+
+    @property
+    def width(self) -> int:
+        """Width of the network between the features and the scores."""
+        return self.dim if self.projection is None else self.projection

@@ -67,24 +67,47 @@ class Output:
 
 
 class _Standardize(nn.Module):
-    """(x − centre) / scale per dimension. Both are taken from training data."""
+    """(x − centre) / scale per dimension, then where asked for a projection. All are taken from training data.
+
+    The projection has orthogonal directions, those in which the training features vary most, and one factor that makes
+    the mean square of its values 1. So it keeps the ratios of their variances (no whitening).
+    """
 
     centre: Tensor
     scale: Tensor
+    basis: Tensor | None
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, projection: int | None) -> None:
         super().__init__()
         self.register_buffer("centre", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
+        self.register_buffer("basis", None if projection is None else torch.eye(dim, projection))
 
     def fit(self, features: Tensor) -> None:
-        """Take centre and scale from features (N, D). A constant dimension is centred and hardly scaled."""
+        """Take all from features (N, D). A constant dimension is centred and hardly scaled."""
         self.centre.copy_(features.mean(0))
         self.scale.copy_(features.std(0, correction=0) + 0.05)
+        if self.basis is not None:
+            self.basis.copy_(_principal_directions((features - self.centre) / self.scale, self.basis.shape[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         standardized: Tensor = (x - self.centre) / self.scale
-        return standardized
+        return standardized if self.basis is None else standardized @ self.basis
+
+
+def _principal_directions(features: Tensor, number: int) -> Tensor:
+    """Return the first principal directions of centred features (N, D), scaled as `_Standardize` says; (D, number).
+
+    Directions in which the features do not vary, as where N is below `number`, are zero.
+    """
+    values = features.double()
+    variances, directions = torch.linalg.eigh(values.T @ values)  # in ascending order
+    directions = torch.where(variances > 1e-9 * variances[-1], directions, 0.0).flip(1)[:, :number]
+    # The sign of a direction is arbitrary. Its largest element is made positive, so that it depends on the data alone.
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    directions = directions * torch.where(largest < 0, -1.0, 1.0)
+    size = (values @ directions).square().mean().sqrt()
+    return (directions / size.clamp(min=1e-6)).to(features.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -126,14 +149,14 @@ class ModalityEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            SelfAttention(config.dim, config.heads, config.dropout) for _ in range(config.layers)
+            SelfAttention(config.width, config.heads, config.dropout) for _ in range(config.layers)
         )
-        self.whiten = nn.LayerNorm(config.dim)
-        self.mu = Linear(config.dim, config.dim)
-        self.logvar = Linear(config.dim, config.dim)
+        self.whiten = nn.LayerNorm(config.width)
+        self.mu = Linear(config.width, config.width)
+        self.logvar = Linear(config.width, config.width)
 
     def forward(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """(B, T, D) features → mean and log-variance, (B, T, D) each; zeros in the padding where it is left out."""
+        """(B, T, P) → mean and log-variance, (B, T, P) each; zeros in the padding where it is left out."""
         rows = layout.rows
         if rows is not None:
             x = rows.take(x)
@@ -157,10 +180,12 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.backend = backend
-        dim = config.dim
+        width = config.width
         modalities = MODALITIES if config.modality == "fusion" else (config.modality,)
         self.encoders = nn.ModuleDict({name: ModalityEncoder(config) for name in modalities})
-        self.statistics = nn.ModuleDict({name: _Standardize(dim) for name in modalities} if config.standardize else {})
+        self.statistics = nn.ModuleDict(
+            {name: _Standardize(config.dim, config.projection) for name in modalities} if config.standardize else {}
+        )
         nu = None if config.noise == "gaussian" else config.nu
         self.fusion = ief_kernels.PrecisionFusion(nu=nu, eps=config.eps, backend=backend)
         self.scan: ief_kernels.KalmanScan | None = None
@@ -169,7 +194,7 @@ class Network(nn.Module):
             start = 8.0 if config.nu == "learned" else config.nu
             scale = 1.0 if nu is None else start / (start + 1)
             self.scan = ief_kernels.KalmanScan(
-                dim,
+                width,
                 process_noise=config.process_noise,
                 nu=start if config.temporal == "robust-kalman" else None,
                 eps=config.eps,
@@ -177,9 +202,9 @@ class Network(nn.Module):
                 backend=backend,
             )
         self.refinement = ief_kernels.Refinement(
-            dim, hidden=config.hidden, steps=config.refine_steps, attenuation=config.attenuation, backend=backend
+            width, hidden=config.hidden, steps=config.refine_steps, attenuation=config.attenuation, backend=backend
         )
-        self.classifier = nn.Linear(dim, 1)
+        self.classifier = nn.Linear(width, 1)
 
     def forward(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
 from iefvad.utils.text import few
 
-Preset = Literal["synth", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
+Preset = Literal["synth", "own", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
 Method = Literal["ief", "paper", "released"]
 
 
@@ -67,6 +68,11 @@ class TrainConfig:
     standardize: bool | None = option(
         None, "centre and scale each feature by its mean and deviation over the training videos"
     )
+    projection: int | None = option(
+        None,
+        "width of the network: standardised features are projected onto this number of principal directions of the"
+        " training features; 0: as wide as the features",
+    )
     identity_start: bool | None = option(
         None, "attention layers start as the identity, so that at first each segment is seen alone"
     )
@@ -79,6 +85,10 @@ class TrainConfig:
     lr: float | None = option(None, "learning rate of AdamW")
     weight_decay: float = option(0.01, "weight decay of AdamW")
     epochs: int | None = option(None, "passes over the training videos")
+    min_steps: int | None = option(
+        None,
+        "minimum number of optimiser steps: with few videos there are more epochs, and milestones move along",
+    )
     milestones: list[int] | None = option(None, "epochs after which the learning rate is multiplied by --factor")
     factor: float | None = option(None, "factor of the learning rate at each milestone")
     batch: int | None = option(None, "videos per batch of each kind, normal and abnormal; with --mixed, in all")
@@ -132,9 +142,11 @@ class Settings(TrainConfig):
     refine_steps: int = field(kw_only=True)
     window: int = field(kw_only=True)
     standardize: bool = field(kw_only=True)
+    projection: int = field(default=0, kw_only=True)  # runs of earlier versions do not have it
     identity_start: bool = field(kw_only=True)
     lr: float = field(kw_only=True)
     epochs: int = field(kw_only=True)
+    min_steps: int = field(default=0, kw_only=True)
     milestones: list[int] = field(kw_only=True)
     factor: float = field(kw_only=True)
     batch: int = field(kw_only=True)
@@ -154,7 +166,8 @@ class Settings(TrainConfig):
 _BASE: dict[str, Any] = {
     "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
     "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
-    "max_segments": 256, "window": 0, "standardize": False, "identity_start": False,
+    "max_segments": 256, "window": 0, "standardize": False, "projection": 0, "identity_start": False,
+    "min_steps": 0,
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -162,6 +175,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "msad": _BASE,
     "shanghaitech": _BASE | {"lr": 1e-4, "epochs": 20, "milestones": [8, 15], "factor": 0.5, "batch": 8},
     "xd-violence": _BASE | {"milestones": [2, 6, 10], "batch": 2, "mixed": True, "lambda_reg": 0.01, "lambda_kl": 0.01},
+    "own": _BASE
+    | {"lr": 3e-4, "epochs": 10, "milestones": [6, 9], "factor": 0.3, "batch": 16, "min_steps": 120}
+    | {"lambda_reg": 0.1, "lambda_kl": 0.1, "window": 2, "standardize": True, "projection": 128}
+    | {"identity_start": True},
     "synth": _BASE
     | {"lr": 3e-4, "epochs": 25, "milestones": [16, 21], "factor": 0.3, "batch": 16, "lambda_reg": 0.1}
     | {"lambda_kl": 0.1, "max_segments": 32, "window": 2, "standardize": True, "identity_start": True},
@@ -200,9 +217,20 @@ def _check(config: Settings) -> None:
     for name in positive:
         if getattr(config, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} must be greater than 0, not {getattr(config, name)}.")
-    for name in ("refine_steps", "window", "weight_decay", "lambda_reg", "lambda_kl", "lambda_cos", "lambda_norm"):
+    for name in (
+        "refine_steps",
+        "window",
+        "projection",
+        "weight_decay",
+        "lambda_reg",
+        "lambda_kl",
+        "lambda_cos",
+        "lambda_norm",
+    ):
         if getattr(config, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must not be negative, not {getattr(config, name)}.")
+    if config.projection and not config.standardize:
+        raise UserError("--projection is taken from standardised features: add --standardize true.")
     if not isinstance(config.process_noise, str) and config.process_noise < 0:
         raise UserError(f"--process-noise must not be negative, not {config.process_noise}.")
     if not isinstance(config.nu, str) and config.nu <= 0:
@@ -217,6 +245,18 @@ def _check(config: Settings) -> None:
         raise UserError("--seeds needs at least one number, for example --seeds 0 1 2.")
     if config.train_list is None and config.features is None and config.gt is not None:
         raise UserError("--gt needs the lists it belongs to: give --train-list and --test-list, or --features.")
+
+
+def for_data(config: Settings, steps: int) -> Settings:
+    """Return the settings with as many epochs as `min_steps` asks for. Milestones move in proportion.
+
+    Args:
+        config: Settings with every choice made.
+        steps: Optimiser steps per epoch.
+    """
+    epochs = max(config.epochs, math.ceil(config.min_steps / steps))
+    milestones = [round(milestone * epochs / config.epochs) for milestone in config.milestones]
+    return dataclasses.replace(config, epochs=epochs, milestones=milestones)
 
 
 def save_config(path: Path, config: Settings) -> None:

@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from iefvad.data.batches import Batch, Clips, epoch_batches
+from iefvad.data.batches import Batch, Clips, epoch_batches, steps_per_epoch
 from iefvad.features.videos import Video
 from iefvad.model.config import ModelConfig
 from iefvad.model.losses import RUN, WHOLE, LossWeights, Share, total_loss
@@ -34,7 +34,7 @@ from iefvad.training.distributed import Processes
 from iefvad.training.graph import GraphedStep
 from iefvad.training.run import Run, Variant
 from iefvad.training.scoring import score_shared
-from iefvad.training.settings import Settings
+from iefvad.training.settings import Settings, for_data
 from iefvad.training.state import Progress, load_state, save_state
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
@@ -141,6 +141,9 @@ class Trainer:
         """Go on from the state of an interrupted run, or take the statistics of the training features."""
         with self.processes.barrier():
             clips.to(self.device)
+            if self.config.min_steps:
+                steps = steps_per_epoch(clips.labels, self.config.batch, mixed=self.config.mixed)
+                self.config = for_data(self.config, steps)
             if self.config.resume and self.state_path.exists():
                 self.progress = load_state(self.state_path, self.model, self.optimizer, self.device)
                 for row in self.progress.history if self.processes.is_main else ():
@@ -355,13 +358,14 @@ def model_config(config: Settings, dim: int, modality: str) -> ModelConfig:
     """Return the network's configuration for features of width `dim` and a modality. Raises UserError for the heads."""
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
-    if dim % config.heads:
-        raise UserError(
-            f"the features are {dim} wide, which --heads {config.heads} does not divide: choose another number."
-        )
+    projection = min(config.projection, dim) or None
+    if (projection or dim) % config.heads:
+        what = f"the features are {dim}" if projection is None else f"the network is {projection}"
+        raise UserError(f"{what} wide, which --heads {config.heads} does not divide: choose another number.")
     return ModelConfig(
         **values
-        | {"dim": dim, "modality": modality, "window": config.window or None, "released": config.method == "released"}
+        | {"dim": dim, "modality": modality, "window": config.window or None, "projection": projection}
+        | {"released": config.method == "released"}
     )
 
 
