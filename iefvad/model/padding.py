@@ -165,6 +165,8 @@ def _wide(values: Tensor) -> Tensor:
     A view where `values` is one row after another, at any distance.
     """
     flat = values.reshape(len(values), -1)
+    if flat.device.type not in ("cpu", "cuda"):  # not every device has complex numbers
+        return flat
     size = flat.element_size()
     if flat.stride(1) == 1 and not any(n * size % 16 for n in (flat.shape[1], flat.stride(0), flat.storage_offset())):
         return flat.view(torch.complex128)
