@@ -199,6 +199,7 @@ class Decoder:
         self.problem: str | None = None
         self._duration = 0.0  # of the last frame in seconds, 0 where the file does not say
         self._flaws: list[float] = []  # seconds at which data were damaged
+        self._tick = 0.0  # seconds per unit of a time stamp
         self._before: float | None = None  # time of the last packet that has one
         self._packets = 0  # since that packet
         self._place = 0  # of a packet in the file
@@ -225,6 +226,7 @@ class Decoder:
             zero = None if container.start_time is None else container.start_time / av.time_base
             self.clock = FrameClock(rate or ASSUMED_RATE, assumed=rate is None, zero=zero)
             stamped, base = _has_stamps(container, stream), stream.time_base or Fraction(0)
+            self._tick = float(base)
             self.claimed = stream.frames or None
             converter = VideoReformatter()  # one for all frames, because its set-up costs more than its use
             packets, last_end, cut, failures, failure = 0, 0.0, False, 0, ""
@@ -241,8 +243,8 @@ class Decoder:
                     packets += 1
                     cut = packet.is_corrupt
                 self._watch(packet, kind)
-                if packet.pts is not None and packet.time_base is not None:
-                    last_end = max(last_end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.pts is not None:
+                    last_end = max(last_end, (packet.pts + (packet.duration or 0)) * self._tick)
                 try:
                     frames = packet.decode()
                 except (av.error.FFmpegError, OSError) as error:
@@ -264,8 +266,8 @@ class Decoder:
                     self.frames_read += 1
                     yield image
             if failures or (failure and not self.frames_read):
-                reason = f"then: {failure}" if failures < 2 else f"{failures} lost: {failure}"
-                self.problem = self._incomplete(reason + (f"; {self._skipped}" if self._skipped else ""))
+                lost = f"then: {failure}" if failures < 2 else f"{failures} lost: {failure}"
+                self.problem = self._incomplete(lost + (f"; {self._skipped}" if self._skipped else ""))
             elif reason := self._torn() or self._missing(container, stream, packets, last_end, cut):
                 self.problem = self._incomplete(reason)
 
@@ -295,8 +297,8 @@ class Decoder:
     def _watch(self, packet: av.Packet[Any], kind: str) -> None:
         """Note a jump between two packets, and damage of the data between them."""
         self._packets += 1
-        if packet.dts is not None and packet.time_base is not None:
-            seconds = self.clock.seconds_of(float(packet.dts * packet.time_base))
+        if packet.dts is not None:
+            seconds = self.clock.seconds_of(packet.dts * self._tick)
             if packet.is_corrupt:
                 self._note_flaw(seconds)
             if self._before is not None:
