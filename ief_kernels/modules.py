@@ -151,14 +151,16 @@ class KalmanScan(nn.Module):
         var: Tensor,
         lengths: Tensor | None = None,
         initial_state: tuple[Tensor, Tensor] | None = None,
+        *,
+        nu: Tensor | None = None,
     ) -> Scan:
-        """Filter x over time; arguments and result as in `kalman_scan`."""
+        """Filter x over time; arguments and result as in `kalman_scan`. `nu` takes the place of the module's ν."""
         return kalman_scan(
             x,
             var,
             lengths=lengths,
             process_noise=self.process_noise(),
-            nu=self.nu,
+            nu=self.nu if nu is None else nu,
             eps=self.eps,
             initial_state=initial_state,
             backend=self.backend,

@@ -96,7 +96,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
             backend = "auto" if run.config.fused else "reference"
             model = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
             _check_fit(model, benchmark)
-            results.add(variant.name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk))
+            results.add(variant.name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk), model)
             first = variant == run.variants[0] and seed == run.config.seeds[0]
             if first and config.robustness and variant.modality == "fusion":
                 degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk)
@@ -132,7 +132,7 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     seed = known.get("seed", 0)
     name = model.config.modality
     results = Results()
-    results.add(name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk))
+    results.add(name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk), model)
     degradation = None
     if config.robustness and name == "fusion":
         degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk)

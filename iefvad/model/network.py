@@ -262,6 +262,14 @@ class Network(nn.Module):
         assert isinstance(statistics, _Standardize)
         statistics.fit(features)
 
+    def learned(self) -> dict[str, float]:
+        """Return what learned q and ν are: `q_mean`, `q_min`, `q_max` over the dimensions, `nu_image`, `nu_event`."""
+        values: dict[str, float] = {}
+        if self.scan is not None and isinstance(noise := self.scan.process_noise(), Tensor):
+            values |= {"q_mean": noise.mean().item(), "q_min": noise.min().item(), "q_max": noise.max().item()}
+        both = dict(zip(MODALITIES, self.fusion.nu(), strict=True))
+        return values | {f"nu_{name}": nu.item() for name in self.encoders if isinstance(nu := both[name], Tensor)}
+
     def start_as_identity(self) -> None:
         """Zero the attention layers' output projections, so that each starts as x ← LayerNorm(x)."""
         for module in self.modules():
@@ -375,5 +383,12 @@ class Network(nn.Module):
         """Recursion over the segments (paper 3.4): filtered mean (B, T, D), gain, and the state after it."""
         if self.scan is None:
             return fused.mean, None, None
-        scan = self.scan(fused.mean, fused.var, lengths=lengths, initial_state=state)
+        scan = self.scan(fused.mean, fused.var, lengths=lengths, initial_state=state, nu=self._learned_nu())
         return scan.mean, scan.gain, State(*scan.state)
+
+    def _learned_nu(self) -> Tensor | None:
+        """The robust update's ν where it is learned: that of the stream, or the mean of both streams' ν."""
+        if self.config.temporal != "robust-kalman" or self.fusion.raw_nu is None:
+            return None
+        both = dict(zip(MODALITIES, self.fusion.nu(), strict=True))
+        return torch.stack([nu for name in self.encoders if isinstance(nu := both[name], Tensor)]).mean()

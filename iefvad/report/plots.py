@@ -354,6 +354,33 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure
 
 
+def learned_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Draw learned q (mean, and a band from minimum to maximum) and learned ν by epoch. None where nothing is learned.
+
+    Args:
+        history: Rows of log.jsonl of one seed (model, epoch, q_mean, q_min, q_max, nu_image, nu_event).
+    """
+    models = list(dict.fromkeys(str(row["model"]) for row in history if "model" in row))
+    wanted = {"q_mean": "process noise q", "nu_image": "ν, image", "nu_event": "ν, event"}
+    panels = [key for key in wanted if any(key in row for row in history)]
+    if not panels:
+        return None
+    figure, axes = _figure(2.9, 1, len(panels), width=WIDTH * len(panels) / 3)
+    for ax, key in zip(axes, panels, strict=True):
+        shown = [model for model in models if any(row["model"] == model and key in row for row in history)]
+        for model in shown:
+            rows = [row for row in history if row["model"] == model and key in row]
+            epochs = [row["epoch"] for row in rows]
+            ax.plot(epochs, [row[key] for row in rows], **_line_style(model, models))
+            if key == "q_mean":
+                low, high = ([row[name] for row in rows] for name in ("q_min", "q_max"))
+                ax.fill_between(epochs, low, high, color=colour(token_of(model, models)), alpha=0.12, linewidth=0)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _label(ax, "epoch", "", wanted[key])
+        _legend(ax, [Line2D([], [], **_line_style(m, models)) for m in shown], shown, loc="best")
+    return figure
+
+
 def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Draw AUC, Brier score, KL and mean w_img against the masked fraction of one modality (paper, Appendix H).
 

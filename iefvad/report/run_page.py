@@ -59,7 +59,9 @@ def write_report(
     headline = {model: _mean_of_seeds(found) for model, found in metrics.items()}
     main = "fusion" if "fusion" in metrics else next(iter(metrics), "")
     test = videos.get(main, ())
+    history = [row for row in history if row.get("seed") == history[0].get("seed")]  # curves of one seed
     training = plots.training_curves(history)
+    learned = plots.learned_curves(history)
     write_page(
         path,
         "run.html",
@@ -74,6 +76,8 @@ def write_report(
         weights=_weights(metrics),
         robustness=_robustness(robustness or ()),
         training=training and inline_svg(training, "Training curves", "train"),
+        learned=_learned(metrics),
+        learned_curves=learned and inline_svg(learned, "Learned process noise and degrees of freedom", "learned"),
         command=command,
         settings=[(key, v.tolist() if isinstance(v, np.ndarray) else v) for key, v in flatten(config)],
     )
@@ -242,6 +246,15 @@ def _weights(metrics: Metrics) -> Table | None:
             )
             if means["abnormal"] is not None and means["normal"] is not None:
                 rows[-1]["abnormal less normal"] = f"{means['abnormal'] - means['normal']:+.4f}"
+    return table(rows, models=list(metrics)) if rows else None
+
+
+def _learned(metrics: Metrics) -> Table | None:
+    names = {"q_mean": "q, mean", "q_min": "q, lowest", "q_max": "q, highest"}
+    names |= {f"nu_{name}": f"ν, {name}" for name in ("image", "event")}
+    found = {model: values["learned"] for model, values in metrics.items() if values.get("learned")}
+    keys = [key for key in names if any(key in values for values in found.values())]
+    rows = [{"model": model} | {names[key]: values.get(key) for key in keys} for model, values in found.items()]
     return table(rows, models=list(metrics)) if rows else None
 
 

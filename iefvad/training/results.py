@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from iefvad.features.videos import Benchmark
+from iefvad.model.network import Network
 from iefvad.report.run_page import write_report
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.tables import class_rows, headline_rows, table
@@ -27,26 +29,37 @@ class Results:
 
     Attributes:
         scores: Scores by model name and seed, in the order in which they were added.
+        learned: Values of learned q and ν by model name, of its first seed (`Network.learned`).
     """
 
     scores: dict[str, dict[int, list[VideoScores]]] = field(default_factory=dict)
+    learned: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def add(self, name: str, seed: int, videos: list[VideoScores]) -> None:
-        """Add the scores of one model and seed."""
+    def add(self, name: str, seed: int, videos: list[VideoScores], model: Network | None = None) -> None:
+        """Add the scores of one model and seed, and what that network learned beside its weights."""
         self.scores.setdefault(name, {})[seed] = videos
+        if model is not None and name not in self.learned:
+            self.learned[name] = model.learned()
 
     def first(self) -> dict[str, list[VideoScores]]:
         """Return the scores of each model's first seed, that of the main checkpoints."""
         return {name: next(iter(seeds.values())) for name, seeds in self.scores.items()}
 
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        """Return the metrics of each model: those of the first seed, and under "seeds" the ranking metrics of all."""
+    def metrics(self, history: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, Any]]:
+        """Return the metrics of each model: those of the first seed, and under "seeds" the ranking metrics of all.
+
+        Where q or ν are learned, "learned" holds their values, and under "by_epoch" those of each row of `history`.
+        """
         result = {}
         for name, seeds in self.scores.items():
             each = {seed: evaluate(videos) for seed, videos in seeds.items()}
             found = next(iter(each.values()))
             if len(each) > 1:
                 found["seeds"] = _over_seeds(each)
+            if values := self.learned.get(name):
+                rows = [row for row in history if row["model"] == name and row["seed"] == next(iter(seeds))]
+                by_epoch = [{key: row[key] for key in ("epoch", *values) if key in row} for row in rows]
+                found["learned"] = values | {"by_epoch": by_epoch}
             result[name] = found
         return result
 
@@ -135,7 +148,7 @@ def write_results(
     Raises:
         UserError: a file cannot be written.
     """
-    metrics = results.metrics()
+    metrics = results.metrics(subject.history)
     notes = [*benchmark.notes, *subject.notes]
     print("\n" + table(_headline(metrics)))
     classes = class_rows(metrics)

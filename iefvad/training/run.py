@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.pretrained import RUN_CHECKPOINT, RUN_CONFIG
-from iefvad.training.settings import METHODS, Settings, load_config, save_config
+from iefvad.training.settings import METHODS, Settings, later_settings, load_config, save_config
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text, write_with
+
+FIXED_NOISE = 0.4
+"""Process noise of the row beside learned noise: where that starts, for two streams and ν = 8."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class Variant:
         name: Its name in tables.
         modality: Its streams: fusion, image or event.
         method: Its method: ief, paper or released.
+        process_noise: Its process noise, where that is not the method's.
     """
 
     name: str
     modality: str
     method: str
+    process_noise: float | None = None
 
     @property
     def slug(self) -> str:
@@ -37,9 +42,12 @@ class Variant:
 
     def apply(self, config: Settings) -> Settings:
         """Return the settings of this model. A method other than the run's brings its own values."""
-        if self.method == config.method:
-            return config
-        return dataclasses.replace(config, **{"method": self.method, **METHODS[self.method]})
+        changes: dict[str, Any] = {}
+        if self.method != config.method:
+            changes |= {"method": self.method, **METHODS[self.method]}
+        if self.process_noise is not None:
+            changes["process_noise"] = self.process_noise
+        return dataclasses.replace(config, **changes)
 
 
 @dataclass
@@ -66,6 +74,8 @@ class Run:
         run = cls(config.run_dir, config)
         path = run.path / RUN_CONFIG
         if config.resume and path.exists():
+            # A run of an earlier version goes on as that version trained, whatever the defaults are today.
+            config = run.config = dataclasses.replace(config, **later_settings(path))
             old, new = dataclasses.asdict(load_config(path)), dataclasses.asdict(config)
             free = {"resume", "out", "device", "cache", "cuda_graph"}
             differing = [key for key in new if key not in free and old[key] != new[key]]
@@ -96,8 +106,11 @@ class Run:
         modalities = ["fusion", "image", "event"] if config.modality == "all" else [str(config.modality)]
         result = [Variant(name, name, config.method) for name in modalities]
         if config.compare:
+            first = modalities[0]
+            if config.temporal != "none" and config.process_noise == "learned":
+                result.append(Variant(f"{first} (q = {FIXED_NOISE})", first, config.method, FIXED_NOISE))
             others = [method for method in METHODS if method != config.method]
-            result += [Variant(f"{modalities[0]} ({method})", modalities[0], method) for method in others]
+            result += [Variant(f"{first} ({method})", first, method) for method in others]
         return result
 
     def checkpoint(self, variant: Variant, seed: int | None = None) -> Path:

@@ -51,7 +51,9 @@ class TrainConfig:
         "streams to train on; all: one model each for fusion, image and event [default: all for synth, else fusion]",
     )
     compare: bool | None = option(
-        None, "also train the other two methods, as more rows of the table [default: true for synth, else false]"
+        None,
+        "also train the other two methods, and learned process noise fixed at its start, as more rows of the table"
+        " [default: true for synth, else false]",
     )
     fused: bool = option(False, "use the fused kernels where they serve; without it, the eager reference operators")
     noise: Noise | None = option(None, "noise model of the fusion")
@@ -83,6 +85,9 @@ class TrainConfig:
 
     # Optimisation.
     lr: float | None = option(None, "learning rate of AdamW")
+    scalar_lr: float = option(
+        0.1, "learning rate of learned process noise and learned nu, which have no weight decay; --factor lowers it too"
+    )
     weight_decay: float = option(0.01, "weight decay of AdamW")
     epochs: int | None = option(None, "passes over the training videos")
     min_steps: int | None = option(
@@ -218,6 +223,7 @@ def _check(config: Settings) -> None:
         if getattr(config, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} must be greater than 0, not {getattr(config, name)}.")
     for name in (
+        "scalar_lr",
         "refine_steps",
         "window",
         "projection",
@@ -233,6 +239,8 @@ def _check(config: Settings) -> None:
         raise UserError("--projection is taken from standardised features: add --standardize true.")
     if not isinstance(config.process_noise, str) and config.process_noise < 0:
         raise UserError(f"--process-noise must not be negative, not {config.process_noise}.")
+    if config.nu == "learned" and config.noise == "gaussian":
+        raise UserError("--nu learned needs --noise student-t: gaussian noise has no degrees of freedom.")
     if not isinstance(config.nu, str) and config.nu <= 0:
         raise UserError(f"--nu must be greater than 0, not {config.nu}.")
     if not 0 <= config.validation < 1:
@@ -264,14 +272,26 @@ def save_config(path: Path, config: Settings) -> None:
     path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
-def load_config(path: Path) -> Settings:
-    """Read the settings that `save_config` wrote. Raises UserError for a missing file, missing and unknown keys."""
+def later_settings(path: Path) -> dict[str, Any]:
+    """Return the settings that a config.yaml lacks because its version had none, with what that version did."""
+    values = _read(path)
+    earlier = {"scalar_lr": values.get("lr")}  # version 0.1 trained q and nu at the learning rate of the weights
+    return {name: value for name, value in earlier.items() if name not in values}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run folder: it has no config.yaml.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a configuration: it contains no mapping.")
+    return values
+
+
+def load_config(path: Path) -> Settings:
+    """Read the settings that `save_config` wrote. Raises UserError for a missing file, missing and unknown keys."""
+    values = _read(path) | later_settings(path)
     known = {item.name for item in dataclasses.fields(Settings)}
     if unknown := sorted(set(values) - known):
         raise UserError(f"{path} is not a configuration of this version: {few(unknown)} is unknown.")

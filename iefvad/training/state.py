@@ -37,8 +37,9 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, p
     """Write the state after an epoch, whole or not at all. Raises UserError where it cannot be written."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in progress.best.items()}
+    names = _names(model, optimizer)
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors |= {f"optimizer.{names[index]}.{key}": value for key, value in state.items()}
     status = {
         "epoch": progress.epoch,
         "best_epoch": progress.best_epoch,
@@ -46,6 +47,12 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, p
         "history": progress.history,
     }
     write_tensors(path, tensors, {"status": json.dumps(status)})
+
+
+def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the parameters in the order in which the optimiser numbers them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
@@ -58,9 +65,13 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, d
         groups[group][rest] = value.to(device)
     model.load_state_dict(groups["model"])
     state = optimizer.state_dict()
-    for name, value in groups["optimizer"].items():
-        index, _, rest = name.partition(".")
-        state["state"].setdefault(int(index), {})[rest] = value
+    indices = {name: index for index, name in enumerate(_names(model, optimizer))}
+    numbered = [name for name, _ in model.named_parameters()]
+    for entry, value in groups["optimizer"].items():
+        name, _, key = entry.rpartition(".")
+        # Files of version 0.1 have the number of a parameter in the model instead of its name.
+        index = indices[numbered[int(name)] if name.isdigit() else name]
+        state["state"].setdefault(index, {})[key] = value
     optimizer.load_state_dict(state)
     return Progress(
         epoch=status["epoch"],

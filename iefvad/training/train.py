@@ -57,7 +57,7 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
             with processes.barrier():
                 trainer = Trainer(run, variant, seed, dim=benchmark.dim, processes=processes)
             fitted = trainer.fit(clips, held_out, benchmark.test, progress=progress)
-            results.add(variant.name, seed, trainer.score(benchmark.test))
+            results.add(variant.name, seed, trainer.score(benchmark.test), fitted.model)
             provenance = {
                 "threshold": fitted.threshold,
                 "epoch": fitted.epoch,

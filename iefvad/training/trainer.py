@@ -42,6 +42,9 @@ from iefvad.utils.errors import UserError
 CHECK = 50
 """Steps after which losses are looked at. Each look waits for the device and for the other processes."""
 
+SCALARS = ("raw_noise", "raw_nu")
+"""Names of the parameters behind learned q and ν in their modules."""
+
 
 @dataclass
 class Fitted:
@@ -113,7 +116,7 @@ class Trainer:
         with self._bar(progress) as bar:
             while self.progress.epoch < self.config.epochs:
                 row = self._train_epoch(clips, step)
-                row |= self._choose(held_out, test)
+                row |= self._choose(held_out, test) | self.model.learned()
                 self._finish_epoch(row)
                 bar.update()
                 bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "val_auc") if row.get(name) is not None})
@@ -188,8 +191,8 @@ class Trainer:
     def _train_epoch(self, clips: Clips, train: Callable[[Batch, Share], Tensor]) -> dict[str, Any]:
         """Train one epoch and return its row of the log."""
         config, epoch, processes = self.config, self.progress.epoch, self.processes
-        rate = config.lr * config.factor ** sum(epoch >= milestone for milestone in config.milestones)
-        set_rate(self.optimizer, rate)
+        factor = config.factor ** sum(epoch >= milestone for milestone in config.milestones)
+        set_rate(self.optimizer, factor)
         # Seeding each epoch from its number makes a resumed run draw what the uninterrupted one drew.
         masks = f"dropout {epoch}" + (f" process {processes.rank}" if processes.rank else "")
         torch.manual_seed(_mix(self.seed, self.variant.modality, masks))
@@ -211,7 +214,7 @@ class Trainer:
             "seed": self.seed,
             "epoch": epoch + 1,
             **dict(zip(("loss", "loss_cls", "loss_kl", "loss_reg"), means, strict=True)),
-            "lr": rate,
+            "lr": config.lr * factor,
             "seconds": round(time.perf_counter() - begin, 3),
             "processes": processes.world,
         }
@@ -306,15 +309,32 @@ def why_no_graph(processes: Processes, device: torch.device) -> str | None:
 
 
 def make_optimizer(model: nn.Module, config: Settings, *, capturable: bool) -> torch.optim.Optimizer:
-    """Return AdamW. `capturable`: its learning rate is a tensor on the GPU, which a CUDA graph reads."""
-    parameters = list(model.parameters())
-    rate = torch.tensor(config.lr, device=parameters[0].device) if capturable else config.lr
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=capturable)
+    """Return AdamW with a group for the weights and one for the parameters behind learned q and ν.
+
+    A step of Adam moves a parameter by about its learning rate. So scalars that start at 0.4 or 8 need a rate of their
+    own, and weight decay would pull them to an arbitrary value.
+
+    Args:
+        model: The network, or a part of one.
+        config: Learning rates and weight decay.
+        capturable: The learning rates are tensors on the GPU, which a CUDA graph reads.
+    """
+    weights: dict[str, Any] = {"params": [], "base_lr": config.lr, "weight_decay": config.weight_decay}
+    scalars: dict[str, Any] = {"params": [], "base_lr": config.scalar_lr, "weight_decay": 0.0}
+    for name, parameter in model.named_parameters():
+        group = scalars if name.rpartition(".")[2] in SCALARS else weights
+        group["params"].append(parameter)
+    groups = [group for group in (weights, scalars) if group["params"]]
+    for group in groups:
+        rate = group["base_lr"]
+        group["lr"] = torch.tensor(rate, device=group["params"][0].device) if capturable else rate
+    return torch.optim.AdamW(groups, fused=True, capturable=capturable)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate; where it is a tensor, in its memory."""
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set the learning rate of each group to `factor` times its first; where it is a tensor, in its memory."""
     for group in optimizer.param_groups:
+        rate = group["base_lr"] * factor
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
         else:

@@ -132,8 +132,8 @@ def test_the_rate_of_a_graph_is_a_tensor_that_stays() -> None:
     model = torch.nn.Linear(2, 1)
     plain, captured = (make_optimizer(model, settings, capturable=capturable) for capturable in (False, True))
     rate = captured.param_groups[0]["lr"]
-    set_rate(plain, 0.25)
-    set_rate(captured, 0.25)
+    set_rate(plain, 0.5)
+    set_rate(captured, 0.5)
     assert plain.param_groups[0]["lr"] == 0.25
     assert captured.param_groups[0]["lr"] is rate and rate.item() == 0.25 and captured.param_groups[0]["capturable"]
 

@@ -51,6 +51,8 @@ def test_yaml_round_trip_and_override(tmp_path):
         ({"epochs": 0}, "--epochs must be greater than 0"),
         ({"process_noise": -0.5}, "--process-noise must not be negative"),
         ({"nu": 0.0}, "--nu must be greater than 0"),
+        ({"nu": "learned", "noise": "gaussian"}, "--nu learned needs --noise student-t"),
+        ({"scalar_lr": -0.1}, "--scalar-lr must not be negative"),
         ({"validation": 1.0}, "--validation is a fraction"),
         ({"validation": 0.0}, "add --select last"),
         ({"seeds": []}, "--seeds needs at least one"),

@@ -43,7 +43,15 @@ def finished(tmp_path_factory):
 
 def test_run_folder_holds_what_the_specification_names(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
-    for name in ("fusion", "image", "event", "fusion (paper)", "fusion (released)", "event density"):
+    for name in (
+        "fusion",
+        "image",
+        "event",
+        "fusion (q = 0.4)",
+        "fusion (paper)",
+        "fusion (released)",
+        "event density",
+    ):
         assert {"auc", "ap", "ano_auc", "per_class", "brier"} <= metrics[name].keys()
     assert set(metrics["fusion"]["per_class"]) == {"Run", "Smoke"}
     with (finished / "scores.csv").open() as file:
@@ -52,7 +60,7 @@ def test_run_folder_holds_what_the_specification_names(finished):
     assert len({row["video"] for row in rows}) == 8
     assert all(float(row["w_img"]) + float(row["w_evt"]) == pytest.approx(1, abs=1e-4) for row in rows)
     log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
-    assert len(log) == 5 * 20
+    assert len(log) == 6 * 20
     assert {"model", "seed", "epoch", "loss", "loss_cls", "loss_kl", "loss_reg", "lr", "val_auc"} <= log[0].keys()
     assert yaml.safe_load((finished / "config.yaml").read_text())["method"] == "ief"
     report = (finished / "report.html").read_text()

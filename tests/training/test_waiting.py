@@ -30,7 +30,7 @@ def batch_on_gpu(dim: int = 16) -> Batch:
         {"window": 8, "nu": "learned"},
         {"released": True, "process_noise": 0.1},
         {"noise": "gaussian", "temporal": "none", "dropout": 0.0},
-        {"temporal": "robust"},
+        {"temporal": "robust-kalman", "nu": "learned"},
     ],
     ids=str,
 )
