@@ -66,7 +66,7 @@ class Output:
     state: State | None
 
 
-class _Standardize(nn.Module):
+class Standardize(nn.Module):
     """(x − centre) / scale per dimension, then where asked for a projection. All are taken from training data.
 
     The projection has orthogonal directions, those in which the training features vary most, and one factor that makes
@@ -91,12 +91,13 @@ class _Standardize(nn.Module):
             self.basis.copy_(_principal_directions((features - self.centre) / self.scale, self.basis.shape[1]))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) → (..., D or P)."""
         standardized: Tensor = (x - self.centre) / self.scale
         return standardized if self.basis is None else standardized @ self.basis
 
 
 def _principal_directions(features: Tensor, number: int) -> Tensor:
-    """Return the first principal directions of centred features (N, D), scaled as `_Standardize` says; (D, number).
+    """Return the first principal directions of centred features (N, D), scaled as `Standardize` says; (D, number).
 
     Directions in which the features do not vary, as where N is below `number`, are zero.
     """
@@ -184,7 +185,7 @@ class Network(nn.Module):
         modalities = MODALITIES if config.modality == "fusion" else (config.modality,)
         self.encoders = nn.ModuleDict({name: ModalityEncoder(config) for name in modalities})
         self.statistics = nn.ModuleDict(
-            {name: _Standardize(config.dim, config.projection) for name in modalities} if config.standardize else {}
+            {name: Standardize(config.dim, config.projection) for name in modalities} if config.standardize else {}
         )
         nu = None if config.noise == "gaussian" else config.nu
         self.fusion = ief_kernels.PrecisionFusion(nu=nu, eps=config.eps, backend=backend)
@@ -259,7 +260,7 @@ class Network(nn.Module):
     def set_statistics(self, modality: str, features: Tensor) -> None:
         """Take the centre and scale of a modality from training features (N, D); for `standardize` networks."""
         statistics = self.statistics[modality]
-        assert isinstance(statistics, _Standardize)
+        assert isinstance(statistics, Standardize)
         statistics.fit(features)
 
     def learned(self) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Methods of the field that IEF-VAD is compared with, on the same features. Written from their papers."""
