@@ -321,6 +321,7 @@ def test_store(store: FeatureStore) -> None:
     assert np.flatnonzero(abnormal.truth).tolist() == [*range(10, 20), *range(40, 48)]
     assert abnormal.truth.shape == (48,) and not normal.truth.any() and normal.truth.shape == (32,)
     np.testing.assert_allclose(abnormal.event_density, [0, 0.5, 1])
+    assert abnormal.starts.tolist() == [0, 2, 4] and abnormal.ends.tolist() == [2, 4, 6]
     image, event = abnormal.features(5)
     expected = store.read("Test/c")
     assert image.dtype == torch.float32

@@ -23,6 +23,7 @@ def recording(root: Path, segments: int) -> FeatureStore:
     sidecar = Sidecar(
         name="hour", source="hour.mp4", source_hash="h", fps=5.0, frames=16 * segments + 2, segments=segments,
         frames_dropped=2, crops=[0], settings=SETTINGS, event_density=[0.5] * segments,
+        starts=[3.2 * number for number in range(segments)], ends=[3.2 * number + 3 for number in range(segments)],
     )  # fmt: skip
     store.write("hour", image, event, sidecar)
     return store
@@ -39,6 +40,9 @@ def test_clips_hold_the_recording_in_order_with_labels_and_truth(tmp_path):
     assert [bool(video.classes) for video in benchmark.train + benchmark.test] == [True, False, True, True, True]
     joined = np.concatenate([video.truth for video in benchmark.test if video.truth is not None])
     np.testing.assert_array_equal(joined, truth[16 * 18 : 16 * 25])
+    assert benchmark.train[1].starts is not None and benchmark.train[1].ends is not None
+    np.testing.assert_allclose(benchmark.train[1].starts, 3.2 * np.arange(6), err_msg="a clip's times start at 0")
+    np.testing.assert_allclose(benchmark.train[1].ends, 3.2 * np.arange(6) + 3)
     features = np.concatenate([video.features(0)[0].numpy() for video in benchmark.train + benchmark.test])
     np.testing.assert_array_equal(features, store.read("hour")[0][0].astype(np.float32))
 
