@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _summary(report: ExtractReport, out: str) -> str:
     total = len(report.done) + len(report.skipped) + len(report.failed)
     rate = f", {report.frames} frames at {report.frames / report.seconds:.1f} frames/s" if report.frames else ""
+    if report.encoded < report.frames:
+        rate += f", {report.encoded} of them encoded"
     if report.waited:
         rate += f" (the encoder waited for frames {report.waited / report.seconds:.0%} of the time)"
     text = f"{len(report.done)} of {total} videos extracted, {len(report.skipped)} were already there{rate}: {out}"

@@ -14,7 +14,7 @@ from iefvad.detection.config import DetectConfig
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.threshold import Rule, choose_rule
 from iefvad.encoders.encoder import Encoder, build_encoder
-from iefvad.extraction.stream import FeatureStream, SegmentFeatures, grouped
+from iefvad.extraction.stream import DEFAULTS, FeatureStream, SegmentFeatures, grouped
 from iefvad.scoring.scorer import Scorer, check_encoder, choose_crops
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
@@ -60,7 +60,9 @@ class Detector:
                 f"{self.name} was trained on features without a record of their encoder (.npy lists): train from a"
                 " store made by `iefvad extract` to score videos."
             )
-        self.settings |= {
+        self.settings = {
+            **DEFAULTS,
+            **self.settings,
             "crops": choose_crops(self.settings["crops"], self.provenance.get("test_crops", "5")),
             "tail": self.config.tail,
             "on_truncated": self.config.on_truncated,

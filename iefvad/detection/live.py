@@ -112,8 +112,9 @@ class Watch:
 
     def _features(self, segment: LiveSegment, number: int) -> SegmentFeatures:
         settings = self.detector.settings
-        maps = event_maps(torch.from_numpy(segment.frames), settings).numpy()[None]
-        image, event = encode_segments(cast(Encoder, self._encoder), [segment.frames], maps, list(settings["crops"]))
+        before = None if segment.before is None else torch.from_numpy(segment.before)
+        maps = event_maps(torch.from_numpy(segment.frames), settings, before).numpy()[None]
+        image, event, encoded = encode_segments(cast(Encoder, self._encoder), [segment.frames], maps, settings)
         return SegmentFeatures(
             index=number,
             start=number * SEGMENT / self.fps,
@@ -122,6 +123,7 @@ class Watch:
             event=event[0],
             density=float(maps.mean(dtype=np.float64)),
             thumbnail=segment.thumbnail,
+            encoded=encoded[0],
         )
 
     def _score(

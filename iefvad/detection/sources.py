@@ -32,12 +32,14 @@ class LiveSegment:
         thumbnail: A small picture of the middle frame, uint8 RGB (H, W, 3).
         read: Time at which the last frame was read, as `time.monotonic()` gives it.
         clock: The same time of day, in Unix seconds.
+        before: The frame before the first one, uint8 RGB (256, 340, 3). None at the beginning and after lost frames.
     """
 
     frames: np.ndarray
     thumbnail: np.ndarray
     read: float
     clock: float
+    before: np.ndarray | None = None
 
 
 @dataclass
@@ -102,6 +104,7 @@ class LiveSource:
         self._ended = self._stop = False
         self._failure: BaseException | None = None
         self._partial: list[np.ndarray] = []
+        self._before: np.ndarray | None = None
         self._thumbnail: np.ndarray | None = None
         self._thread = threading.Thread(target=self._work, name="live", daemon=True)
 
@@ -169,7 +172,7 @@ class LiveSource:
         skip = self.health.frames if connection.finite else 0
         if not connection.finite:
             self.health.dropped += len(self._partial)
-            self._partial = []
+            self._partial, self._before = [], None
         for frame in connection:
             if self._stop:
                 return
@@ -193,7 +196,8 @@ class LiveSource:
 
     def _hand_over(self, *, wait: bool) -> None:
         assert self._thumbnail is not None
-        segment = LiveSegment(np.stack(self._partial), self._thumbnail, time.monotonic(), time.time())
+        segment = LiveSegment(np.stack(self._partial), self._thumbnail, time.monotonic(), time.time(), self._before)
+        self._before = self._partial[-1]
         self._partial, self._thumbnail = [], None
         with self._change:
             while wait and len(self._waiting) >= _AHEAD and not self._stop:

@@ -26,8 +26,23 @@ class ExtractConfig:
     normalize: Literal["clamp", "segment"] = option(
         "clamp", "divisor of the event counts: --clamp, or the highest count in the segment"
     )
+    carry: bool | None = option(
+        None,
+        "also count the events between the last frame of a segment and the first frame of the next; the published"
+        " features leave them out [default: true; for an existing store, what it was made with]",
+        switch=True,
+    )
     tail: Literal["drop", "repeat"] = option(
         "drop", "last segment with fewer than 16 frames: drop it, or repeat its last frame to fill it"
+    )
+    frames_per_segment: int = option(
+        SEGMENT,
+        "number of evenly placed frames of each 16 that the image encoder sees; event maps always use all frames",
+    )
+    keyframes: float | None = option(
+        None,
+        "let the image encoder skip a frame unless the fraction of pixels with an event since the last frame that it"
+        " saw exceeds this, within a segment; 0 skips only identical frames [default: no frame is skipped]",
     )
 
     # Encoders.
@@ -87,6 +102,7 @@ class ExtractReport:
         failed: {name: reason} of the videos that could not be extracted.
         seconds: Duration of the call.
         frames: Number of decoded frames.
+        encoded: Number of these that the image encoder saw, each with all of its crops.
         waited: Seconds in which the encoder waited for frames. 0 if the same thread decodes and encodes.
     """
 
@@ -95,6 +111,7 @@ class ExtractReport:
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     frames: int = 0
+    encoded: int = 0
     waited: float = 0.0
 
 
@@ -110,6 +127,10 @@ def check(config: ExtractConfig) -> None:
         raise UserError(f"--threshold must be at least 0, not {config.threshold}.")
     if not 1 <= config.clamp <= 255:
         raise UserError(f"--clamp must be between 1 and 255, not {config.clamp}.")
+    if not 1 <= config.frames_per_segment <= SEGMENT:
+        raise UserError(f"--frames-per-segment must be between 1 and {SEGMENT}, not {config.frames_per_segment}.")
+    if config.keyframes is not None and not 0 <= config.keyframes <= 1:
+        raise UserError(f"--keyframes must be a fraction between 0 and 1, not {config.keyframes}.")
     for name in ("batch", "workers", "ray_actors"):
         if getattr(config, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must be at least 0, not {getattr(config, name)}.")
@@ -143,7 +164,7 @@ def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
 
 
 def store_settings(encoder: Encoder, config: ExtractConfig) -> dict[str, Any]:
-    """Return what a store records about its features: encoders, where their weights are, crops and event settings."""
+    """Return what a store records about its features: encoders, where their weights are, crops, events and frames."""
     return {
         **encoder.settings,
         **encoder.weights,
@@ -151,5 +172,8 @@ def store_settings(encoder: Encoder, config: ExtractConfig) -> dict[str, Any]:
         "threshold": config.threshold,
         "clamp": config.clamp,
         "normalize": config.normalize,
+        "carry": config.carry is not False,
         "tail": config.tail,
+        "frames_per_segment": config.frames_per_segment,
+        "keyframes": config.keyframes,
     }

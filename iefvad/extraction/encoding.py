@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from iefvad.encoders.encoder import Encoder
-from iefvad.extraction.stream import density, event_maps, segment_means
-from iefvad.video import CROP, SEGMENT, WIDTH, crop_boxes
+from iefvad.extraction.frame_choice import Choice, choose_frames
+from iefvad.extraction.stream import DEFAULTS, density, event_maps
+from iefvad.video import CROP, WIDTH, crop_boxes
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -113,6 +114,7 @@ class _Video:
     image: _Rows
     event: _Rows
     density: _Rows
+    last: Tensor | None = None  # the last frame of the last segment, for the events across the segments' edge
     ended: bool = False
 
 
@@ -124,13 +126,13 @@ class VideoEncoder(Generic[Key]):
 
     Args:
         encoder: The encoder.
-        settings: The keys of `stream.DEFAULTS`.
+        settings: Values for keys of `stream.DEFAULTS`.
         across: Whether videos share batches. None tries it when a second video comes.
     """
 
     def __init__(self, encoder: Encoder, settings: Mapping[str, Any], *, across: bool | None = None) -> None:
-        self._encoder, self._settings = encoder, settings
-        self._crops = list(settings["crops"])
+        self._encoder, self._settings = encoder, {**DEFAULTS, **settings}
+        self._crops = list(self._settings["crops"])
         self._across = across
         self._shared: tuple[_Batch, _Batch] | None = None  # used by the first video only, until `across` is known
         self._opened = False
@@ -139,24 +141,31 @@ class VideoEncoder(Generic[Key]):
         self._in_flight: deque[torch.cuda.Event] = deque()
 
     @torch.inference_mode()
-    def add(self, key: Key, segment: Tensor) -> None:
+    def add(self, key: Key, segment: Tensor, before: Tensor | None = None) -> int:
         """Take the next segment of the video `key`.
 
         Args:
             key: Names the video.
             segment: uint8 (16, 256, 340, 3) on the CPU. It may be overwritten after the call.
+            before: uint8 (256, 340, 3) on the CPU, the frame before the segment. It is only needed if the segment
+                before was not added to the same video.
+
+        Returns:
+            Number of its frames that the image encoder sees.
         """
         video = self._videos.get(key) or self._open(key)
-        frames = self._upload(segment)
-        events = event_maps(frames, self._settings)
+        frames, choice = self._upload(segment)
+        events = event_maps(frames, self._settings, video.last if before is None else before.to(frames.device))
+        if self._settings["carry"]:
+            video.last = frames[-1].clone()
         video.density.next().copy_(density(events))
         video.density.done += 1
         count, dim = len(self._crops), self._encoder.dim
-        image = torch.empty(count, SEGMENT, dim, device=self._encoder.device)
+        image = torch.empty(count, len(choice.indices), dim, device=self._encoder.device)
         image_row, event_row = video.image.next(), video.event.next()
 
         def image_done() -> None:
-            image_row.copy_(segment_means(image.transpose(0, 1).contiguous()[None])[0])
+            image_row.copy_(choice.mean(image.transpose(0, 1).contiguous()))
             video.image.done += 1
 
         def event_done() -> None:
@@ -164,12 +173,13 @@ class VideoEncoder(Generic[Key]):
 
         images, maps = video.batches
         for slot, (pictures, cut) in enumerate(
-            zip(_windows(frames, self._crops), _windows(events[None], self._crops), strict=True)
+            zip(_windows(choice.of(frames), self._crops), _windows(events[None], self._crops), strict=True)
         ):
             last = slot == count - 1
             images.add(pictures, image[slot], image_done if last else None)
             maps.add(cut, event_row[slot : slot + 1], event_done if last else None)
         self._keep_pace()
+        return len(choice.indices)
 
     @torch.inference_mode()
     def end(self, key: Key) -> None:
@@ -235,15 +245,17 @@ class VideoEncoder(Generic[Key]):
         if len(self._in_flight) > _IN_FLIGHT:
             self._in_flight.popleft().synchronize()
 
-    def _upload(self, segment: Tensor) -> Tensor:
+    def _upload(self, segment: Tensor) -> tuple[Tensor, Choice]:
+        """Return the segment on the encoder's device, and which of its frames are encoded."""
         if self._copies is None:
-            return segment
-        # On a separate stream, so that waiting for the copy does not mean waiting for the encoder.
+            return segment, choose_frames(segment, self._settings)
+        # On a separate stream, so that waiting for the copy and for the choice does not mean waiting for the encoder.
         with torch.cuda.stream(self._copies):
             frames = segment.to(self._encoder.device, non_blocking=True)
+            choice = choose_frames(frames, self._settings)
         self._copies.synchronize()
         frames.record_stream(torch.cuda.current_stream(self._encoder.device))
-        return frames
+        return frames, choice
 
 
 def _windows(images: Tensor, indices: list[int]) -> Iterator[Tensor]:

@@ -49,7 +49,7 @@ def extract(
             raise ValueError("with engine='ray' every actor builds its encoder from config: give no encoder")
         return extract_with_ray(paths, Path(out), config)
     encoder = encoder or encoder_of(config)
-    store = open_store(Path(out), store_settings(encoder, config))
+    store = open_store(Path(out), store_settings(encoder, config), carry=config.carry)
     with Jobs(store, paths, quiet=config.quiet) as jobs:
         run_local(jobs, encoder, store.settings | {"on_truncated": config.on_truncated}, config.workers)
     return jobs.report

@@ -21,7 +21,7 @@ from iefvad.encoders.sources import same_encoder
 from iefvad.extraction.config import ExtractReport
 from iefvad.extraction.decoding import Ended, Opened
 from iefvad.extraction.progress import Progress
-from iefvad.features.store import FeatureStore, Sidecar, hash_file, is_store
+from iefvad.features.store import FeatureStore, Sidecar, hash_file, is_store, with_defaults
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import remove_left_over, write_text
 from iefvad.video import ClockReport, find_videos
@@ -180,7 +180,7 @@ class Jobs:
         self.report.done.sort(key=place.__getitem__)
         self.report.skipped.sort(key=place.__getitem__)
         self.report.failed = {name: self.report.failed[name] for name in place if name in self.report.failed}
-        self.report.frames = self.progress.frames
+        self.report.frames, self.report.encoded = self.progress.frames, self.progress.encoded
         self.report.seconds = time.perf_counter() - self._begin
 
 
@@ -226,14 +226,21 @@ def name_videos(videos: Sequence[str | Path]) -> dict[str, Path]:
     return named or {path.stem: path for path in find_videos(list(videos))}
 
 
-def open_store(root: Path, settings: dict[str, Any]) -> FeatureStore:
+def open_store(root: Path, settings: dict[str, Any], *, carry: bool | None = None) -> FeatureStore:
     """Open or create the store. Weights that were moved to another path count as the same weights.
+
+    Args:
+        root: Folder of the store.
+        settings: What it shall record.
+        carry: The `carry` that the user wants. None takes that of an existing store, such as one of an older version.
 
     Raises:
         UserError: The store was made with other settings, or cannot be written.
     """
     if is_store(root):
         stored = FeatureStore(root).settings
+        if carry is None:
+            settings["carry"] = with_defaults(stored)["carry"]
         for stream in ("image", "event"):
             if stored.get(f"{stream}_weights_hash") != settings[f"{stream}_weights_hash"]:
                 continue

@@ -142,11 +142,11 @@ class _Pipeline:
             self.videos[job] = _Video(event)
         elif isinstance(event, np.ndarray):
             video = self.videos[job]
-            self.encoder.add(job, torch.from_numpy(event))
+            encoded = self.encoder.add(job, torch.from_numpy(event))
             self.free.put(event)
             video.segments += 1
             claimed = video.opened.frames or math.inf
-            self.jobs.progress.advance(job.name, SEGMENT, video.segments * SEGMENT / claimed)
+            self.jobs.progress.advance(job.name, SEGMENT, video.segments * SEGMENT / claimed, encoded)
         elif isinstance(event, Ended):
             self.videos[job].ended = event
             self.encoder.end(job)

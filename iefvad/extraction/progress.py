@@ -25,10 +25,11 @@ class Progress:
 
     Attributes:
         frames: Number of frames decoded so far.
+        encoded: Number of these that the image encoder sees.
     """
 
     def __init__(self, paths: Mapping[str, Path], *, quiet: bool) -> None:
-        self.frames = 0
+        self.frames = self.encoded = 0
         self._sizes = {name: _size(path) for name, path in paths.items()}
         self._left = sum(self._sizes.values())
         self._fractions: dict[str, float] = {}  # of each video in work: the fraction that is done
@@ -43,10 +44,14 @@ class Progress:
             bar_format="{l_bar}{bar}| {n:.1f}/{total} videos [{elapsed}{postfix}]",
         )
 
-    def advance(self, name: str, frames: int, fraction: float) -> None:
-        """Note that `frames` more frames of a video are decoded and that `fraction` of it (0 to 1) is done."""
+    def advance(self, name: str, frames: int, fraction: float, encoded: int = 0) -> None:
+        """Note that `frames` more frames of a video are decoded and that `fraction` of it (0 to 1) is done.
+
+        `encoded` of them go through the image encoder.
+        """
         with self._lock:
             self.frames += frames
+            self.encoded += encoded
             self._fractions[name] = min(1.0, fraction)
         self.show()
 

@@ -28,7 +28,8 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.threads import chosen
 from iefvad.video import SEGMENT
 
-# Kinds of rows. Every row has `name`, `kind`, `index` and `info` (JSON). Segments also have `frames`, later features.
+# Kinds of rows. Every row has `name`, `kind`, `index` and `info` (JSON). Segments also have `frames` and the frame
+# `before` them (empty where there is none, or it does not count), later features and the number of `encoded` frames.
 _SEGMENT, _FAILED, _SKIPPED, _BROKEN = "segment", "failed", "skipped", "broken"
 
 
@@ -56,7 +57,7 @@ def extract_with_ray(paths: dict[str, Path], out: Path, config: ExtractConfig) -
         raise UserError(f"--engine ray needs Ray ({error}): pip install 'iefvad[ray]'.") from None
     # This encoder only provides the settings of the store, with the hashes of the weights. The actors compute.
     encoder = encoder_of(config, device="cpu")
-    store = open_store(out, store_settings(encoder, config))
+    store = open_store(out, store_settings(encoder, config), carry=config.carry)
     settings = store.settings | {"on_truncated": config.on_truncated}
     hashes = {key: value for key, value in encoder.settings.items() if key.endswith("_hash")}
     del encoder
@@ -187,22 +188,34 @@ class _Decode:
 
     def _decode(self, process: DecodingProcess, name: str, path: Path, source_hash: str) -> Iterator[dict[str, Any]]:
         opened, last, index = Opened(25.0, None), None, 0
+        before: np.ndarray | None = None
+        carry = self.settings.get("carry", False)
         for part in process.decode(path, self.settings, lambda: np.empty(SHAPE, np.uint8)):
             if isinstance(part, Opened):
                 opened = part
             elif isinstance(part, Ended):
                 assert last is not None
                 ended = dataclasses.asdict(part) | {"segments": index, "source_hash": source_hash}
-                yield _row(name, _SEGMENT, index - 1, last, opened=dataclasses.asdict(opened), ended=ended)
+                yield _row(name, _SEGMENT, index - 1, last, before, opened=dataclasses.asdict(opened), ended=ended)
             else:
                 if last is not None:
-                    yield _row(name, _SEGMENT, index - 1, last, opened=dataclasses.asdict(opened))
+                    yield _row(name, _SEGMENT, index - 1, last, before, opened=dataclasses.asdict(opened))
+                    before = last[-1] if carry else None
                 last, index = part, index + 1
 
 
-def _row(name: str, kind: str, index: int = 0, frames: np.ndarray | None = None, **info: Any) -> dict[str, Any]:
-    content = b"" if frames is None else frames.tobytes()
-    return {"name": name, "kind": kind, "index": index, "info": json.dumps(info), "frames": content}
+def _row(
+    name: str,
+    kind: str,
+    index: int = 0,
+    frames: np.ndarray | None = None,
+    before: np.ndarray | None = None,
+    **info: Any,
+) -> dict[str, Any]:
+    pictures = {
+        key: b"" if array is None else array.tobytes() for key, array in (("frames", frames), ("before", before))
+    }
+    return {"name": name, "kind": kind, "index": index, "info": json.dumps(info), **pictures}
 
 
 class _Encode:
@@ -230,14 +243,16 @@ class _Encode:
         count = len(rows["name"])
         dim = 1 if self.problem else self.encoder.dim
         image, event = (np.zeros((count, self.crops, dim), np.float32) for _ in range(2))
-        density = np.zeros(count)
+        density, encoded = np.zeros(count), np.zeros(count, np.int64)
         kind, info = rows["kind"].astype(object), rows["info"].astype(object)
         if self.problem:
             kind[:], info[:] = _BROKEN, json.dumps({"reason": self.problem})
         else:
             for place in np.flatnonzero(kind == _SEGMENT).tolist():
                 frames = np.frombuffer(rows["frames"][place], np.uint8).reshape(SHAPE)
-                self.video_encoder.add(place, torch.from_numpy(frames.copy()))
+                last = np.frombuffer(rows["before"][place], np.uint8).reshape(-1, *SHAPE[1:])
+                before = torch.from_numpy(last[0].copy()) if len(last) else None
+                encoded[place] = self.video_encoder.add(place, torch.from_numpy(frames.copy()), before)
                 self.video_encoder.end(place)
             self.video_encoder.flush()
             for done in self.video_encoder.complete():
@@ -245,7 +260,7 @@ class _Encode:
                 event[done.key] = done.event[:, 0].cpu().numpy()
                 density[done.key] = done.density[0]
         kept = {"name": rows["name"], "index": rows["index"], "kind": kind, "info": info}
-        return kept | {"image": image, "event": event, "density": density}
+        return kept | {"image": image, "event": event, "density": density, "encoded": encoded}
 
 
 @dataclasses.dataclass
@@ -273,7 +288,7 @@ def _collect(jobs: Jobs, rows: Iterator[dict[str, Any]], settings: dict[str, Any
             video.opened = Opened(**info["opened"])
             video.ended = info.get("ended") or video.ended
             claimed = video.opened.frames or float("inf")
-            jobs.progress.advance(name, SEGMENT, len(video.rows) * SEGMENT / claimed)
+            jobs.progress.advance(name, SEGMENT, len(video.rows) * SEGMENT / claimed, int(row["encoded"]))
             if video.ended and len(video.rows) == video.ended["segments"]:
                 _store(jobs, name, videos.pop(name), settings)
         jobs.check()

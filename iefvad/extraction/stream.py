@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ief_kernels import event_synthesis
 from iefvad.encoders.encoder import Encoder
+from iefvad.extraction.frame_choice import choose_frames
+from iefvad.features.store import UNRECORDED
 from iefvad.utils.prefetch import ahead
 from iefvad.video import SEGMENT, Segments, crops
 
@@ -32,8 +34,9 @@ DEFAULTS: dict[str, Any] = {
     "normalize": "clamp",
     "tail": "drop",
     "on_truncated": "error",
+    **UNRECORDED,
 }
-"""The settings that `FeatureStream` reads, with their default values."""
+"""The settings that `FeatureStream` reads, with the values that a store without them stands for."""
 
 _THUMBNAIL_HEIGHT = 120
 _AHEAD = 8  # segments decoded ahead of the encoder: 33 MB at 340 x 256
@@ -51,6 +54,7 @@ class SegmentFeatures:
         event: float32 (C, D) on the CPU, one row per crop.
         density: Mean of the event map of the whole picture.
         thumbnail: uint8 (H, W, 3) RGB, a small picture of the middle frame with the aspect ratio of the video.
+        encoded: Number of frames that the image encoder saw.
     """
 
     index: int
@@ -60,6 +64,7 @@ class SegmentFeatures:
     event: Tensor
     density: float
     thumbnail: np.ndarray
+    encoded: int = SEGMENT
 
 
 @dataclass
@@ -102,15 +107,15 @@ class FeatureStream:
         self.fps = self.segments.info.fps
 
     def __iter__(self) -> Generator[SegmentFeatures, None, None]:
-        indices: list[int] = list(self.settings["crops"])
+        rows = self.settings["frames_per_segment"] * len(self.settings["crops"])
         # A portion never spans two videos, so that features do not depend on the video before.
-        portion = max(1, self.encoder.batch // (SEGMENT * len(indices)))
+        portion = max(1, self.encoder.batch // rows)
         prepared = ahead(self._prepare(), _AHEAD) if self.prefetch else self._prepare()
         index = 0
         try:
             for group in grouped(prepared, portion):
-                image, event = encode_segments(
-                    self.encoder, [item.frames for item in group], np.stack([item.map for item in group]), indices
+                image, event, encoded = encode_segments(
+                    self.encoder, [item.frames for item in group], np.stack([item.map for item in group]), self.settings
                 )
                 for row, item in enumerate(group):
                     yield SegmentFeatures(
@@ -121,6 +126,7 @@ class FeatureStream:
                         event=event[row],
                         density=float(density(torch.from_numpy(item.map))),
                         thumbnail=item.thumbnail,
+                        encoded=encoded[row],
                     )
                     index += 1
         finally:
@@ -129,9 +135,11 @@ class FeatureStream:
     def _prepare(self) -> Generator[_Prepared, None, None]:
         info = self.segments.info
         width = max(1, round(_THUMBNAIL_HEIGHT * info.width / info.height))
+        before: Tensor | None = None
         try:
             for number, frames in enumerate(self.segments):
-                events = event_maps(torch.from_numpy(frames), self.settings)
+                events = event_maps(torch.from_numpy(frames), self.settings, before)
+                before = torch.from_numpy(frames[-1].copy())
                 thumbnail = cv2.resize(
                     frames[len(frames) // 2], (width, _THUMBNAIL_HEIGHT), interpolation=cv2.INTER_AREA
                 )
@@ -141,25 +149,31 @@ class FeatureStream:
             self.segments.close()
 
 
-def event_maps(frames: Tensor, settings: Mapping[str, Any]) -> Tensor:
+def event_maps(frames: Tensor, settings: Mapping[str, Any], before: Tensor | None = None) -> Tensor:
     """Synthesise the event maps of segments (`docs/specification.md#event-synthesis`).
 
     Args:
         frames: uint8 (..., 16, H, W, 3) RGB, one segment or several.
-        settings: The keys `threshold`, `clamp` and `normalize` of `DEFAULTS`; others are ignored.
+        settings: The keys `threshold`, `clamp`, `normalize` and `carry` of `DEFAULTS`; others are ignored.
+        before: uint8 (..., H, W, 3), the frame before each segment, where there is one. Its difference to the first
+            frame counts if `carry` is set.
 
     Returns:
         float32 (..., H, W) in [0, 1], on the device of `frames`.
     """
     return event_synthesis(
-        frames, threshold=settings["threshold"], clamp=settings["clamp"], normalize=settings["normalize"]
+        frames,
+        threshold=settings["threshold"],
+        clamp=settings["clamp"],
+        normalize=settings["normalize"],
+        carry=before if settings["carry"] else None,
     )
 
 
 def encode_segments(
-    encoder: Encoder, frames: Sequence[np.ndarray], maps: np.ndarray, indices: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Crop and encode S segments (`docs/specification.md#data-flow`).
+    encoder: Encoder, frames: Sequence[np.ndarray], maps: np.ndarray, settings: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Choose frames, crop and encode S segments (`docs/specification.md#data-flow`).
 
     The image feature of a segment is the float32 mean over its frames. An event map is made from the whole picture and
     then cropped.
@@ -168,25 +182,21 @@ def encode_segments(
         encoder: The encoder.
         frames: S arrays, uint8 (16, 256, 340, 3) RGB.
         maps: Event maps, float32 (S, 256, 340).
-        indices: C crop numbers, as in `iefvad.video.crop_boxes`.
+        settings: The keys `crops` (C numbers), `frames_per_segment`, `keyframes` and `threshold` of `DEFAULTS`.
 
     Returns:
-        Image and event features, float32 (S, C, D) each, on the CPU.
+        Image and event features, float32 (S, C, D) each, on the CPU, and the number of encoded frames per segment.
     """
-    cut = [crops(segment, indices) for segment in frames]
+    indices = list(settings["crops"])
+    choices = [choose_frames(torch.from_numpy(segment), settings) for segment in frames]
+    cut = [crops(choice.of(segment), indices) for choice, segment in zip(choices, frames, strict=True)]
     pixels = torch.from_numpy(cut[0] if len(cut) == 1 else np.concatenate(cut))
-    image = encoder.encode_image(pixels.flatten(0, 1))
-    image = segment_means(image.view(len(frames), -1, len(indices), encoder.dim))
+    encoded = [len(choice.indices) for choice in choices]
+    rows = encoder.encode_image(pixels.flatten(0, 1)).view(-1, len(indices), encoder.dim).split(encoded)
+    # Segments are averaged one by one. A sum over several could have another order and differ in its last bit.
+    image = torch.stack([choice.mean(segment) for choice, segment in zip(choices, rows, strict=True)])
     event = encoder.encode_event(torch.from_numpy(crops(maps, indices)).flatten(0, 1))
-    return image.cpu(), event.view(len(frames), len(indices), encoder.dim).cpu()
-
-
-def segment_means(rows: Tensor) -> Tensor:
-    """Return the mean over the frames of each segment, float32 (S, frames, C, D) → (S, C, D).
-
-    Segments are averaged one by one. A sum over several segments could have another order and differ in its last bit.
-    """
-    return torch.stack([segment.mean(0) for segment in rows])
+    return image.cpu(), event.view(len(frames), len(indices), encoder.dim).cpu(), encoded
 
 
 def density(events: Tensor) -> Tensor:

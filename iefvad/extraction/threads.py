@@ -78,7 +78,7 @@ def _features(jobs: Jobs, job: Job, encoder: Encoder, settings: dict[str, Any], 
             image.append(segment.image)
             event.append(segment.event)
             densities.append(segment.density)
-            jobs.progress.advance(job.name, SEGMENT, len(image) * SEGMENT / claimed)
+            jobs.progress.advance(job.name, SEGMENT, len(image) * SEGMENT / claimed, segment.encoded)
     opened = Opened(stream.fps, stream.segments.info.frames)
     ended = Ended.of(stream.segments)
     sidecar = sidecar_of(job, settings, opened, ended, len(image), densities)

@@ -16,7 +16,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +34,10 @@ _SETTINGS, _INDEX = "store.json", "index.csv"
 _INDEX_COLUMNS = ("name", "source", "source_hash", "fps", "frames", "segments", "frames_dropped", "crops")
 _LATER = ("starts", "ends", "clock")  # keys that stores of earlier versions lack
 _WHOLE_FILE, _BLOCK = 64 << 20, 8 << 20
+
+
+UNRECORDED: dict[str, Any] = {"carry": False, "frames_per_segment": 16, "keyframes": None}
+"""Settings that older stores do not have, and what that means. With these values no store records them."""
 
 
 @dataclass
@@ -76,6 +80,14 @@ def is_store(root: PathLike) -> bool:
     return (Path(root) / _SETTINGS).is_file()
 
 
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a store with the values that absent ones stand for: no `carry`, all frames encoded.
+
+    Settings of something else, such as features without a record of their origin, are returned as they are.
+    """
+    return {**UNRECORDED, **settings} if "crops" in settings else dict(settings)
+
+
 class FeatureStore:
     """Features of many videos in one folder, all made with the same settings.
 
@@ -95,7 +107,7 @@ class FeatureStore:
 
     def __init__(self, root: PathLike, *, settings: dict[str, Any] | None = None, create: bool = False) -> None:
         self.root = Path(root)
-        wanted = None if settings is None else _plain({"format": FORMAT, **settings})
+        wanted = None if settings is None else _recorded({"format": FORMAT, **settings})
         stored = self._read_settings()
         if stored is None:
             if not create:
@@ -112,9 +124,10 @@ class FeatureStore:
                 f"{self.root} has store format {stored.get('format')}, this version reads {FORMAT}; extract the videos"
                 " again into another folder"
             )
-        if wanted is not None and wanted != stored:
-            keys = [key for key in sorted({*wanted, *stored}) if wanted.get(key) != stored.get(key)]
-            differences = "; ".join(f"{key}: {stored.get(key)!r} there, {wanted.get(key)!r} here" for key in keys)
+        if wanted is not None and wanted != _recorded(stored):
+            there, here = {**UNRECORDED, **stored}, {**UNRECORDED, **wanted}
+            keys = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
+            differences = "; ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in keys)
             raise UserError(
                 f"{self.root} was made with other settings ({differences}); use these settings or another folder"
             )
@@ -336,9 +349,10 @@ def _write_safetensors(file: BinaryIO, tensors: dict[str, np.ndarray], metadata:
         file.write(tensor.data if tensor.size else b"")
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(_json(settings))  # tuples become lists, as in settings that are read back
-    return plain
+def _recorded(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as a store records them: tuples become lists, and what older stores do not have is left out."""
+    recorded: dict[str, Any] = json.loads(_json(settings))
+    return {key: value for key, value in recorded.items() if key not in UNRECORDED or value != UNRECORDED[key]}
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from iefvad.encoders.sources import same_encoder
+from iefvad.features.store import with_defaults
 from iefvad.features.videos import Video, pad_batch
 from iefvad.model.network import Network, State
 from iefvad.scoring.video_scores import VideoScores
@@ -170,6 +171,7 @@ def check_encoder(trained: Mapping[str, Any], given: Mapping[str, Any], what: st
     Raises:
         UserError: a setting that changes the features differs.
     """
+    trained, given = with_defaults(trained), with_defaults(given)
     ignored = {"crops", "format", "tail"}  # none of these changes a feature, nor where the weights are
     ignored |= {f"{stream}_weights{what}" for stream in ("image", "event") for what in ("", "_origin")}
     differing = [

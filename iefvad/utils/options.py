@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names at run time
     ActionConfigFile,
+    ActionYesNo,
     ArgumentParser,
     DefaultHelpFormatter,
     Namespace,
@@ -23,16 +24,18 @@ from iefvad.utils.threads import use_threads
 Config = TypeVar("Config")
 
 
-def option(default: Any, text: str) -> Any:
+def option(default: Any, text: str, *, switch: bool = False) -> Any:
     """Make a field of a dataclass that `add_options` turns into an option of the command line.
 
     Args:
         default: Value of the field where the option is not given.
         text: Help text of the option.
+        switch: The option is a pair without a value: `--NAME` for true, `--no-NAME` for false.
     """
+    metadata = {"help": text, "switch": switch}
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": text})
-    return dataclasses.field(default=default, metadata={"help": text})
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 class _HelpFormatter(DefaultHelpFormatter):
@@ -70,6 +73,8 @@ def add_options(parser: ArgumentParser, cls: type, groups: dict[str, str] | None
             default = field.default_factory()
         if hint is bool and default is False:
             target.add_argument(flag, action="store_true", help=text)
+        elif field.metadata["switch"]:
+            target.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=default, help=text)
         elif hint in (list[int], list[int] | None):
             target.add_argument(flag, nargs="+", type=int, default=default, help=text, metavar="N")
         else:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 
-from ief_kernels import event_synthesis
 from iefvad.cli.extract import main
 from iefvad.encoders.encoder import build_encoder
 from iefvad.extraction.config import ExtractConfig
@@ -27,7 +26,7 @@ from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
 from iefvad.utils.prefetch import ahead
 from iefvad.video import read_frames, resize, ten_crop
-from tests.helpers.video_files import content, make_video, small_vit
+from tests.helpers.video_files import content, event_maps_of, make_video, small_vit
 
 # Relative: half a unit in the last place of float16. Absolute: differences of float32 sums in another order.
 RTOL, ATOL = 6e-4, 1e-4
@@ -83,7 +82,7 @@ def test_features_equal_a_plain_computation(originals: Path, tmp_path: Path, cro
     torch.testing.assert_close(
         torch.from_numpy(image).float(), rows.view(crops, 2, 16, -1).mean(2), rtol=RTOL, atol=ATOL
     )
-    maps = event_synthesis(torch.from_numpy(resize(frames)).view(2, 16, 256, 340, 3), backend="reference")
+    maps = event_maps_of(resize(frames))
     np.testing.assert_allclose(sidecar.event_density, maps.mean((1, 2)), rtol=1e-5)
     boxes = [(16, 58), (0, 0), (0, 116), (32, 0), (32, 116)]
     windows = [maps[:, top : top + 224, left : left + 224] for top, left in boxes]
@@ -275,7 +274,7 @@ def test_encoder_failures_are_not_blamed_on_the_video(videos: Path, tmp_path: Pa
 
 
 def test_stream_gives_times_pictures_and_the_stored_features(videos: Path, tmp_path: Path) -> None:
-    stream = FeatureStream(videos / "b.mp4", build_encoder(device="cpu"), {"tail": "repeat", "dim": 256})
+    stream = FeatureStream(videos / "b.mp4", build_encoder(device="cpu"), {"tail": "repeat", "carry": True, "dim": 256})
     segments = list(stream)
     assert [segment.index for segment in segments] == [0, 1, 2]
     assert [segment.start for segment in segments] == [0.0, 1.6, 3.2] and stream.segments.frames_read == 33

@@ -20,7 +20,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ief_kernels import event_synthesis
 from iefvad.cli.extract import main
 from iefvad.encoders.encoder import Encoder, build_encoder
 from iefvad.extraction import local
@@ -33,7 +32,7 @@ from iefvad.extraction.stream import DEFAULTS
 from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
 from iefvad.video import Segments, read_frames, resize, ten_crop
-from tests.helpers.video_files import content, make_video, small_vit
+from tests.helpers.video_files import content, event_maps_of, make_video, small_vit
 
 # Relative: half a unit in the last place of float16. Absolute: differences of float32 sums in another order.
 RTOL, ATOL = 6e-4, 2e-4
@@ -95,7 +94,7 @@ def test_features_equal_a_plain_computation(videos: Path, tmp_path: Path, encode
     cut = torch.from_numpy(ten_crop(frames)[:, :crops])
     rows = torch.stack([encoder.encode_image(cut[:, crop]) for crop in range(crops)]).view(crops, 3, 16, -1).mean(2)
     torch.testing.assert_close(torch.from_numpy(image).float(), rows, rtol=RTOL, atol=ATOL)
-    maps = event_synthesis(torch.from_numpy(resize(frames)).view(3, 16, 256, 340, 3), backend="reference")
+    maps = event_maps_of(resize(frames))
     assert sidecar.event_density == [float(events.numpy().mean(dtype=np.float64)) for events in maps]
     boxes = [(16, 58), (0, 0), (0, 116), (32, 0), (32, 116)]
     windows = [maps[:, top : top + 224, left : left + 224] for top, left in boxes]

@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from iefvad.cli.extract import main
 from iefvad.encoders.encoder import build_encoder
 from iefvad.extraction.config import ExtractConfig, encoder_of
 from iefvad.extraction.decoding import DecodingProcess
 from iefvad.extraction.extract import extract
+from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
 from tests.helpers.video_files import content, make_video, small_vit
 
@@ -107,6 +109,28 @@ def test_decoding_tasks(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["kind"] for row in rows] == ["failed"] and "it crashed" in rows[0]["info"]
 
 
+def test_the_stages_give_the_features_of_the_local_engine(videos: Path, tmp_path: Path) -> None:
+    """Without Ray between them; segments of one video come in several calls and in any order."""
+    from iefvad.extraction.ray_engine import _Decode, _Encode
+
+    given = config(image_model=small_vit(tmp_path / "model"), frames_per_segment=6, keyframes=0.03)
+    path = videos / "sub" / "b.avi"
+    report = extract([path], tmp_path / "store", given)
+    store = FeatureStore(tmp_path / "store")
+    rows = list(_Decode({**store.settings, "on_truncated": "error"})({"name": "b", "path": str(path), "known": ""}))
+    encode = _Encode(given, store.settings, {}, torch.get_num_threads())
+    image, event, sidecar = store.read("b")
+    encoded = 0
+    for places in ([2, 0], [3, 1]):
+        batch = {key: np.array([rows[place][key] for place in places], object) for key in rows[0]}
+        out = encode(batch)
+        np.testing.assert_array_equal(out["image"].astype(np.float16), image[:, places].swapaxes(0, 1))
+        np.testing.assert_array_equal(out["event"].astype(np.float16), event[:, places].swapaxes(0, 1))
+        assert out["density"].tolist() == [sidecar.event_density[place] for place in places]
+        encoded += int(out["encoded"].sum())
+    assert encoded == report.encoded < report.frames / 2
+
+
 def test_an_actor_says_what_is_wrong_with_it() -> None:
     from iefvad.extraction.ray_engine import _Encode
 
@@ -129,19 +153,18 @@ def test_files_equal_those_of_the_local_engine(videos: Path, tmp_path: Path, cap
     ray = pytest.importorskip("ray")
     (videos / "bad.mp4").write_text("not a video")
     model = small_vit(tmp_path / "model")
-    extract([videos], tmp_path / "local", config(crops=5, image_model=model))
-    extract(
-        [videos / "c.mp4"], tmp_path / "ray", config(crops=5, image_model=model)
-    )  # begun by the local engine, finished by Ray
+    settings: dict[str, object] = {"crops": 5, "image_model": model, "frames_per_segment": 6, "keyframes": 0.03}
+    local = extract([videos], tmp_path / "local", config(**settings))
+    begun = extract([videos / "c.mp4"], tmp_path / "ray", config(**settings))  # by the local engine, finished by Ray
     capfd.readouterr()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
     try:
-        report = extract([videos], tmp_path / "ray", config(crops=5, image_model=model, engine="ray"))
+        report = extract([videos], tmp_path / "ray", config(**settings, engine="ray"))
         assert ray.is_initialized()  # what was running stays
     finally:
         ray.shutdown()
     assert report.done == ["a", "sub/b"] and report.skipped == ["c"] and list(report.failed) == ["bad"]
-    assert report.frames == 32 + 64
+    assert report.frames == 32 + 64 and 0 < report.encoded == local.encoded - begun.encoded < report.frames / 2
     assert content(tmp_path / "ray") == content(tmp_path / "local")
     assert "bad failed" in capfd.readouterr().err
 
@@ -157,6 +180,7 @@ def test_rows_that_never_come_are_reported() -> None:
         check=lambda: None,
     )
     row = {"name": "a", "kind": "segment", "index": 0, "info": '{"opened": {"fps": 25.0, "frames": null}}'}
+    row["encoded"] = 16
     _collect(record, iter([row]), {})  # type: ignore[arg-type]
     assert "only 1 of its segments" in failed["a"]
     with pytest.raises(UserError, match="cannot work: no memory"):

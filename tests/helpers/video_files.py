@@ -10,6 +10,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from ief_kernels import event_synthesis
 from iefvad.encoders.towers import _open_clip_tower
 
 
@@ -29,6 +30,14 @@ def make_video(path: Path, frames: int = 40, size: tuple[int, int] = (96, 64), s
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def event_maps_of(frames: np.ndarray, *, carry: bool = True) -> torch.Tensor:
+    """Return reference event maps (T, H, W) of resized frames (16 T, H, W, 3), 17 frames each with `carry`."""
+    pixels = torch.from_numpy(frames)
+    starts = range(0, len(frames), 16)
+    parts = [pixels[max(0, start - carry) : start + 16] for start in starts]
+    return torch.stack([event_synthesis(part, backend="reference") for part in parts])
 
 
 def content(root: Path) -> dict[str, bytes]:

@@ -32,7 +32,7 @@ def embedded_store(cache: str | None = None, *, seed: int = 0, progress: bool = 
     folder = cache_folder(cache) / f"synth-{settings_of(seed)['hash']}"
     generate(folder / "dataset", seed=seed, workers=threads(), progress=progress)
     store = folder / "features"
-    report = extract([folder / "dataset" / "videos"], store, ExtractConfig(crops=1, quiet=not progress))
+    report = extract([folder / "dataset" / "videos"], store, ExtractConfig(crops=1, carry=False, quiet=not progress))
     if report.failed:
         name, reason = next(iter(report.failed.items()))
         raise UserError(f"the embedded benchmark cannot be read ({name}: {reason}): delete {folder} and try again.")
