@@ -199,6 +199,8 @@ class Decoder:
         self.problem: str | None = None
         self._duration = 0.0  # of the last frame in seconds, 0 where the file does not say
         self._flaws: list[float] = []  # seconds at which data were damaged
+        self._marked: float | None = None  # time of a packet that is marked as corrupt
+        self._since = 0  # packets since that one
         self._tick = 0.0  # seconds per unit of a time stamp
         self._before: float | None = None  # time of the last packet that has one
         self._packets = 0  # since that packet
@@ -299,8 +301,7 @@ class Decoder:
         self._packets += 1
         if packet.dts is not None:
             seconds = self.clock.seconds_of(packet.dts * self._tick)
-            if packet.is_corrupt:
-                self._note_flaw(seconds)
+            self._weigh(packet, seconds)
             if self._before is not None:
                 lost = round((seconds - self._before) * self.clock.rate) - self._packets
                 if lost >= JUMP:
@@ -314,6 +315,21 @@ class Decoder:
                 if _is_torn(self.path, place, packet.pos, kind):
                     self._note_flaw(seconds)
             self._place, self._doubt = packet.pos, None
+
+    def _weigh(self, packet: av.Packet[Any], seconds: float) -> None:
+        """Take a packet that is marked as corrupt for a flaw, unless a key frame follows at once.
+
+        Where transport streams were joined, the counter of their packets jumps, and the last packet before is marked.
+        """
+        if packet.is_corrupt:
+            self._marked, self._since = seconds, 0
+        elif self._marked is not None:
+            self._since += 1
+            if packet.is_keyframe:
+                self._marked = None
+            elif self._since == 2:  # FFmpeg may mark the packet before
+                self._note_flaw(self._marked)
+                self._marked = None
 
     def _look_for_jump(self, packets: Iterator[av.Packet[Any]], kind: str) -> None:
         """Read on after a failure, without decoding: the message says where the stream goes on."""

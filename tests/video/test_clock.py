@@ -216,6 +216,26 @@ def test_joined_recordings_go_on_where_the_first_one_ends(tmp_path: Path) -> Non
     assert report.restarts == pytest.approx((3.2,), abs=0.041) and "start again at 0:00:03" in report.notes()[0]
 
 
+def test_joined_recordings_with_a_pause_are_not_damaged(tmp_path: Path) -> None:
+    """Two parts of one camera's recording: the second has the camera's clock, 20 s later."""
+    plain = {"options": {"bf": "0"}}
+    first, second = write(tmp_path / "1.ts", 80, **plain), write(tmp_path / "2.ts", 48, offset=500, **plain)
+    (tmp_path / "joined.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    starts, ends, report = times_of(tmp_path / "joined.ts")
+    assert starts == [*regular(5), *regular(3, first=20)] and ends[-1] == 21.92
+    assert [loss.frames for loss in report.lost] == [420]
+
+
+def test_lost_packets_of_a_transport_stream_are_damage(tmp_path: Path) -> None:
+    """A recorder wrote what a network left over: whole packets of 188 bytes are missing, within pictures."""
+    path = write(tmp_path / "udp.ts", 200, options={"bf": "0"})
+    data, size = path.read_bytes(), 188
+    packets = len(data) // size
+    path.write_bytes(data[: packets * 3 // 10 * size] + data[packets * 6 // 10 * size :])
+    with pytest.raises(UserError, match=r"damaged.*frames lost"):
+        times_of(path)
+
+
 def test_stamps_that_pass_33_bits(tmp_path: Path) -> None:
     """The clock of a transport stream ends after 26.5 hours and starts again at 0."""
     last = 2**33 // (90_000 // RATE)
@@ -291,10 +311,18 @@ def test_one_event_has_the_time_of_a_player_in_three_files(
         pytest.skip("the file is not among the data")
     missing = 100 if name == "gap.ts" else 0
     times = [time for _, time in timed_frames(path)]
+    segments = Segments(path, tail="repeat")
+    assert sum(1 for _ in segments) == (14 if missing else 20)
     # The event is in frames 247 to 320 of the whole.
     assert times[247 - missing] == pytest.approx(start, abs=0.05)
-    segments = Segments(path)
-    for _ in segments:
-        pass
-    assert segments.ends[-1] == pytest.approx(end, abs=0.5 if missing else 1e-3), "220 frames are no whole segments"
+    assert segments.ends[-1] == pytest.approx(end, abs=1e-3)
     assert [loss.frames for loss in segments.clock.lost] == ([100] if missing else [])
+
+
+def test_a_hole_is_an_error_that_names_the_loss(shared_data: Path) -> None:
+    path = shared_data / "reports" / "damage" / "hole.ts"
+    if not path.is_file():
+        pytest.skip("the file is not among the data")
+    with pytest.raises(UserError, match=r"about 100 frames lost from 0:00:04\.0 to 0:00:08\.0"):
+        times_of(path)
+    assert times_of(path, "keep")[1][-1] == pytest.approx(12.32)
