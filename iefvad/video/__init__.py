@@ -1,7 +1,7 @@
 """Video files and folders of frames to uint8 frames, 16-frame segments and the field's ten crops.
 
-In reading order: `frames` (segments, resizing, crops), `opening` (what counts as a video file), `clock` (times from time
-stamps), `folders` (of frames), `finding` (the search for both), `decoding`, `segments`.
+In reading order: `frames` (segments, resizing, crops), `opening` (what counts as a video file), `clock` (times from
+time stamps), `folders` (of frames), `finding` (the search for both), `decoding`, `segments`.
 """
 
 from iefvad.video.clock import ClockReport, FrameClock, Loss

@@ -187,7 +187,7 @@ def test_folders_of_frames(run, clip: Path, tmp_path: Path, command: str) -> Non
     elif command == "detect":
         assert {"01.v2.html", "01_0014.html", "clip.html"} <= {path.name for path in (tmp_path / "detect").iterdir()}
         [scores] = read_scores_csv(tmp_path / "detect" / "01_0014.csv")
-        assert scores.scores.size == 3 and scores.fps == 10.0  # the tail of 8 frames is filled
+        assert scores.starts.tolist() == [0.0, 1.6, 3.2] and scores.ends.tolist() == [1.6, 3.2, 4.0]
         assert run(command, [root / "01_0014"], "--fps", "10", "--overlay")[0] == 0
         assert (tmp_path / "detect" / "01_0014_overlay.mp4").stat().st_size > 0
 

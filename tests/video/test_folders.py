@@ -79,6 +79,8 @@ def test_gaps_are_named(tmp_path: Path, missing: list[int], message: str) -> Non
     segments = Segments(folder, fps=25, on_truncated="keep")
     list(segments)
     assert segments.frames_read == 40 - len(missing) and segments.truncated
+    sixteenth = [number for number in range(40) if number not in missing][16]
+    assert segments.starts[1] == segments.ends[0] == pytest.approx(sixteenth / 25)  # later frames keep their own times
 
 
 def test_every_fifth_frame_and_times_of_day_are_no_gaps(tmp_path: Path) -> None:
