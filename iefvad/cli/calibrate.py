@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "videos",
         nargs="+",
         type=str,
-        help="video files or folders of videos, without anomalies",
+        help="video files, folders of frames (with --fps), or folders of these, without anomalies",
         metavar="NORMAL_VIDEO",
     )
     add_options(parser, CalibrateConfig)
@@ -38,8 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     calibration, failed = calibrate(arguments.run, arguments.videos, config)
     path = Path(config.out or arguments.run) / CALIBRATION
     calibration.write(path)
-    for line in failed:
-        print(f"iefvad calibrate: {line}", file=sys.stderr)
     _report(calibration, path)
     return 1 if failed else 0
 

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from iefvad.utils.addresses import scrub
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error
+from iefvad.utils.text import readable
 
 
 class Main(Protocol):
@@ -44,7 +45,7 @@ def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main
                 _hide_in_tracebacks(given)
 
             def tell(error: Exception) -> int:
-                print(f"iefvad {name}: error: {scrub(str(error), given)}", file=sys.stderr)
+                print(f"iefvad {name}: error: {readable(scrub(str(error), given))}", file=sys.stderr)
                 return 2
 
             try:

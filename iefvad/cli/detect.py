@@ -14,7 +14,7 @@ from iefvad.detection.outputs import Names, describe_failure, describe_rule, wri
 from iefvad.detection.terminal import summarize, watch
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import add_options, from_namespace, make_parser
-from iefvad.video import find_videos
+from iefvad.video import find_videos, require_rate
 
 
 @command("detect")
@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "videos",
         nargs="+",
         type=str,
-        help="video files, folders of videos, or one live input: an address (rtsp://, http://, udp://, tcp:// ...), the"
-        " number of a camera, or /dev/videoN",
+        help="video files, folders of frames (with --fps), folders of these, or one live input: an address (rtsp://,"
+        " http://, udp://, tcp:// ...), the number of a camera, or /dev/videoN",
         metavar="VIDEO",
     )
     add_options(parser, DetectConfig, GROUPS)
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = from_namespace(DetectConfig, arguments)
     address = live_address(arguments.videos)
     videos = find_videos(arguments.videos) if address is None else []
+    require_rate(videos, config.fps)
     detector = Detector(arguments.run, config, live=address is not None)
     folder = Path(config.out) if config.out else (detector.folder or Path()) / "detections"
     print(f"{describe_rule(detector.rule)}\n  ({detector.rule.origin})", flush=True)
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             detection = detector(video)
             write_results(detection, folder, names.of(video), detector)
-        except UserError as error:
+        except (UserError, OSError) as error:
             failed += 1
             print(f"iefvad detect: {describe_failure(video, error)}", file=sys.stderr, flush=True)
             continue

@@ -24,7 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         " encoder is a fixed descriptor, which needs no weights and no GPU.",
         usage="VIDEO [VIDEO ...] --out STORE [options]",
     )
-    parser.add_argument("videos", nargs="+", type=str, help="video files or folders of videos", metavar="VIDEO")
+    parser.add_argument(
+        "videos",
+        nargs="+",
+        type=str,
+        help="video files, folders of frames (with --fps), or folders of these",
+        metavar="VIDEO",
+    )
     parser.add_argument("--out", required=True, type=str, help="folder of the feature store", metavar="STORE")
     groups = {
         "crops": "features (the same for all videos of a store)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from iefvad.detection.threshold import Rule
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
-from iefvad.utils.text import clock
-from iefvad.video import find_videos
+from iefvad.utils.text import clock, readable
+from iefvad.video import find_videos, require_rate
 
 
 @dataclass
@@ -45,6 +46,9 @@ class CalibrateConfig:
     on_truncated: Literal["error", "keep"] = option(
         "error", "truncated video: report an error, or score the part that can be decoded"
     )
+    fps: float | None = option(
+        None, "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate"
+    )
     image_weights: str | None = option(
         None, "weights of the image encoder (as for `iefvad extract`), if they have moved since the features were made"
     )
@@ -64,15 +68,16 @@ def calibrate(
         config: The settings.
 
     Returns:
-        The calibration, and one message for each video that could not be read.
+        The calibration, and one message for each video that could not be read. It is also printed on stderr.
 
     Raises:
         UserError: no video could be read; otherwise as `find_threshold`.
     """
-    shared = ("hop", "context", "tail", "on_truncated", "image_weights", "event_weights", "device")
+    shared = ("hop", "context", "tail", "on_truncated", "fps", "image_weights", "event_weights", "device")
     # The threshold is arbitrary: only the scores are used, and an older calibration must not be read.
     settings = DetectConfig(threshold=1.0, thumbnails=0, **{name: getattr(config, name) for name in shared})
     found = find_videos(videos)
+    require_rate(found, config.fps)
     detector = Detector(model, settings)
     scores: list[VideoScores] = []
     paths: list[str] = []
@@ -80,12 +85,13 @@ def calibrate(
     for video in found:
         try:
             detection = detector(video)
-        except UserError as error:
+        except (UserError, OSError) as error:
             failed.append(describe_failure(video, error))
+            print(f"iefvad calibrate: {failed[-1]}", file=sys.stderr, flush=True)
             continue
         scores.append(detection.scores)
-        paths.append(str(video))
-        print(f"{video}: {clock(scores[-1].seconds)}, highest score {scores[-1].scores.max():.3f}", flush=True)
+        paths.append(readable(str(video)))
+        print(f"{paths[-1]}: {clock(scores[-1].seconds)}, highest score {scores[-1].scores.max():.3f}", flush=True)
         for note in detection.clock.notes() if detection.clock is not None else []:
             print(f"  {note}", flush=True)
     if not scores:

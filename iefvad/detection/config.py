@@ -55,6 +55,9 @@ class DetectConfig:
     on_truncated: Literal["error", "keep"] = option(
         "error", "truncated video: report an error, or score the part that can be decoded"
     )
+    fps: float | None = option(
+        None, "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate"
+    )
     image_weights: str | None = option(
         None, "weights of the image encoder (as for `iefvad extract`), if they have moved since the features were made"
     )

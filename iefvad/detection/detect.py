@@ -14,7 +14,7 @@ from iefvad.detection.live import Watch
 from iefvad.detection.outputs import Names, write_results
 from iefvad.detection.result import Detection
 from iefvad.utils.errors import UserError
-from iefvad.video import find_videos
+from iefvad.video import find_videos, require_rate
 
 
 def detect(model: str | Path | IEFVAD, videos: str | Path | Sequence[str | Path], **settings: Any) -> list[Detection]:
@@ -22,8 +22,8 @@ def detect(model: str | Path | IEFVAD, videos: str | Path | Sequence[str | Path]
 
     Args:
         model: A run folder, anything else that `load_pretrained` takes, or the model itself.
-        videos: Video files, folders of videos, or one live input (the address of a stream, or the number of a camera as
-            text). Live input is scored until it ends or `duration` is over.
+        videos: Video files, folders of frames, folders of these, or one live input (the address of a stream, or the
+            number of a camera as text). Live input is scored until it ends or `duration` is over.
         settings: Fields of `DetectConfig`. Files are written only where `out` names a folder.
 
     Returns:
@@ -48,7 +48,9 @@ def detect(model: str | Path | IEFVAD, videos: str | Path | Sequence[str | Path]
         return [detection]
     names = Names(folder) if folder is not None else None
     detections = []
-    for video in find_videos(given):
+    paths = find_videos(given)
+    require_rate(paths, config.fps)
+    for video in paths:
         detection = detector(video)
         if names is not None:
             write_results(detection, names.folder, names.of(video), detector)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,6 +19,7 @@ from iefvad.extraction.stream import DEFAULTS, FeatureStream, SegmentFeatures, g
 from iefvad.scoring.scorer import Scorer, check_encoder, choose_crops
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
+from iefvad.utils.text import file_name, readable
 from iefvad.video import SEGMENT
 
 Item = TypeVar("Item")
@@ -66,6 +68,7 @@ class Detector:
             "crops": choose_crops(self.settings["crops"], self.provenance.get("test_crops", "5")),
             "tail": self.config.tail,
             "on_truncated": self.config.on_truncated,
+            "fps": self.config.fps,
         }
         self.chunk = int(self.provenance.get("chunk", 256))
         self.hop = self.config.hop if self.config.hop is not None else 1 if live else self.chunk
@@ -95,7 +98,7 @@ class Detector:
         return Scorer(self.model, chunk=self.chunk, hop=self.hop, context=self.config.context)
 
     def __call__(self, video: str | Path) -> Detection:
-        """Score one video file.
+        """Score one video: a file or a folder of frames.
 
         Raises:
             UserError: the video cannot be read.
@@ -109,7 +112,7 @@ class Detector:
             collector.add(segments, score_segments(scorer, segments, timing))
         timing.segments, timing.total = len(collector), time.perf_counter() - begin
         timing.decode, timing.encode = stream.segments.seconds, timed.seconds
-        scores = collector.scores(video.stem, stream.fps, video.name)
+        scores = collector.scores(stem_of(video), stream.fps, readable(video.name))
         return Detection(
             video,
             scores,
@@ -119,6 +122,11 @@ class Detector:
             timing,
             clock=stream.segments.clock,
         )
+
+
+def stem_of(video: Path) -> str:
+    """Return the name of a video: that of the file without its suffix, or of the folder of frames."""
+    return file_name(video.name if os.path.isdir(video) else video.stem)
 
 
 def score_segments(scorer: Scorer, segments: list[SegmentFeatures], timing: Timing) -> np.ndarray:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.calibration import fingerprint
-from iefvad.detection.detector import Detector
+from iefvad.detection.detector import Detector, stem_of
 from iefvad.detection.overlay import write_overlay
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
 from iefvad.scoring.video_scores import Interval, VideoScores, write_scores_csv
 from iefvad.utils.files import write_text, write_with
+from iefvad.utils.text import file_name, readable
 from iefvad.video import SEGMENT
 
 _SUFFIXES = (".csv", "_intervals.csv", ".json", ".html", "_overlay.mp4")
@@ -38,15 +39,15 @@ class Names:
 
     def of(self, video: Path) -> str:
         """Return the stem of the video; where it is taken, with the suffix, with its folders, or with a number."""
-        owner = os.path.realpath(video)
-        parts = [part for part in video.resolve().parts[:-1] if part != os.sep]
+        owner, stem = readable(os.path.realpath(video)), stem_of(video)
+        parts = [readable(part) for part in Path(os.path.realpath(video)).parts[:-1] if part != os.sep]
         candidates = itertools.chain(
-            [video.stem],
-            [f"{video.stem}_{video.suffix[1:]}"] if video.suffix else [],
-            ("_".join([*parts[-depth:], video.stem]) for depth in range(1, len(parts) + 1)),
-            (f"{video.stem}_{number}" for number in itertools.count(2)),
+            [stem],
+            [f"{stem}_{video.suffix[1:]}"] if video.suffix else [],
+            ("_".join([*parts[-depth:], stem]) for depth in range(1, len(parts) + 1)),
+            (f"{stem}_{number}" for number in itertools.count(2)),
         )
-        name = next(name for name in candidates if self._free(name, owner))
+        name = next(name for name in map(file_name, candidates) if self._free(name, owner))
         for suffix in _SUFFIXES:
             self._taken[(name + suffix).lower()] = owner  # some file systems ignore case
         return name
@@ -109,7 +110,7 @@ def write_results(detection: Detection, folder: Path, name: str, detector: Detec
 
 def describe_failure(video: Path, error: Exception) -> str:
     """Return a message that names the video once. Most messages name it themselves."""
-    return str(error) if str(video) in str(error) else f"{video}: {error}"
+    return readable(str(error) if str(video) in str(error) else f"{video}: {error}")
 
 
 def describe_rule(rule: Rule) -> str:
@@ -158,7 +159,7 @@ def _write_json(path: Path, detection: Detection, detector: Detector, files: lis
     document: dict[str, Any] = {
         "format": 1,
         "video": str(scores.source),
-        "path": str(detection.video) if live is not None else os.path.realpath(detection.video),
+        "path": str(detection.video) if live is not None else readable(os.path.realpath(detection.video)),
         "fps": scores.fps,
         "segment_frames": SEGMENT,
         "seconds": scores.seconds,

@@ -59,7 +59,8 @@ def _encode(path: Path, video: Path, painter: _Painter) -> None:
         stream.codec_context.time_base = _TICK
         at = -1
         size: tuple[int, int] | None = None
-        for number, (frame, seconds) in enumerate(timed_frames(video, on_truncated="keep")):
+        frames = timed_frames(video, on_truncated="keep", fps=painter.scores.fps)
+        for number, (frame, seconds) in enumerate(frames):
             picture = painter.paint(frame, number, seconds)
             if size is None:
                 size = (picture.shape[1], picture.shape[0])

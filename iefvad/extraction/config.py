@@ -82,6 +82,9 @@ class ExtractConfig:
     on_truncated: Literal["error", "keep"] = option(
         "error", "truncated video: list it as failed, or keep the frames that decode"
     )
+    fps: float | None = option(
+        None, "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate"
+    )
     quiet: bool = option(False, "show no progress bar")
 
     # Many machines.

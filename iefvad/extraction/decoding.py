@@ -108,8 +108,8 @@ class DecodingProcess:
         """Decode one video.
 
         Args:
-            path: The video file.
-            settings: `tail` and `on_truncated`, as for `iefvad.video.Segments`.
+            path: The video file, or a folder of frames.
+            settings: `tail`, `on_truncated` and perhaps `fps`, as for `iefvad.video.Segments`.
             buffer: Returns an array of `SHAPE` to put the next segment in.
 
         Yields:
@@ -120,7 +120,8 @@ class DecodingProcess:
             DecoderCrashError: The process ended. This object cannot be used any more.
             RuntimeError: The process did not start.
         """
-        request = {"path": str(path), "tail": settings["tail"], "on_truncated": settings["on_truncated"]}
+        request = {"path": str(path), "fps": settings.get("fps")}
+        request |= {key: settings[key] for key in ("tail", "on_truncated")}
         try:
             if not self._ready:
                 self._reply()
@@ -220,7 +221,9 @@ def serve() -> None:
 
 def _decode(request: dict[str, Any], send: Callable[[bytes, Any], None]) -> None:
     try:
-        segments = Segments(request["path"], tail=request["tail"], on_truncated=request["on_truncated"])
+        segments = Segments(
+            request["path"], tail=request["tail"], on_truncated=request["on_truncated"], fps=request["fps"]
+        )
         send(_OPENED, {"fps": segments.info.fps, "frames": segments.info.frames})
         with contextlib.closing(ahead(segments, _AHEAD)) as decoded:
             for segment in decoded:

@@ -9,6 +9,7 @@ from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.config import ExtractConfig, ExtractReport, check, encoder_of, store_settings
 from iefvad.extraction.jobs import Jobs, name_videos, open_store
 from iefvad.extraction.local import run_local
+from iefvad.video import require_rate
 
 
 def extract(
@@ -26,7 +27,7 @@ def extract(
     killed calls are removed.
 
     Args:
-        videos: Video files, and folders that are searched for videos.
+        videos: Video files, folders of frames (they need `config.fps`), and folders that are searched for both.
         out: Folder of the store. It is created if it is missing.
         config: The settings.
         encoder: Replaces the encoder that `config` describes. Only for the local engine.
@@ -42,6 +43,7 @@ def extract(
     config = config or ExtractConfig()
     check(config)
     paths = name_videos(videos)
+    require_rate(list(paths.values()), config.fps)
     if config.engine == "ray":
         from iefvad.extraction.ray_engine import extract_with_ray
 
@@ -50,6 +52,7 @@ def extract(
         return extract_with_ray(paths, Path(out), config)
     encoder = encoder or encoder_of(config)
     store = open_store(Path(out), store_settings(encoder, config), carry=config.carry)
-    with Jobs(store, paths, quiet=config.quiet) as jobs:
-        run_local(jobs, encoder, store.settings | {"on_truncated": config.on_truncated}, config.workers)
+    with Jobs(store, paths, quiet=config.quiet, fps=config.fps) as jobs:
+        settings = store.settings | {"on_truncated": config.on_truncated, "fps": config.fps}
+        run_local(jobs, encoder, settings, config.workers)
     return jobs.report

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
+import os
 import sys
 import threading
 import time
@@ -24,7 +26,8 @@ from iefvad.extraction.progress import Progress
 from iefvad.features.store import FeatureStore, Sidecar, hash_file, is_store, with_defaults
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import remove_left_over, write_text
-from iefvad.video import ClockReport, find_videos
+from iefvad.utils.text import file_name, readable
+from iefvad.video import ClockReport, find_videos, hash_folder, unreadable
 
 FAILED = "failed.csv"
 """File in the store that lists the videos that could not be extracted: name, path, reason."""
@@ -34,7 +37,7 @@ _WRITING = 4  # videos that may wait for the disk; with more of them the encoder
 
 @dataclass(frozen=True)
 class Job:
-    """One video to extract: its name in the store, its file and the file's hash."""
+    """One video to extract: its name in the store, its file or folder of frames, and the hash of it."""
 
     name: str
     path: Path
@@ -58,8 +61,9 @@ class Jobs:
 
     Args:
         store: The store to write to.
-        paths: {name in the store: video file} of all videos.
+        paths: {name in the store: video file or folder of frames} of all videos.
         quiet: Show no progress bar.
+        fps: Frames per second of folders of frames.
 
     Attributes:
         report: What became of the videos so far.
@@ -67,8 +71,8 @@ class Jobs:
         stop: Set when engines must end.
     """
 
-    def __init__(self, store: FeatureStore, paths: dict[str, Path], *, quiet: bool) -> None:
-        self.store, self.paths = store, paths
+    def __init__(self, store: FeatureStore, paths: dict[str, Path], *, quiet: bool, fps: float | None = None) -> None:
+        self.store, self.paths, self.fps = store, paths, fps
         self.report = ExtractReport()
         self.progress = Progress(paths, quiet=quiet)
         self.stop = threading.Event()
@@ -109,9 +113,9 @@ class Jobs:
             if name is None or path is None:
                 return
             try:
-                source_hash = hash_file(path)
-            except OSError as error:
-                self.fail(name, f"{path} cannot be read ({error.strerror or error})")
+                source_hash = hash_source(path, self.fps)
+            except UserError as error:
+                self.fail(name, str(error))
                 continue
             if self.store.is_current(name, source_hash):
                 self.skip(name)
@@ -129,6 +133,7 @@ class Jobs:
 
     def fail(self, name: str, reason: str) -> None:
         """Note that the video could not be extracted, and why."""
+        reason = readable(reason)
         self.report.failed[name] = reason
         self.progress.write(f"iefvad extract: {name} failed: {reason}")
         self.progress.finish(name)
@@ -165,7 +170,7 @@ class Jobs:
                     self.progress.write(f"iefvad extract: {job.name}: {note}")
             self.progress.finish(job.name)
         except UserError as error:
-            if isinstance(error.__cause__, OSError):
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno != errno.ENAMETOOLONG:
                 self._broken = True
                 raise  # the disk is the reason, not the video
             self.fail(job.name, str(error))
@@ -190,7 +195,7 @@ def sidecar_of(
     """Return what the store records about a video with the given number of segments."""
     return Sidecar(
         name=job.name,
-        source=str(job.path),
+        source=readable(str(job.path)),
         source_hash=job.source_hash,
         fps=opened.fps,
         frames=ended.frames,
@@ -207,11 +212,13 @@ def sidecar_of(
 def name_videos(videos: Sequence[str | Path]) -> dict[str, Path]:
     """Find videos and name them: the path below the given folder, or the file's name, without its suffix.
 
+    Characters that are no text are written as in `readable`, and a very long name is shortened as in `file_name`.
+
     Args:
-        videos: Video files, and folders that are searched for videos.
+        videos: Video files, folders of frames, and folders that are searched for both.
 
     Returns:
-        {name in the store: file}.
+        {name in the store: file or folder of frames}.
 
     Raises:
         UserError: There are no videos, or two videos would have the same name.
@@ -219,11 +226,33 @@ def name_videos(videos: Sequence[str | Path]) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for given in map(Path, videos):
         for path in find_videos([given]):
-            name = (path.relative_to(given) if given.is_dir() else Path(path.name)).with_suffix("").as_posix()
+            name = _name(path, given)
             other = named.setdefault(name, path)
-            if not other.samefile(path):
+            if os.path.realpath(other) != os.path.realpath(path):
                 raise UserError(f"{other} and {path} would both be stored as {name}: rename one, or use two stores.")
     return named or {path.stem: path for path in find_videos(list(videos))}
+
+
+def hash_source(path: Path, fps: float | None) -> str:
+    """Return the hash of a video file or of a folder of frames.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        return hash_folder(path, fps) if os.path.isdir(path) else hash_file(path)
+    except OSError as error:
+        raise unreadable(Path(error.filename) if isinstance(error.filename, str) else path, error) from None
+
+
+def _name(path: Path, given: Path) -> str:
+    """Return the name of a video in the store: its place below the given folder, without the suffix of a file."""
+    below = Path(os.path.basename(os.path.realpath(path))) if path == given else path.relative_to(given)
+    if path == given and path.name not in ("", ".."):
+        below = Path(path.name)
+    if not os.path.isdir(path):
+        below = below.with_name(below.stem)
+    return "/".join(file_name(part) for part in below.parts)
 
 
 def open_store(root: Path, settings: dict[str, Any], *, carry: bool | None = None) -> FeatureStore:
@@ -261,7 +290,7 @@ def _record_failures(root: Path, paths: dict[str, Path], failed: dict[str, str])
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
             rows = [(row[0], row[1], row[2]) for row in csv.reader(file) if len(row) == 3 and row[0] not in paths][1:]
-    rows += [(name, str(paths[name]), reason) for name, reason in failed.items()]
+    rows += [(name, readable(str(paths[name])), reason) for name, reason in failed.items()]
     if rows:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([("name", "path", "reason"), *rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -98,6 +99,9 @@ def _clock(seconds: float) -> time.struct_time:
 
 def _size(path: Path) -> int:
     try:
+        if os.path.isdir(path):
+            with os.scandir(path) as entries:
+                return sum(entry.stat().st_size for entry in entries)
         return path.stat().st_size
     except OSError:
         return 0

@@ -22,8 +22,7 @@ import torch
 from iefvad.extraction.config import ExtractConfig, ExtractReport, encoder_of, store_settings
 from iefvad.extraction.decoding import SHAPE, DecoderCrashError, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
-from iefvad.extraction.jobs import Features, Job, Jobs, open_store, sidecar_of
-from iefvad.features.store import hash_file
+from iefvad.extraction.jobs import Features, Job, Jobs, hash_source, open_store, sidecar_of
 from iefvad.utils.errors import UserError
 from iefvad.utils.threads import chosen
 from iefvad.video import SEGMENT
@@ -58,10 +57,10 @@ def extract_with_ray(paths: dict[str, Path], out: Path, config: ExtractConfig) -
     # This encoder only provides the settings of the store, with the hashes of the weights. The actors compute.
     encoder = encoder_of(config, device="cpu")
     store = open_store(out, store_settings(encoder, config), carry=config.carry)
-    settings = store.settings | {"on_truncated": config.on_truncated}
+    settings = store.settings | {"on_truncated": config.on_truncated, "fps": config.fps}
     hashes = {key: value for key, value in encoder.settings.items() if key.endswith("_hash")}
     del encoder
-    with Jobs(store, paths, quiet=config.quiet) as jobs, _cluster(ray, config):
+    with Jobs(store, paths, quiet=config.quiet, fps=config.fps) as jobs, _cluster(ray, config):
         rows = _pipeline(ray, jobs, config, settings, hashes)
         _collect(jobs, rows, settings)
         jobs.wait()
@@ -110,7 +109,8 @@ def _pipeline(
     config = dataclasses.replace(config, device=device)
     batch = config.batch or (4 * SEGMENT if device == "cuda" else SEGMENT)
     items = [
-        {"name": name, "path": str(path), "known": jobs.stored_hash(name) or ""} for name, path in jobs.paths.items()
+        {"name": name, "path": os.fsencode(path), "known": jobs.stored_hash(name) or ""}
+        for name, path in jobs.paths.items()
     ]
     threads = chosen() or int(max(1, cores))
     # Different resource needs prevent Ray from fusing the two stages. Fused, the encoder would wait for decoding.
@@ -162,15 +162,13 @@ class _Decode:
         self.settings = settings
 
     def __call__(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        name, path = item["name"], Path(item["path"])
+        name, path = item["name"], Path(os.fsdecode(item["path"]))
         try:
-            source_hash = hash_file(path)
+            source_hash = hash_source(path, self.settings.get("fps"))
             if source_hash == item["known"]:
                 yield _row(name, _SKIPPED)
             else:
                 yield from self._segments(name, path, source_hash)
-        except OSError as error:
-            yield _row(name, _FAILED, reason=f"{path} cannot be read ({error.strerror or error})")
         except (DecoderCrashError, UserError) as error:
             yield _row(name, _FAILED, reason=str(error))
 

@@ -103,7 +103,12 @@ class FeatureStream:
         self.encoder = encoder
         self.settings = {key: (settings or {}).get(key, value) for key, value in DEFAULTS.items()}
         self.prefetch = prefetch
-        self.segments = Segments(path, tail=self.settings["tail"], on_truncated=self.settings["on_truncated"])
+        self.segments = Segments(
+            path,
+            tail=self.settings["tail"],
+            on_truncated=self.settings["on_truncated"],
+            fps=(settings or {}).get("fps"),
+        )
         self.fps = self.segments.info.fps
 
     def __iter__(self) -> Generator[SegmentFeatures, None, None]:

@@ -17,7 +17,7 @@ from iefvad.extraction.decoding import Ended, Opened
 from iefvad.extraction.jobs import Features, Job, Jobs, sidecar_of
 from iefvad.extraction.stream import FeatureStream
 from iefvad.utils.errors import UserError
-from iefvad.video import SEGMENT
+from iefvad.video import SEGMENT, unreadable
 
 _TICK = 0.2  # seconds between two checks of the calling thread
 
@@ -61,6 +61,9 @@ def _work(jobs: Jobs, encoder: Encoder, settings: dict[str, Any], threads: int) 
             features = _features(jobs, job, encoder, settings, prefetch=threads == 1)
         except UserError as error:
             jobs.fail(job.name, str(error))
+            continue
+        except OSError as error:
+            jobs.fail(job.name, str(unreadable(job.path, error)))
             continue
         if features is None:
             return

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, flush, replacing_durably, storage_errors
+from iefvad.utils.files import PathLike, flush, open_regular, replacing_durably, storage_errors
 from iefvad.utils.tensors import header, to_half
 
 FORMAT = 1
@@ -47,7 +47,7 @@ class Sidecar:
     Attributes:
         name: Name of the video in the store.
         source: Path of the video file.
-        source_hash: `hash_file` of the video file.
+        source_hash: `hash_file` of the video file, or `hash_folder` of the folder of frames.
         fps: Frames per second.
         frames: Number of decoded frames.
         segments: Number of segments T.
@@ -235,7 +235,7 @@ class FeatureStore:
             row = [getattr(side, column) for column in _INDEX_COLUMNS[:-1]]
             writer.writerow([*row, " ".join(map(str, side.crops))])
         with storage_errors(self.root), replacing_durably(self.root / _INDEX) as file:
-            file.write(text.getvalue().encode())
+            file.write(text.getvalue().encode(errors="replace"))
         return self.root / _INDEX
 
     def _paths(self, name: str) -> tuple[Path, Path]:
@@ -317,7 +317,7 @@ def hash_file(path: PathLike) -> str:
     keeps the size is then not noticed.
     """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= _WHOLE_FILE:
             while block := file.read(_BLOCK):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -114,6 +116,25 @@ def _is_being_written(path: Path, host: str, process: str, run: str) -> bool:
     except OSError:
         return True  # someone else's process
     return True
+
+
+class NotAFileError(OSError):
+    """A folder, a pipe, a socket or a device is where a file is expected."""
+
+
+def open_regular(path: PathLike) -> io.FileIO:
+    """Open a regular file for reading, without a buffer.
+
+    A pipe, a socket or a device is refused at once, where opening it plainly could wait for ever.
+
+    Raises:
+        NotAFileError: It is not a regular file.
+        OSError: The file cannot be opened.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    if not stat.S_ISREG(os.stat(path).st_mode):  # asked first, because even opening a device may have an effect
+        raise NotAFileError(errno.EINVAL, "a folder, a pipe, a socket or a device, and not a file", os.fspath(path))
+    return io.FileIO(os.open(path, flags), closefd=True)
 
 
 def flush(file: BinaryIO) -> None:

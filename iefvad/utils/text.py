@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable
+from urllib.parse import quote
 
 
 def few(names: Iterable[str], count: int = 3) -> str:
@@ -30,3 +33,28 @@ def clock(seconds: float, decimals: int = 0) -> str:
     whole, part = divmod(ticks, units)
     text = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
     return f"{text}.{part:0{decimals}d}" if decimals else text
+
+
+def readable(text: str) -> str:
+    """Return a name or message as one line of UTF-8: `%0A` for a line break, `%DF` for a byte that is not UTF-8."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else quote(os.fsencode(letter), safe="") for letter in text)
+
+
+def file_name(text: str, reserve: int = 16) -> str:
+    """Return a name as `readable` does, short enough to be the name of a file.
+
+    Args:
+        text: The name, without folders.
+        reserve: Bytes to keep for a suffix. File systems take 255 bytes in all.
+
+    Returns:
+        The name; where it is too long, its beginning and a hash of all of it.
+    """
+    name = readable(text)
+    data = name.encode()
+    if len(data) <= 255 - reserve:
+        return name
+    mark = f"~{hashlib.sha256(data).hexdigest()[:8]}"
+    return data[: 255 - reserve - len(mark)].decode(errors="ignore") + mark

@@ -1,21 +1,15 @@
-"""Video files to uint8 frames, 16-frame segments and the field's ten crops.
+"""Video files and folders of frames to uint8 frames, 16-frame segments and the field's ten crops.
 
-In reading order: `frames` (segments, resizing, crops), `finding` (the search for files), `clock` (times from time
-stamps), `decoding`, `segments`.
+In reading order: `frames` (segments, resizing, crops), `opening` (what counts as a video file), `clock` (times from
+time stamps), `folders` (of frames), `finding` (the search for both), `decoding`, `segments`.
 """
 
 from iefvad.video.clock import ClockReport, FrameClock, Loss
-from iefvad.video.decoding import (
-    VideoInfo,
-    frame_rate,
-    probe,
-    read_frames,
-    silence_ffmpeg,
-    timed_frames,
-    upright,
-)
-from iefvad.video.finding import VIDEO_SUFFIXES, find_videos
+from iefvad.video.decoding import VideoInfo, frame_rate, probe, read_frames, timed_frames, upright
+from iefvad.video.finding import VIDEO_SUFFIXES, find_videos, require_rate
+from iefvad.video.folders import hash_folder
 from iefvad.video.frames import CROP, HEIGHT, SEGMENT, WIDTH, crop_boxes, crops, resize, ten_crop
+from iefvad.video.opening import silence_ffmpeg, unreadable
 from iefvad.video.segments import Segments
 
 __all__ = [
@@ -33,11 +27,14 @@ __all__ = [
     "crops",
     "find_videos",
     "frame_rate",
+    "hash_folder",
     "probe",
     "read_frames",
+    "require_rate",
     "resize",
     "silence_ffmpeg",
     "ten_crop",
     "timed_frames",
+    "unreadable",
     "upright",
 ]

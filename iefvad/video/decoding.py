@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import av
 import av.error
-import av.logging
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.video.clock import JUMP, FrameClock, Loss
+from iefvad.video.folders import FolderDecoder
+from iefvad.video.opening import VideoFile, no_motion, opened
 
 ASSUMED_RATE = 25.0
 """Frames per second where a file states nothing."""
@@ -56,13 +57,17 @@ class VideoInfo:
     assumed: bool = False
 
 
-def probe(path: PathLike) -> VideoInfo:
+def probe(path: PathLike, *, fps: float | None = None) -> VideoInfo:
     """Read the size, rate and orientation of a video from its header and first frame.
+
+    Args:
+        path: The video file, or a folder of frames.
+        fps: Frames per second of a folder of frames.
 
     Raises:
         UserError: The file is missing, is not a video, or no frame can be decoded.
     """
-    decoder = Decoder(path, threads=False)
+    decoder = decoder_of(path, threads=False, fps=fps)
     for frame in decoder:
         rotation, _ = _orientation(decoder.matrix)
         height, width = frame.shape[:2]
@@ -71,15 +76,18 @@ def probe(path: PathLike) -> VideoInfo:
     raise UserError(decoder.problem or f"{path} contains no video frames; leave it out or fetch it again")
 
 
-def read_frames(path: PathLike, *, on_truncated: Literal["error", "keep"] = "error") -> Iterator[np.ndarray]:
+def read_frames(
+    path: PathLike, *, on_truncated: Literal["error", "keep"] = "error", fps: float | None = None
+) -> Iterator[np.ndarray]:
     """Decode a video in bounded memory.
 
     Every decoded frame is used, independent of its time stamp (variable frame rate); `timed_frames` also yields the
     times. Audio is ignored. Grey becomes RGB.
 
     Args:
-        path: The video file.
+        path: The video file, or a folder of frames.
         on_truncated: "error" raises after the last good frame of a truncated or damaged file. "keep" ends there.
+        fps: Frames per second of a folder of frames.
 
     Yields:
         Frames, uint8 (H, W, 3) RGB, upright, in display order.
@@ -87,12 +95,12 @@ def read_frames(path: PathLike, *, on_truncated: Literal["error", "keep"] = "err
     Raises:
         UserError: The file is missing, is not a video, has no frames, or (with "error") is truncated or damaged.
     """
-    for frame, _ in timed_frames(path, on_truncated=on_truncated):
+    for frame, _ in timed_frames(path, on_truncated=on_truncated, fps=fps):
         yield frame
 
 
 def timed_frames(
-    path: PathLike, *, on_truncated: Literal["error", "keep"] = "error"
+    path: PathLike, *, on_truncated: Literal["error", "keep"] = "error", fps: float | None = None
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Decode a video as `read_frames`, with the time of each frame.
 
@@ -102,23 +110,29 @@ def timed_frames(
     Raises:
         UserError: As `read_frames`.
     """
-    decoder = Decoder(path, keep=on_truncated == "keep")
+    decoder = decoder_of(path, keep=on_truncated == "keep", fps=fps)
     for frame in decoder:
         yield frame, decoder.clock.time
     if decoder.frames_read == 0:
         raise UserError(decoder.problem or f"{path} contains no video frames; leave it out or fetch it again")
     if decoder.problem and on_truncated == "error":
         raise UserError(decoder.problem)
+    if decoder.frames_read == 1 and not decoder.problem:
+        raise single_picture(path)
 
 
-def silence_ffmpeg() -> None:
-    """Keep FFmpeg's messages from Python, as PyAV does by default; call it before a video is opened.
+def decoder_of(
+    path: PathLike, *, threads: bool = True, keep: bool = False, fps: float | None = None
+) -> Decoder | FolderDecoder:
+    """Return the decoder of a video file or of a folder of frames, which has `fps` frames per second."""
+    if os.path.isdir(path):
+        return FolderDecoder(path, fps, keep=keep)
+    return Decoder(path, threads=threads, keep=keep)
 
-    Older versions of torchvision switch them on for the whole process when they are imported. A decoder's thread then
-    needs the interpreter's lock for a message, and a decoder that is closed early waits for its threads with that lock
-    held: a deadlock.
-    """
-    av.logging.set_level(None)
+
+def single_picture(path: PathLike) -> UserError:
+    """Return the error for a file with one frame, whatever its format is."""
+    return no_motion(Path(path), "it is one still picture")
 
 
 def frame_rate(stream: av.VideoStream) -> float:
@@ -153,7 +167,10 @@ def upright(frame: av.VideoFrame, converter: VideoReformatter) -> tuple[np.ndarr
     Returns:
         uint8 (H, W, 3) RGB, and the display matrix or None.
     """
-    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # a kind of side data that is newer than PyAV
+        side_data = None
     matrix = None if side_data is None else tuple(np.frombuffer(bytes(side_data), np.int32).tolist())
     image = converter.reformat(frame, format="rgb24").to_ndarray()
     rotation, mirrored = _orientation(matrix)
@@ -217,12 +234,7 @@ class Decoder:
         return self.clock.time + (self._duration if 0 < self._duration <= max(1.0, JUMP * usual) else usual)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        container = self._open()
-        with container:
-            stream = container.streams.best("video")
-            if stream is None or stream.type != "video":
-                raise UserError(f"{self.path} has no video track (only sound or text); give a video file")
-            assert isinstance(stream, av.VideoStream)
+        with opened(self.path) as (container, stream, file):
             stream.thread_type = "AUTO" if self.threads else "NONE"
             rate = _stated_rate(container, stream)
             zero = None if container.start_time is None else container.start_time / av.time_base
@@ -237,7 +249,9 @@ class Decoder:
                 try:
                     packet = next(packet_iterator, None)
                 except (av.error.FFmpegError, OSError) as error:
-                    self.problem = self._incomplete(f"reading stopped: {_reason(error)}")
+                    if kind == "mpjpeg" and file.error is None and file.tell() == file.size:
+                        break  # a recording of a camera ends without the mark of an end
+                    self.problem = self._incomplete(f"reading stopped: {_reason(file.error or error)}")
                     return
                 if packet is None:
                     break
@@ -267,30 +281,15 @@ class Decoder:
                     image = self._convert(frame, converter)
                     self.frames_read += 1
                     yield image
+            if failure and not self.frames_read and b"ANIM" in file.head():
+                raise UserError(f"{self.path} is an animated WebP, which this FFmpeg cannot decode; convert it to MP4")
             if failures or (failure and not self.frames_read):
                 lost = f"then: {failure}" if failures < 2 else f"{failures} lost: {failure}"
                 self.problem = self._incomplete(lost + (f"; {self._skipped}" if self._skipped else ""))
-            elif reason := self._torn() or self._missing(container, stream, packets, last_end, cut):
+            elif file.error is not None:
+                self.problem = self._incomplete(f"reading stopped: {_reason(file.error)}")
+            elif reason := self._torn() or self._missing(container, stream, file, packets, last_end, cut):
                 self.problem = self._incomplete(reason)
-
-    def _open(self) -> av.container.InputContainer:
-        if self.path.is_dir():
-            raise UserError(f"{self.path} is a folder, not a video file")
-        if not self.path.is_file():
-            raise UserError(f"{self.path} does not exist; check the path")
-        if self.path.stat().st_size == 0:
-            raise UserError(f"{self.path} is empty (0 bytes); fetch it again or leave it out")
-        try:
-            # Without "file:", a name with a colon would be taken for a protocol.
-            silence_ffmpeg()
-            return av.open(f"file:{self.path}", mode="r")
-        except av.error.PermissionError as error:
-            raise UserError(f"{self.path} cannot be read; check its permissions") from error
-        except (av.error.FFmpegError, OSError) as error:
-            raise UserError(
-                f"{self.path} cannot be opened as a video: it is another kind of file, or it is truncated so that its "
-                "index is missing; fetch it again, convert it, or leave it out"
-            ) from error
 
     def _convert(self, frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
         image, self.matrix = upright(frame, converter)
@@ -352,7 +351,13 @@ class Decoder:
         return None
 
     def _missing(
-        self, container: av.container.InputContainer, stream: av.VideoStream, packets: int, last_end: float, cut: bool
+        self,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        file: VideoFile,
+        packets: int,
+        last_end: float,
+        cut: bool,
     ) -> str | None:
         """Return the sign that the file ends too early, or None.
 
@@ -361,9 +366,8 @@ class Decoder:
         """
         kind = container.format.name
         if kind.startswith("mov"):
-            size = self.path.stat().st_size
             # PyAV before 17 does not show the index. There, a file that ends between two frames is not noticed.
-            beyond = sum(entry.pos + entry.size > size for entry in getattr(stream, "index_entries", ()))
+            beyond = sum(entry.pos + entry.size > file.size for entry in getattr(stream, "index_entries", ()))
             if beyond:
                 return f"{beyond} frames of its index are beyond the end of the file"
         if cut and kind != "mpegts":  # broadcast streams mark packets as corrupt after every small error
@@ -387,9 +391,12 @@ class Decoder:
 
 def _is_torn(path: Path, start: int, stop: int, kind: str) -> bool:
     """Return whether a part of a file is damaged: zeros, or no packets where a transport stream must have them."""
-    with open(path, "rb") as file:
-        file.seek(start)
-        data = file.read(min(stop - start, 4 << 20))
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            data = file.read(min(stop - start, 4 << 20))
+    except OSError:  # the decoder meets it, too
+        return False
     if bytes(1024) in data:
         return True
     if kind != "mpegts" or len(data) < 2048:

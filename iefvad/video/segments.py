@@ -12,7 +12,7 @@ import numpy as np
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.video.clock import ClockReport
-from iefvad.video.decoding import Decoder, probe
+from iefvad.video.decoding import decoder_of, probe, single_picture
 from iefvad.video.frames import HEIGHT, SEGMENT, WIDTH, resize_into
 
 
@@ -20,11 +20,12 @@ class Segments:
     """Iterates once over the consecutive segments of a video: uint8 (length, H, W, 3) RGB each.
 
     Args:
-        path: The video file.
+        path: The video file, or a folder of frames.
         length: Frames per segment.
         size: (width, height) to which frames are resized, as by `resize`. None keeps the size of the video.
         tail: What to do with a last partial segment. "drop" leaves it out, "repeat" repeats its last frame.
         on_truncated: As for `read_frames`.
+        fps: Frames per second of a folder of frames.
 
     Attributes:
         info: What the file says about itself.
@@ -49,6 +50,7 @@ class Segments:
         size: tuple[int, int] | None = (WIDTH, HEIGHT),
         tail: Literal["drop", "repeat"] = "drop",
         on_truncated: Literal["error", "keep"] = "error",
+        fps: float | None = None,
     ) -> None:
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
@@ -56,7 +58,7 @@ class Segments:
             raise ValueError(f"tail must be 'drop' or 'repeat', got {tail!r}")
         if on_truncated not in ("error", "keep"):
             raise ValueError(f"on_truncated must be 'error' or 'keep', got {on_truncated!r}")
-        self.info = probe(path)
+        self.info = probe(path, fps=fps)
         self.length, self.tail, self.on_truncated = length, tail, on_truncated
         self.size = size or (self.info.width, self.info.height)
         self.frames_read = 0
@@ -64,7 +66,7 @@ class Segments:
         self.truncated = False
         self.seconds = 0.0
         self.starts, self.ends = array("d"), array("d")
-        self._decoder = Decoder(path, keep=on_truncated == "keep")
+        self._decoder = decoder_of(path, keep=on_truncated == "keep", fps=fps)
         self._segments = self._run(path)
 
     @property
@@ -106,6 +108,8 @@ class Segments:
         self.truncated = decoder.problem is not None
         if decoder.problem and (self.on_truncated == "error" or not self.frames_read):
             raise UserError(decoder.problem)
+        if self.frames_read == 1 and not decoder.problem:
+            raise single_picture(path)
         if filled and self.tail == "repeat":
             segment[filled:] = segment[filled - 1]
             self._time(start, decoder.end)

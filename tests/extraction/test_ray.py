@@ -90,10 +90,10 @@ def test_decoding_tasks(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(row["kind"], row["index"]) for row in rows] == [("segment", index) for index in range(4)]
     assert all('"ended"' not in row["info"] for row in rows[:3]) and '"segments": 4' in rows[3]["info"]
     kept = ray_engine._Decode._process
-    known = ray_engine.hash_file(path)
+    known = ray_engine.hash_source(path, None)
     assert [row["kind"] for row in decode({"name": "b", "path": str(path), "known": known})] == ["skipped"]
     absent = list(decode({"name": "x", "path": str(videos / "x.mp4"), "known": ""}))
-    assert [row["kind"] for row in absent] == ["failed"] and "cannot be read" in absent[0]["info"]
+    assert [row["kind"] for row in absent] == ["failed"] and "does not exist" in absent[0]["info"]
     assert isinstance(kept, DecodingProcess) and ray_engine._Decode._process is kept
     unfinished = decode({"name": "b", "path": str(path), "known": ""})
     next(unfinished)
