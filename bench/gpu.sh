@@ -7,6 +7,7 @@
 #   bench/gpu.sh --dry-run  prints the plan, and counts what the first steps compile; needs no GPU
 #   PYTHON=python3.12 bench/gpu.sh
 #   STEPS='build selftest tests' BENCH_SECONDS=60 bench/gpu.sh    some of the steps, or a shorter benchmark
+#   TESTS=tests/gpu/test_network.py BENCH='--ops refine' TRAIN='--clips 1500' bench/gpu.sh    arguments of these steps
 #
 # Python packages that are missing here are taken from wheels in .whl/, if that folder exists.
 set -uo pipefail
@@ -17,6 +18,9 @@ python=${PYTHON:-python3}
 total=${TOTAL_SECONDS:-525}
 steps=${STEPS:-all}
 bench_seconds=${BENCH_SECONDS:-150}
+read -ra tested <<<"${TESTS:-tests/gpu --ignore tests/gpu/test_selftest.py}"
+read -ra bench_arguments <<<"${BENCH:-}"
+read -ra train_arguments <<<"${TRAIN:-}"
 dry=0
 case ${1:-} in
 '') ;;
@@ -95,7 +99,7 @@ workers=()
 if "$python" -c 'import xdist' 2>/dev/null; then
     workers=(-n 4 --dist loadfile)
 fi
-tests=("$python" -m pytest tests/gpu --ignore tests/gpu/test_selftest.py -q -o addopts= -p no:cacheprovider)
+tests=("$python" -m pytest "${tested[@]}" -q -o addopts= -p no:cacheprovider)
 static_began=$SECONDS
 if ((!dry)) && wanted static; then
     timeout --kill-after=5 "$(limit 170)" "$python" -m bench --static --out "$out" >"$work/static.log" 2>&1 &
@@ -110,10 +114,13 @@ if ((!dry)) && wanted static; then
     record static "$status" $((SECONDS - static_began))
 fi
 
-step bench $((bench_seconds + 10)) $((bench_seconds + 50)) "$python" -m bench --device cuda --seconds "$bench_seconds" --out "$out"
+step bench $((bench_seconds + 10)) $((bench_seconds + 50)) "$python" -m bench --device cuda --seconds "$bench_seconds" --out "$out" \
+    "${bench_arguments[@]}"
 # Needs what iefvad needs beside torch: wheels of safetensors, scikit-learn, jsonargparse, huggingface_hub, av, opencv.
-step bench-train 60 100 "$python" -m bench train --device cuda --ways plain reference fused fused-bfloat16 --out "$out"
-step bench-fill 30 60 "$python" -m bench train --device cuda --fill 0.52 --no-memory --ways plain fused fused-bfloat16 --out "$out"
+step bench-train 60 100 "$python" -m bench train --device cuda --ways plain reference fused fused-bfloat16 --out "$out" \
+    "${train_arguments[@]}"
+step bench-fill 30 60 "$python" -m bench train --device cuda --fill 0.52 --no-memory --ways plain fused fused-bfloat16 --out "$out" \
+    "${train_arguments[@]}"
 step bench-cpu 40 60 "$python" -m bench --device cpu --quick --out "$out"
 
 if ((dry)); then

@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -46,11 +47,13 @@ class Found(NamedTuple):
         best: index of the fastest configuration that is right.
         wrong: indices of those that gave other results than the first.
         failed: indices of those that cannot be compiled or launched.
+        seconds: median time of a call by index, of those that were timed.
     """
 
     best: int
     wrong: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
+    seconds: Mapping[int, float] = MappingProxyType({})
 
 
 class Task(NamedTuple):
@@ -86,7 +89,8 @@ def measure(task: Task, usable: Sequence[int]) -> Found:
     serving, failed = compile_all(task, usable)
     wrong = tuple(_wrong(task, serving)) if len(serving) > 1 else ()
     right = [index for index in serving if index not in wrong]
-    return Found(right[0] if len(right) == 1 else _fastest(task, right), wrong, failed)
+    seconds = _medians(task, right) if len(right) > 1 else {}
+    return Found(min(right, key=lambda index: seconds.get(index, 0.0)), wrong, failed, seconds)
 
 
 def compile_all(task: Task, usable: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
@@ -306,8 +310,8 @@ class Stopwatch:
         return self._between(several)
 
 
-def _fastest(task: Task, right: Sequence[int]) -> int:
-    """Index of the configuration with the smallest median time."""
+def _medians(task: Task, right: Sequence[int]) -> dict[int, float]:
+    """Median seconds of a call in each configuration."""
     stopwatch = Stopwatch(task.device)
     calls = {index: functools.partial(task.run, task.configs[index]) for index in right}
     host = {}
@@ -322,4 +326,4 @@ def _fastest(task: Task, right: Sequence[int]) -> int:
     for _ in range(PAIRS):  # interleaved, so that a change of clocks meets all of them
         for index, call in calls.items():
             times[index].append(stopwatch.seconds(call, host[index]))
-    return min(right, key=lambda index: statistics.median(times[index]))
+    return {index: statistics.median(times[index]) / RUNS for index in right}

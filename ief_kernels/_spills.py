@@ -66,6 +66,8 @@ RECORDED: dict[str, tuple[Spill, ...]] = {
               "RGB=1,SPLIT=0,WIDE=1,SHIFTED=0,PITCHED=0,LANES=256,warps=8,stages=1", 6),
         Spill("fusion_backward", "fusion_and_terms", "fusion_backward", "bf16", 90,
               "c_img_d=1,c_evt_d=1,PER_DIM=1,FLAT=0,EVEN=0,WIDE=0,ROWS=1,COLUMNS=1024,warps=4,stages=1", 2),
+        Spill("fusion_backward", "fusion_and_terms", "fusion_backward", "bf16", 100,
+              "c_img_d=1,c_evt_d=1,PER_DIM=1,FLAT=0,EVEN=0,WIDE=0,ROWS=1,COLUMNS=1024,warps=4,stages=1", 2),
         Spill("refine_hidden", "refine_hidden", "product", "bf16", 80,
               "SUM_ROWS=64,B_ROWS=1,PRECISION=ieee,BLOCK_M=128,BLOCK_N=256,BLOCK_K=64,GROUP=8,warps=8,stages=3", 27),
         Spill("refine_other", "refine_state", "product", "fp32", 90,

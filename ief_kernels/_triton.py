@@ -10,6 +10,7 @@ Nothing here imports triton before a kernel runs. Environment variables, read wh
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -20,8 +21,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,8 +80,7 @@ def triton_check(dtypes: tuple[torch.dtype, ...] = FLOATS) -> Check:
             return f"its kernel runs on a CUDA device, and the tensors are on {device.type}"
         if torch.version.hip is not None:
             return "its kernel has not been tried on ROCm"
-        # a constant to torch.compile, unlike get_device_capability
-        if torch.cuda.get_device_properties(device).major < 8:
+        if _major(device) < 8:
             return "its kernel needs a GPU of compute capability 8.0 or later"
         if _COMPILER_REASON:
             return _COMPILER_REASON
@@ -88,7 +89,20 @@ def triton_check(dtypes: tuple[torch.dtype, ...] = FLOATS) -> Check:
     return check
 
 
-class Config(NamedTuple):
+_majors: dict[int, int] = {}
+
+
+def _major(device: torch.device) -> int:
+    """Major compute capability. torch takes some 5 µs to look it up, so it is kept."""
+    if device.index is None or torch.compiler.is_compiling():
+        return torch.cuda.get_device_properties(device).major  # a constant to torch.compile, unlike a dictionary
+    if device.index not in _majors:
+        _majors[device.index] = torch.cuda.get_device_properties(device).major
+    return _majors[device.index]
+
+
+@dataclass(frozen=True)
+class Config:
     """One way to compile a kernel.
 
     Attributes:
@@ -101,25 +115,30 @@ class Config(NamedTuple):
     num_warps: int = 4
     num_stages: int = 1
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The configuration as one word, such as ``BLOCK=128,warps=4,stages=1``."""
         shown = [f"{name}={value}" for name, value in self.meta.items()]
         return ",".join([*shown, f"warps={self.num_warps}", f"stages={self.num_stages}"])
 
-    def options(self) -> dict[str, Any]:
+    @functools.cached_property
+    def _options(self) -> Mapping[str, Any]:
+        launch = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": FP_FUSION}
+        return {**self.meta, **launch}
+
+    def options(self) -> Mapping[str, Any]:
         """Return the keyword arguments of ``kernel[grid](...)``, ``meta`` included."""
-        return {
-            **self.meta,
-            "num_warps": self.num_warps,
-            "num_stages": self.num_stages,
-            "enable_fp_fusion": FP_FUSION,
-        }
+        return self._options
+
+
+_NO_GUARD = nullcontext()
 
 
 def device_guard(tensor: Tensor) -> AbstractContextManager[Any]:
     """Make the tensor's GPU the current one, so that a kernel launches on it and not on the first."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return _NO_GUARD
+    return torch.cuda.device(tensor.device)
 
 
 def cache_folder() -> Path:
@@ -307,7 +326,8 @@ class Tuner:
             self._chosen[at] = usable[0]
             return usable[0]
         self._chosen[at] = found.best
-        kept: dict[str, Any] = {entry: found.best}
+        times = {self.configs[index].name: round(1e6 * seconds, 1) for index, seconds in found.seconds.items()}
+        kept: dict[str, Any] = {entry: found.best, f"{entry}, microseconds": times}
         name = _device_name(task.device)
         left_out = (*found.wrong, *found.failed)
         if left_out:

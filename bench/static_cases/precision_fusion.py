@@ -28,6 +28,12 @@ _TERMS = ("partial", "terms", "counter")
 _READS_ROWS = ("fusion_forward", "fusion_backward", "fusion_row_sums")
 
 
+def _loads_vectors(dtype: str, config: Config) -> bool:
+    """Whether a thread has 16 bytes of a row; configurations with fewer have more warps in exchange."""
+    elements = config.meta["ROWS"] * config.meta["COLUMNS"] // (32 * config.num_warps)
+    return elements * (4 if dtype == "fp32" else 2) >= 16
+
+
 def _case(
     op: str,
     kernel: Any,
@@ -53,7 +59,7 @@ def _case(
         types | dict.fromkeys(absent),
         config,
         constants,
-        wants={"vector_loads": name in _READS_ROWS},
+        wants={"vector_loads": name in _READS_ROWS and _loads_vectors(dtype, config)},
         divisible=("dim", "size", *_STRIDES),
     )
 

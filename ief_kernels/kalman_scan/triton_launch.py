@@ -192,12 +192,12 @@ def forward(
         and x is of half precision.
     """
     batch, _, dim = x.shape
-    mean, variance, gain = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(3))
-    s, p = (torch.empty((batch, dim), dtype=torch.float32, device=x.device) for _ in range(2))
+    mean, variance, gain = [x.new_empty(x.shape) for _ in range(3)]
+    s, p = [x.new_empty((batch, dim), dtype=torch.float32) for _ in range(2)]
     keep = keep_states and x.dtype != torch.float32
     every = kept_every(*x.shape, robust=influence is not None, eps=eps)
     shape = (2, batch, x.shape[1] // every, dim) if keep else (0,)
-    states = torch.empty(shape, dtype=torch.float32, device=x.device)
+    states = x.new_empty(shape, dtype=torch.float32)
     if batch == 0 or dim == 0:
         return mean, variance, gain, s, p, states
     call = _Call.of(x, var, lengths, q, influence, eps, s0, p0)
@@ -257,9 +257,9 @@ def backward(
     batch, _, dim = x.shape
 
     def new(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=x.device)
+        return x.new_empty(shape, dtype=torch.float32)
 
-    grad_x, grad_var = (torch.empty(tensor.shape, dtype=tensor.dtype, device=x.device) for tensor in (x, var))
+    grad_x, grad_var = x.new_empty(x.shape), var.new_empty(var.shape)
     grad_s0, grad_p0 = (new(0) if s0 is None else new(batch, dim) for _ in range(2))
     if batch == 0 or dim == 0:
         return (

@@ -49,7 +49,9 @@ def _unique(configs: list[Config]) -> list[Config]:
     return [config for i, config in enumerate(configs) if config not in configs[:i]]
 
 
-# Number of elements per thread: a 16-byte load of half precision brings 8, one of float32 brings 4.
+# Number of elements per thread: a 16-byte load of half precision brings 8, one of float32 brings 4. With the loss terms
+# so many take 104 to 177 registers, and a multiprocessor holds 8 to 16 warps then. Fewer elements per thread have
+# shorter loads and two to four times the warps.
 @functools.cache
 def forward_tuner(dim: int, flat: bool, itemsize: int) -> Tuner:
     """Return the forward kernel's tuner.
@@ -62,16 +64,16 @@ def forward_tuner(dim: int, flat: bool, itemsize: int) -> Tuner:
     wide, narrow = (min(_power_of_two(dim), limit) for limit in (1024, 256))
     if dim % wide:  # part of a wide tile would be idle, a quarter of it for D = 768
         wide = narrow
-    return Tuner(
-        "fusion_forward",
-        _unique([config_of(n, columns, each) for n, columns in ((1024, narrow), (1024, wide), (2048, narrow))]),
-    )
+    shapes = ((1024, narrow, each), (1024, wide, each), (512, narrow, each // 2))
+    return Tuner("fusion_forward", _unique([config_of(*shape) for shape in shapes]))
 
 
 @functools.cache
 def backward_tuner(columns: int, itemsize: int) -> Tuner:
     """Return the backward kernel's tuner."""
-    return Tuner("fusion_backward", _unique([config_of(n, columns, 16 // itemsize) for n in (1024, 2048, 512)]))
+    each = 16 // itemsize
+    shapes = ((1024, each), (2048, each), (1024, each // 2), (1024, 2))
+    return Tuner("fusion_backward", _unique([config_of(n, columns, threads) for n, threads in shapes]))
 
 
 def row_sums_config(itemsize: int) -> Config:
@@ -95,7 +97,7 @@ class _Call:
         eps: float,
         terms: bool,
     ):
-        first = tensors[0]
+        self.first = first = tensors[0]
         self.device, self.dtype = first.device, first.dtype
         self.dim, self.size = first.shape[-1], first.numel()
         self.rows = self.size // self.dim if self.dim else 0
@@ -114,10 +116,17 @@ class _Call:
         if self.flat:
             self.inputs = list(tensors)
             self.rows, self.dim = -(-self.size // FLAT_COLUMNS), FLAT_COLUMNS
+            self.apart = [FLAT_COLUMNS] * 4
         elif self.size:
-            lines = [tensor.reshape(self.rows, self.dim) for tensor in tensors]
-            self.inputs = [line if line.stride(1) == 1 else line.contiguous() for line in lines]
+            lines = [tensor if tensor.is_contiguous() else self._lines(tensor) for tensor in tensors]
+            self.inputs = lines
+            self.apart = [self.dim if line.is_contiguous() else line.stride(0) for line in lines]
         self.worth = self.size >= WORTH_TUNING
+
+    def _lines(self, tensor: Tensor) -> Tensor:
+        """(rows, dim) with contiguous lines."""
+        lines = tensor.reshape(self.rows, self.dim)
+        return lines if lines.stride(1) == 1 else lines.contiguous()
 
     def tensors(self) -> dict[str, Any]:
         """The inputs by the names of the kernels' arguments."""
@@ -129,8 +138,7 @@ class _Call:
 
     def strides(self) -> dict[str, int]:
         """Elements from row to row of each input."""
-        rows = [FLAT_COLUMNS] * 4 if self.flat else [line.stride(0) for line in self.inputs]
-        return dict(zip(("stride_mi", "stride_li", "stride_me", "stride_le"), rows, strict=True))
+        return dict(zip(("stride_mi", "stride_li", "stride_me", "stride_le"), self.apart, strict=True))
 
     def sizes(self) -> dict[str, int]:
         return {"rows": self.rows, "dim": self.dim, "size": self.size, "steps": self.steps, "batch": self.batch}
@@ -143,11 +151,11 @@ class _Call:
 
     def programs(self, config: Config, few: bool) -> int:
         """Number of programs along the rows: one per tile, or `few`, which take the same number of tiles each."""
-        tiles = self.cut(config)[0]
+        tiles = -(-self.rows // config.meta["ROWS"])
         return -(-tiles // -(-tiles // (PROGRAMS * _multiprocessors(self.device)))) if few else tiles
 
     def floats(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=self.device)
+        return self.first.new_empty(shape, dtype=torch.float32)
 
 
 def forward(
@@ -163,7 +171,7 @@ def forward(
 
     call = _Call(tensors, c, lengths, eps, with_terms)
     shape = tensors[0].shape if fuse else (0,)
-    mean, var, w_img, w_evt = (torch.empty(shape, dtype=call.dtype, device=call.device) for _ in range(4))
+    mean, var, w_img, w_evt = [tensors[0].new_empty(shape) for _ in range(4)]
     terms = call.floats(4 if with_terms else 0)
     if not call.size:
         return mean, var, w_img, w_evt, terms.zero_()
@@ -217,7 +225,7 @@ def backward(
 
     call = _Call(tensors, c, lengths, eps, grads[4] is not None)
     counts = [scale.numel() if isinstance(scale, Tensor) else 1 for scale in c]
-    outgoing = [torch.empty(tensors[0].shape, dtype=call.dtype, device=call.device) for _ in range(4)]
+    outgoing = [tensors[0].new_empty(tensors[0].shape) for _ in range(4)]
     if not call.size:
         empty = [call.floats(count if with_c else 0).zero_() for count in counts]
         return (*outgoing, *empty)  # type: ignore[return-value]
@@ -230,9 +238,8 @@ def backward(
     tuner = backward_tuner(columns, call.dtype.itemsize)
     # Every program stores a partial sum of the gradient of c, and reads all lengths for the terms' gradient.
     few = with_c or (grad_terms is not None and lengths is not None)
-    most = max(call.programs(config, few) for config in tuner.configs)
     width = call.dim if call.per_dim else chunks
-    room = call.floats(2 * most * width) if with_c else None
+    room = call.floats(2 * max(call.programs(config, few) for config in tuner.configs) * width) if with_c else None
     scales = [call.floats(width if call.per_dim else 1) if with_c else None for _ in range(2)]
     upstream = {f"grad_{name}": grad for name, grad in zip(FIELDS, incoming, strict=False)}
     downstream = {f"grad_{name}": grad for name, grad in zip(NAMES, outgoing, strict=True)}
@@ -296,7 +303,8 @@ def _without_ties(call: _Call, *gradients: Tensor) -> list[Tensor]:
 
     There the gradient of |‖mu_i‖ − ‖mu_e‖| has either sign, and the order of a sum decides which.
     """
-    first, second = (torch.linalg.vector_norm(line, dim=1, dtype=torch.float32) for line in call.inputs[::2])
+    lines = (line.reshape(call.rows, call.dim) for line in call.inputs[::2])
+    first, second = (torch.linalg.vector_norm(line, dim=1, dtype=torch.float32) for line in lines)
     apart = ~((first - second).abs() <= 1e-5 * first)
     return [gradient.reshape(call.rows, call.dim)[apart] for gradient in gradients]
 
@@ -315,8 +323,8 @@ def _row_sums(call: _Call) -> Tensor:
             rows=call.rows,
             dim=call.dim,
             steps=call.steps,
-            stride_mi=call.inputs[0].stride(0),
-            stride_me=call.inputs[2].stride(0),
+            stride_mi=call.apart[0],
+            stride_me=call.apart[2],
             WIDE=call.cut(config)[1]["WIDE"],
             **config.options(),
         )

@@ -153,6 +153,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Pretends that GPU has this compute capability; Triton is installed, and so is gcc."""
 
     def pretend(major: int, minor: int) -> None:
+        monkeypatch.setattr(_triton, "_majors", {})
         monkeypatch.setattr(
             torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major, minor=minor)
         )
