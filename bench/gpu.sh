@@ -7,7 +7,7 @@
 #   bench/gpu.sh --dry-run  prints the plan, and counts what the first steps compile; needs no GPU
 #   PYTHON=python3.12 bench/gpu.sh
 #   STEPS='build selftest tests' BENCH_SECONDS=60 bench/gpu.sh    some of the steps, or a shorter benchmark
-#   TESTS=tests/gpu/test_network.py BENCH='--ops refine' TRAIN='--clips 1500' bench/gpu.sh    arguments of these steps
+#   TESTS=tests/gpu/test_network.py BENCH='--op refine' TRAIN='--clips 1500' bench/gpu.sh    arguments of these steps
 #
 # Python packages that are missing here are taken from wheels in .whl/, if that folder exists.
 set -uo pipefail
