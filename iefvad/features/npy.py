@@ -61,5 +61,10 @@ def load_npy(path: PathLike) -> np.ndarray:
 def _open_features(path: PathLike) -> np.ndarray:
     array = open_npy(path)
     if array.ndim != 2:
-        raise UserError(f"{path} has shape {array.shape}; features must be (segments, dimensions): make it again")
+        split = ""
+        if array.ndim == 3:  # RTFM's layout
+            split = ", or split the crops: save array[:, i] as NAME__i.npy for each crop i, and name these in the list"
+        raise UserError(
+            f"{path} has shape {array.shape}; features must be (segments, dimensions): make it again{split}"
+        )
     return array

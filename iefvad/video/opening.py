@@ -126,7 +126,7 @@ def _container(path: Path, file: VideoFile) -> av.container.InputContainer:
     silence_ffmpeg()
     try:
         # No protocol has this name, so FFmpeg can open nothing but the file that it is given.
-        container = av.open(file, mode="r", options={"protocol_whitelist": "none"})
+        container = av.open(file, mode="r", options={"protocol_whitelist": "none"}, metadata_errors="replace")
         assert isinstance(container, av.container.InputContainer)
         return container
     except (av.error.FFmpegError, OSError, ValueError) as error:

@@ -205,3 +205,18 @@ class FailingFile:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.file, name)
+
+
+def test_a_title_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Strasse"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for picture in PICTURES:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    content = path.read_bytes()
+    assert b"Strasse" in content
+    path.write_bytes(content.replace(b"Strasse", b"Stra\xdfe "))
+    assert sum(1 for _ in read_frames(path)) == 20
