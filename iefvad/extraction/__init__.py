@@ -6,6 +6,7 @@ Modules in reading order:
 - `progress`: the progress bar.
 - `jobs`: which videos are still to do, and what became of each.
 - `decoding`: processes that decode ahead of the encoder.
+- `frame_choice`: which frames of a segment are encoded.
 - `encoding`: batches that are filled across videos.
 - `stream`: the features of one video, one segment after another. Detection uses it too.
 - `threads`, `local`, `ray_engine`: the engines that put these together.
