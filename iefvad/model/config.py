@@ -25,6 +25,7 @@ class ModelConfig:
         standardize: Features are centred and scaled per dimension by buffers that `set_statistics` fills.
         projection: Width P of the network: standardised features are projected onto their first P principal
             directions, which `set_statistics` finds; None: the network is as wide as the features.
+        members: Number of networks of this form whose logits are averaged; each has its own weights and loss.
         modality: The streams of the network.
         noise: Noise model of the fusion.
         nu: Degrees of freedom of the Student-t.
@@ -37,8 +38,8 @@ class ModelConfig:
             (nu+1)/nu·exp(-logvar) divided by their sum + eps.
 
     Raises:
-        ValueError: `heads` does not divide the width of the network, `window` is below 1, or `projection` is not
-            between 1 and `dim` or comes without `standardize`.
+        ValueError: `heads` does not divide the width of the network, `window` or `members` is below 1, or `projection`
+            is not between 1 and `dim` or comes without `standardize`.
     """
 
     dim: int = 768
@@ -49,6 +50,7 @@ class ModelConfig:
     window: int | None = None
     standardize: bool = False
     projection: int | None = None
+    members: int = 1
     modality: Literal["fusion", "image", "event"] = "fusion"
     noise: Noise = "student-t"
     nu: float | Literal["learned"] = 8.0
@@ -72,6 +74,8 @@ class ModelConfig:
             raise ValueError(f"heads = {self.heads} does not divide the {what} {self.width}")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1, not {self.window}")
+        if self.members < 1:
+            raise ValueError(f"members must be at least 1, not {self.members}")
 
     @property
     def width(self) -> int:

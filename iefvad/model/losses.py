@@ -127,6 +127,8 @@ def total_loss(
 ) -> Loss:
     """Return classification + λ_kl·(KL_img + KL_evt) + λ_reg·(λ_cos·cosine + λ_norm·norm), equation 6 of the paper.
 
+    With several members it is the mean of their losses, so that each learns as it would alone.
+
     Args:
         output: What the network returned, with loss terms.
         labels: (B,), 1 for abnormal.
@@ -138,6 +140,11 @@ def total_loss(
     Raises:
         ValueError: the output has no loss terms, because it was computed without gradients.
     """
+    if output.members:
+        each = [total_loss(member, labels, lengths, weights, mil, share) for member in output.members]
+        return Loss(
+            *(torch.stack(values).mean() for values in zip(*((x.total, x.cls, x.kl, x.reg) for x in each), strict=True))
+        )
     cls = mil_loss(output.logits, labels, lengths, mil)
     terms = output.terms
     if terms is None:

@@ -5,6 +5,8 @@ Source: sections 3.1 to 3.5 of the paper; `docs/specification.md#network`.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,7 +37,9 @@ class State(NamedTuple):
 
 @dataclass
 class Output:
-    """What one forward pass returns, for B videos of T segments and D dimensions.
+    """What one forward pass returns, for B videos of T segments and a network of width D.
+
+    With several members, logits and terms are means over them, and D is the sum of their widths.
 
     Attributes:
         logits: (B, T) float32.
@@ -50,6 +54,7 @@ class Output:
         gain: (B, T, D), gain of the recursion; None without one.
         terms: Regularisation terms of the loss; None without gradients.
         state: What the next chunk of the videos starts from; None without a recursion.
+        members: The outputs of the members; empty for a network without several.
     """
 
     logits: Tensor
@@ -64,6 +69,7 @@ class Output:
     gain: Tensor | None
     terms: Terms | None
     state: State | None
+    members: Sequence[Output] = ()
 
 
 class Standardize(nn.Module):
@@ -206,6 +212,8 @@ class Network(nn.Module):
             width, hidden=config.hidden, steps=config.refine_steps, attenuation=config.attenuation, backend=backend
         )
         self.classifier = nn.Linear(width, 1)
+        alone = dataclasses.replace(config, members=1)
+        self.others = nn.ModuleList(Network(alone, backend=backend) for _ in range(config.members - 1))
 
     def forward(
         self,
@@ -231,6 +239,21 @@ class Network(nn.Module):
         Raises:
             ValueError: shapes do not fit each other or the network.
         """
+        if not self.others:
+            return self._forward(image, event, lengths, state, context)
+        members = [self, *self.others]
+        states = [None] * len(members) if state is None else _parts_of(state, len(members))
+        return _combined(
+            [
+                member._forward(image, event, lengths, part, context)
+                for member, part in zip(members, states, strict=True)
+            ]
+        )
+
+    def _forward(
+        self, image: Tensor | None, event: Tensor | None, lengths: Tensor | None, state: State | None, context: int
+    ) -> Output:
+        """The forward pass of this network without the other members; arguments and errors as `forward`."""
         inputs = self._inputs(image, event)
         valid, layout = self._layout(inputs, lengths, context)
         mus, logvars = self._encode(inputs, valid, layout, context)
@@ -262,6 +285,9 @@ class Network(nn.Module):
         statistics = self.statistics[modality]
         assert isinstance(statistics, Standardize)
         statistics.fit(features)
+        for member in self.others:
+            assert isinstance(member, Network)
+            member.statistics[modality].load_state_dict(statistics.state_dict())
 
     def learned(self) -> dict[str, float]:
         """Return what learned q and ν are: `q_mean`, `q_min`, `q_max` over the dimensions, `nu_image`, `nu_event`."""
@@ -276,6 +302,32 @@ class Network(nn.Module):
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 nn.init.zeros_(module.out_proj.weight)
+
+    def start_at_zero(self) -> None:
+        """Zero the classifier and what refinement subtracts: scores start at 1/2, and training as of a linear model."""
+        for module in self.modules():
+            if isinstance(module, Network):
+                nn.init.zeros_(module.classifier.weight)
+                nn.init.zeros_(module.classifier.bias)
+                nn.init.zeros_(module.refinement.w2)
+                nn.init.zeros_(module.refinement.b2)
+
+    def start_divided(self, image_part: float) -> None:
+        """Let the image carry the first part of the dimensions at the start, and the event stream the rest.
+
+        Args:
+            image_part: The image's fraction of the dimensions. Where a stream does not carry, its log-variance starts
+                at 4, so that its weight is about 0.02.
+        """
+        for module in self.modules():
+            if isinstance(module, Network) and module.config.modality == "fusion":
+                parts = round(image_part * module.config.width)
+                for name, where in (("image", slice(parts, None)), ("event", slice(0, parts))):
+                    encoder = module.encoders[name]
+                    assert isinstance(encoder, ModalityEncoder)
+                    with torch.no_grad():
+                        encoder.logvar.bias.zero_()
+                        encoder.logvar.bias[where] = 4.0
 
     def _inputs(self, image: Tensor | None, event: Tensor | None) -> dict[str, Tensor]:
         """Return the features of the network's modalities. Raises ValueError unless they are (B, T, D), all alike."""
@@ -393,3 +445,27 @@ class Network(nn.Module):
             return None
         both = dict(zip(MODALITIES, self.fusion.nu(), strict=True))
         return torch.stack([nu for name in self.encoders if isinstance(nu := both[name], Tensor)]).mean()
+
+
+def _parts_of(state: State, members: int) -> list[State | None]:
+    """Return each member's part of a joint state."""
+    return [State(*part) for part in zip(state.mean.chunk(members, -1), state.var.chunk(members, -1), strict=True)]
+
+
+def _combined(outputs: Sequence[Output]) -> Output:
+    """Return the output of several members: mean logits, and everything else side by side."""
+    logits = torch.stack([output.logits for output in outputs]).mean(0)
+    side_by_side = {}
+    for name in ("fused", "image_mu", "event_mu", "image_logvar", "event_logvar", "w_img", "w_evt", "gain"):
+        values = [getattr(output, name) for output in outputs]
+        side_by_side[name] = None if values[0] is None else torch.cat(values, -1)
+    terms = [output.terms for output in outputs if output.terms is not None]
+    states = [output.state for output in outputs if output.state is not None]
+    return Output(
+        logits=logits,
+        scores=torch.sigmoid(logits),
+        **side_by_side,
+        terms=Terms(*(torch.stack(values).mean() for values in zip(*terms, strict=True))) if terms else None,
+        state=State(*(torch.cat(values, -1) for values in zip(*states, strict=True))) if states else None,
+        members=outputs,
+    )

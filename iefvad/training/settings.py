@@ -78,6 +78,15 @@ class TrainConfig:
     identity_start: bool | None = option(
         None, "attention layers start as the identity, so that at first each segment is seen alone"
     )
+    zero_start: bool | None = option(
+        None, "classifier and refinement start at zero, so that training begins as that of a linear model"
+    )
+    image_part: float | None = option(
+        None,
+        "fraction of the network's dimensions that the image stream carries at first, the event stream the others; 0:"
+        " both streams weigh the same everywhere at first",
+    )
+    members: int | None = option(None, "number of networks, trained side by side, whose logits are averaged")
     mil: Literal["topk", "segment"] = option(
         "topk",
         "score of a video in training: mean of its highest segments, or of its best run of 16 segments",
@@ -119,10 +128,13 @@ class TrainConfig:
     seeds: list[int] = option(
         [0], "random seeds; with several, one model is trained per seed, and mean and deviation are reported"
     )
-    validation: float = option(0.2, "fraction of the training videos that is held out to choose the epoch")
-    select: Literal["validation", "last", "test"] = option(
-        "validation",
-        "epoch that is kept: best on held-out videos, the last, or best on the test set (as the released code)",
+    validation: float | None = option(
+        None, "fraction of the training videos that is held out to choose the epoch [default: 0.2; 0 for own]"
+    )
+    select: Literal["validation", "last", "test"] | None = option(
+        None,
+        "epoch that is kept: best on held-out videos, the last, or best on the test set (as the released code)"
+        " [default: validation; last for own]",
     )
     test_crops: Literal["5", "0", "all"] = option(
         "5", "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all"
@@ -149,6 +161,11 @@ class Settings(TrainConfig):
     standardize: bool = field(kw_only=True)
     projection: int = field(default=0, kw_only=True)  # runs of earlier versions do not have it
     identity_start: bool = field(kw_only=True)
+    zero_start: bool = field(default=False, kw_only=True)
+    image_part: float = field(default=0.0, kw_only=True)
+    members: int = field(default=1, kw_only=True)
+    validation: float = field(kw_only=True)
+    select: Literal["validation", "last", "test"] = field(kw_only=True)
     lr: float = field(kw_only=True)
     epochs: int = field(kw_only=True)
     min_steps: int = field(default=0, kw_only=True)
@@ -172,7 +189,7 @@ _BASE: dict[str, Any] = {
     "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
     "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
     "max_segments": 256, "window": 0, "standardize": False, "projection": 0, "identity_start": False,
-    "min_steps": 0,
+    "min_steps": 0, "zero_start": False, "image_part": 0.0, "members": 1, "validation": 0.2, "select": "validation",
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -181,9 +198,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "shanghaitech": _BASE | {"lr": 1e-4, "epochs": 20, "milestones": [8, 15], "factor": 0.5, "batch": 8},
     "xd-violence": _BASE | {"milestones": [2, 6, 10], "batch": 2, "mixed": True, "lambda_reg": 0.01, "lambda_kl": 0.01},
     "own": _BASE
-    | {"lr": 3e-4, "epochs": 10, "milestones": [6, 9], "factor": 0.3, "batch": 16, "min_steps": 120}
+    | {"lr": 3e-4, "epochs": 10, "milestones": [5, 8], "factor": 0.3, "batch": 16, "min_steps": 100}
     | {"lambda_reg": 0.1, "lambda_kl": 0.1, "window": 2, "standardize": True, "projection": 128}
-    | {"identity_start": True},
+    | {"identity_start": True, "zero_start": True, "image_part": 0.25, "members": 4}
+    | {"validation": 0.0, "select": "last"},
     "synth": _BASE
     | {"lr": 3e-4, "epochs": 25, "milestones": [16, 21], "factor": 0.3, "batch": 16, "lambda_reg": 0.1}
     | {"lambda_kl": 0.1, "max_segments": 32, "window": 2, "standardize": True, "identity_start": True},
@@ -218,7 +236,7 @@ def resolve(config: TrainConfig) -> Settings:
 
 
 def _check(config: Settings) -> None:
-    positive = ("lr", "epochs", "batch", "max_segments", "layers", "heads", "eps")
+    positive = ("members", "lr", "epochs", "batch", "max_segments", "layers", "heads", "eps")
     for name in positive:
         if getattr(config, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} must be greater than 0, not {getattr(config, name)}.")
@@ -235,6 +253,8 @@ def _check(config: Settings) -> None:
     ):
         if getattr(config, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must not be negative, not {getattr(config, name)}.")
+    if not 0 <= config.image_part < 1:
+        raise UserError(f"--image-part is a fraction, at least 0 and below 1, not {config.image_part}.")
     if config.projection and not config.standardize:
         raise UserError("--projection is taken from standardised features: add --standardize true.")
     if not isinstance(config.process_noise, str) and config.process_noise < 0:

@@ -85,6 +85,10 @@ class Trainer:
         )
         if config.identity_start:
             self.model.start_as_identity()
+        if config.zero_start:
+            self.model.start_at_zero()
+        if config.image_part:
+            self.model.start_divided(config.image_part)
         self.model.to(self.device)
         self.network: nn.Module = self.model
         self.graphed = config.cuda_graph and self.processes.world == 1

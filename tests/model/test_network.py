@@ -10,6 +10,7 @@ import torch
 from iefvad.checkpoints.hub import IEFVAD
 from iefvad.model.config import ModelConfig
 from iefvad.model.losses import LossWeights, total_loss
+from iefvad.model.network import Network
 
 SMALL = ModelConfig(dim=24, heads=4, refine_steps=3)
 VARIANTS = {
@@ -228,3 +229,44 @@ def test_extreme_log_variances_stay_finite(modality, logvar, backend):
     assert torch.isfinite(out.scores).all() and torch.isfinite(loss.total)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_members_average_their_logits_and_carry_their_own_states():
+    config = ModelConfig(dim=12, heads=2, members=3, refine_steps=1, standardize=True, projection=8)
+    network = Network(config, backend="reference").eval()
+    image, event = torch.randn(2, 3, 6, 12)
+    for name, features in (("image", image), ("event", event)):
+        network.set_statistics(name, features.flatten(0, 1))
+    whole = network(image, event)
+    assert whole.logits.shape == (3, 6) and whole.w_img.shape == (3, 6, 24) and len(whole.members) == 3
+    torch.testing.assert_close(whole.logits, torch.stack([member.logits for member in whole.members]).mean(0))
+    first = network(image[:, :4], event[:, :4])
+    alone = Network(dataclasses.replace(config, members=1), backend="reference").eval()
+    alone.load_state_dict(network.others[1].state_dict())
+    torch.testing.assert_close(alone(image, event).logits, whole.members[2].logits)
+    assert first.state.mean.shape == (3, 24)
+    torch.testing.assert_close(alone(image[:, :4], event[:, :4]).state.mean, first.state.mean[:, 16:])
+
+
+def test_the_projection_keeps_the_directions_of_largest_variance():
+    network = Network(ModelConfig(dim=6, heads=1, standardize=True, projection=2), backend="reference")
+    hidden = torch.randn(200, 2)
+    network.set_statistics("event", hidden @ torch.randn(2, 6) + 3)
+    projected = network.statistics["event"](hidden @ torch.randn(2, 6) + 3)
+    assert projected.shape == (200, 2) and network.config.width == 2
+    network.set_statistics("image", torch.randn(2, 6))  # one direction only
+    assert network.statistics["image"].basis[:, 1].abs().max() == 0
+    with pytest.raises(ValueError, match="projection needs standardize"):
+        ModelConfig(dim=6, heads=1, projection=2)
+
+
+def test_a_divided_start_gives_each_stream_its_dimensions():
+    network = Network(ModelConfig(dim=8, heads=2, refine_steps=1), backend="reference").eval()
+    network.start_divided(0.25)
+    network.start_at_zero()
+    weights = network(*torch.randn(2, 1, 3, 8) * 0.01)
+    assert (weights.scores == 0.5).all()
+    for encoder in network.encoders.values():
+        torch.nn.init.zeros_(encoder.logvar.weight)
+    weights = network(*torch.randn(2, 1, 3, 8)).w_img
+    assert weights[..., :2].min() > 0.95 and weights[..., 2:].max() < 0.05

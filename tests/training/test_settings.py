@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from iefvad.cli.train import parse_train
-from iefvad.training.settings import METHODS, PRESETS, TrainConfig, load_config, resolve, save_config
+from iefvad.training.settings import METHODS, PRESETS, TrainConfig, for_data, load_config, resolve, save_config
 from iefvad.utils.errors import UserError
 
 
@@ -77,3 +77,10 @@ def test_unknown_flag_is_refused(capsys):
         parse_train(["--colour", "blue"])
     assert stop.value.code == 2
     assert "--colour" in capsys.readouterr().err
+
+
+def test_few_videos_get_more_epochs():
+    own = resolve(TrainConfig(preset="own"))
+    few, many = for_data(own, 1), for_data(own, 30)
+    assert (few.epochs, few.milestones) == (100, [50, 80]) and (many.epochs, many.milestones) == (10, [5, 8])
+    assert for_data(resolve(TrainConfig(preset="ucf-crime")), 1).epochs == 10
