@@ -28,8 +28,8 @@ from bench.timing import quartiles
 from iefvad.checkpoints.hub import IEFVAD
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.detector import Detector
-from iefvad.detection.live import Watch
-from iefvad.detection.sources import LiveSegment, LiveSource
+from iefvad.detection.live.sources import LiveSegment, LiveSource
+from iefvad.detection.live.watch import Watch
 from iefvad.encoders.encoder import build_encoder
 from iefvad.extraction.config import ExtractConfig, store_settings
 from iefvad.model.config import ModelConfig
@@ -39,6 +39,7 @@ from iefvad.video import HEIGHT, SEGMENT, WIDTH, read_frames, resize
 
 ENCODERS = ("random-vit", "descriptor")
 FRAMES, QUICK_FRAMES = 608, 64
+FPS = 30.0
 RUNS = 5
 """Times that a file is scored, and that the video is played as live input."""
 
@@ -68,15 +69,43 @@ class PlayedVideo(LiveSource):
 
     def __init__(self, video: Path, limit: int) -> None:
         super().__init__("file")
-        self.video, self.limit = video, limit
         self.preparing: list[float] = []
+        self._thumbnail_of_all: Any = None
+        self._segments = self._read_segments(video, limit)
+        self._next: LiveSegment | None = None
 
-    def __iter__(self) -> Generator[LiveSegment, None, None]:
-        frames = read_frames(self.video, on_truncated="keep")
-        self.fps = 30.0
-        thumbnail: Any = None
+    def start(self) -> None:
+        """Reads nothing yet."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is another segment; it is read now."""
+        self._next = self._next or next(self._segments, None)
+        return self._next is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no other segment."""
+        return not self.ready
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return FPS
+
+    def take(self) -> LiveSegment | None:
+        """Gives out the next segment."""
+        segment, self._next = (self._next, None) if self.ready else (None, None)
+        return segment
+
+    def stop(self, wait: float = 0.0) -> None:
+        """Closes the video."""
+        self._segments.close()
+
+    def _read_segments(self, video: Path, limit: int) -> Generator[LiveSegment, None, None]:
+        frames = read_frames(video, on_truncated="keep")
         with contextlib.closing(cast(Any, frames)):
-            for _ in range(self.limit):
+            for number in range(limit):
                 partial: list[np.ndarray] = []
                 for _ in range(SEGMENT - 1):
                     frame = next(frames, None)
@@ -87,16 +116,15 @@ class PlayedVideo(LiveSource):
                 frame = next(frames, None)
                 if frame is None:
                     return
-                if thumbnail is None:
-                    thumbnail = cv2.resize(frame, (160, 120), interpolation=cv2.INTER_AREA)
+                if self._thumbnail_of_all is None:
+                    self._thumbnail_of_all = cv2.resize(frame, (160, 120), interpolation=cv2.INTER_AREA)
                 partial.append(resize(frame[None], (WIDTH, HEIGHT))[0])
-                segment = LiveSegment(np.stack(partial), thumbnail, began, time.time())
+                start, end = number * SEGMENT / FPS, (number + 1) * SEGMENT / FPS
+                stacked = np.stack(partial)
+                segment = LiveSegment(stacked, self._thumbnail_of_all, start, end, began, time.time())
                 self.preparing.append(time.monotonic() - began)
                 self.health.frames += SEGMENT
                 yield segment
-
-    def stop(self) -> None:
-        """Nothing runs beside it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,14 +181,14 @@ def live(source: Path | IEFVAD, name: str, video: Path, device: torch.device, *,
     running, played_on = 0.0, 0
     for _ in range(1 if quick else RUNS):
         watch, played, seconds = _play(detector, video, 10**9)
-        timing = watch.timing
+        timing = watch.channels[0].timing
         count = len(timing.latencies)
         if not count:
             raise UserError(f"{video} has fewer than {SEGMENT} frames; give a longer --video")
         found += timing.latencies
         running, played_on = running + seconds, played_on + count - 1
         parts["last frame"].append(1e3 * statistics.fmean(played.preparing))
-        detection = watch.detection()
+        [detection] = watch.detections()
         parts["encode"].append(1e3 * detection.timing.encode / count)
         parts["score"].append(1e3 * timing.score / count)
     peak = memory.resident("VmHWM")
@@ -187,7 +215,7 @@ def live(source: Path | IEFVAD, name: str, video: Path, device: torch.device, *,
 def _play(detector: FullDetector, video: Path, limit: int) -> tuple[Watch, PlayedVideo, float]:
     watch = Watch(detector, "http://bench.invalid/")  # never opened: its source is replaced
     played = PlayedVideo(video, limit)
-    watch.source = played
+    watch.channels[0].source = played
     scores = iter(watch)
     began = time.perf_counter()
     with contextlib.closing(scores):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iefvad.cli.command import command
 from iefvad.detection.config import GROUPS, DetectConfig
-from iefvad.detection.detect import live_address
+from iefvad.detection.detect import inputs
 from iefvad.detection.detector import Detector
 from iefvad.detection.outputs import Names, describe_failure, describe_rule, write_results
 from iefvad.detection.terminal import summarize, watch
@@ -19,13 +19,13 @@ from iefvad.video import find_videos, require_rate
 
 @command("detect")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `iefvad detect` and return the exit status: 1 if a video could not be read or a stream was lost."""
+    """Run `iefvad detect` and return the exit status: 1 if a video could not be read or a camera was lost."""
     parser = make_parser(
         "detect",
         "Score your own videos, a camera or a stream with the model of a run. Each of them gets a CSV with the score of"
         " every segment, a CSV with the flagged intervals, a JSON file with everything, and an HTML timeline with"
-        " pictures of the segments with the highest scores. Live input is scored as it comes, until it ends or until"
-        " Ctrl-C.",
+        " pictures of the segments with the highest scores. Cameras and streams are scored as they come, until they end"
+        " or until Ctrl-C.",
         usage="RUN VIDEO [VIDEO ...] [options]",
     )
     parser.add_argument("run", type=str, help="run folder that `iefvad train` wrote", metavar="RUN")
@@ -33,21 +33,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "videos",
         nargs="+",
         type=str,
-        help="video files, folders of frames (with --fps), folders of these, or one live input: an address (rtsp://,"
-        " http://, udp://, tcp:// ...), the number of a camera, or /dev/videoN",
+        help="video files, folders of frames (with --fps), folders of these, or live input: addresses (rtsp://, http://,"
+        " udp://, tcp:// ...), numbers of cameras, /dev/videoN, or a .yaml file of cameras (one NAME: ADDRESS per line)",
         metavar="VIDEO",
     )
     add_options(parser, DetectConfig, GROUPS)
     arguments = parser.parse_args(argv)
     config = from_namespace(DetectConfig, arguments)
-    address = live_address(arguments.videos)
-    videos = find_videos(arguments.videos) if address is None else []
+    cameras = inputs(arguments.videos, config)
+    videos = [] if cameras else find_videos(arguments.videos)
     require_rate(videos, config.fps)
-    detector = Detector(arguments.run, config, live=address is not None)
+    detector = Detector(arguments.run, config, live=bool(cameras))
     folder = Path(config.out) if config.out else (detector.folder or Path()) / "detections"
     print(f"{describe_rule(detector.rule)}\n  ({detector.rule.origin})", flush=True)
-    if address is not None:
-        return watch(detector, address, folder)
+    if cameras:
+        return watch(detector, cameras, folder)
     names, failed = Names(folder), 0
     for video in videos:
         try:

@@ -70,6 +70,14 @@ class DetectConfig:
     )
     timeout: float = option(10.0, "a connection counts as lost after this many seconds without an answer or a frame")
     duration: float | None = option(None, "stop live input after this many seconds [default: at Ctrl-C]")
+    webhook: str | None = option(
+        None, "post the start and the end of each alarm of live input as JSON to this http or https address"
+    )
+    serve: str | None = option(
+        None,
+        "HOST:PORT, such as 127.0.0.1:8000: show cameras, scores and alarms of live input on a web page there (pip"
+        " install 'iefvad[serve]')",
+    )
 
     thumbnails: int = option(8, "number of pictures in the HTML timeline, of the segments with the highest scores")
     overlay: bool = option(False, "also write the video with its score and flagged intervals drawn in (files only)")

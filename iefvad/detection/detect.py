@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.hub import IEFVAD
+from iefvad.detection.announce import announcing
 from iefvad.detection.config import DetectConfig
-from iefvad.detection.connections import is_live
 from iefvad.detection.detector import Detector
-from iefvad.detection.live import Watch
+from iefvad.detection.live.cameras import Camera, find_cameras
+from iefvad.detection.live.watch import Watch
 from iefvad.detection.outputs import Names, write_results
 from iefvad.detection.result import Detection
 from iefvad.utils.errors import UserError
@@ -22,30 +24,25 @@ def detect(model: str | Path | IEFVAD, videos: str | Path | Sequence[str | Path]
 
     Args:
         model: A run folder, anything else that `load_pretrained` takes, or the model itself.
-        videos: Video files, folders of frames, folders of these, or one live input (the address of a stream, or the
-            number of a camera as text). Live input is scored until it ends or `duration` is over.
+        videos: Video files, folders of frames, folders of these, or live input: addresses of streams, numbers of cameras
+            as text, or YAML files of cameras. Live input is scored until it ends or `duration` is over.
         settings: Fields of `DetectConfig`. Files are written only where `out` names a folder.
 
     Returns:
-        One detection per video, in order.
+        One detection per video, in order; of live input, one per camera that gave a score.
 
     Raises:
-        UserError: a video cannot be read; the first one ends the call. Or a setting is out of range.
+        UserError: a video cannot be read; the first one ends the call. No camera gives a score. Or a setting is out of
+            range.
         TypeError: a setting is unknown.
     """
     config = DetectConfig(**settings)
-    given = [videos] if isinstance(videos, (str, Path)) else list(videos)
-    address = live_address([str(video) for video in given])
-    detector = Detector(model, config, live=address is not None)
+    given = [str(video) for video in ([videos] if isinstance(videos, (str, Path)) else videos)]
+    cameras = inputs(given, config)
+    detector = Detector(model, config, live=bool(cameras))
     folder = Path(config.out) if config.out else None
-    if address is not None:
-        session = Watch(detector, address)
-        for _ in session:
-            pass
-        detection = session.detection()
-        if folder is not None:
-            write_results(detection, folder, Names(folder).fresh(session.name), detector)
-        return [detection]
+    if cameras:
+        return _watch(detector, cameras, folder)
     names = Names(folder) if folder is not None else None
     detections = []
     paths = find_videos(given)
@@ -58,21 +55,33 @@ def detect(model: str | Path | IEFVAD, videos: str | Path | Sequence[str | Path]
     return detections
 
 
-def live_address(given: Sequence[str]) -> str | None:
-    """Find live input among names of inputs.
-
-    Args:
-        given: Addresses, camera numbers, files or folders.
+def inputs(given: Sequence[str], config: DetectConfig) -> list[Camera]:
+    """Find live input among names of inputs, and check that the settings fit them.
 
     Returns:
-        The address or camera; None where all are files or folders.
+        The cameras; none where all inputs are files or folders.
 
     Raises:
-        UserError: there is live input and something else.
+        UserError: there are cameras and files, or a setting is for the other kind of input.
     """
-    live = [text for text in given if is_live(text)]
-    if live and len(given) > 1:
-        raise UserError(
-            "only one live input at a time, and no files with it: start another `iefvad detect` for each other input."
-        )
-    return live[0] if live else None
+    cameras = find_cameras(given)
+    for name in ("webhook", "serve"):
+        if getattr(config, name) is not None and not cameras:
+            raise UserError(f"--{name} is for cameras and streams: leave it out for video files.")
+    return cameras
+
+
+def _watch(detector: Detector, cameras: Sequence[Camera], folder: Path | None) -> list[Detection]:
+    session = Watch(detector, cameras)
+    with (
+        announcing(session, detector.config, lambda text: None) as announce,
+        contextlib.closing(iter(session)) as scores,
+    ):
+        for scored in scores:
+            announce(scored)
+    detections = session.detections()
+    if folder is not None:
+        names = Names(folder)
+        for channel, detection in zip(session.scored, detections, strict=True):
+            write_results(detection, folder, names.fresh(channel.camera.stem), detector)
+    return detections

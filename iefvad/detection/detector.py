@@ -73,14 +73,7 @@ class Detector:
         self.chunk = int(self.provenance.get("chunk", 256))
         self.hop = self.config.hop if self.config.hop is not None else 1 if live else self.chunk
         self.context = self.scorer().context
-        self.rule: Rule = choose_rule(
-            self.config,
-            folder=self.folder,
-            model=self.model,
-            provenance=self.provenance,
-            hop=self.hop,
-            context=self.context,
-        )
+        self.rule: Rule = self.rule_of(self.config)
         self.encoder: Encoder = build_encoder(
             image_model=self.settings["image_encoder"],
             image_weights=self.config.image_weights or self.settings.get("image_weights"),
@@ -92,6 +85,21 @@ class Detector:
             batch=SEGMENT if device.type == "cpu" else 64,
         )
         check_encoder(self.settings, self.encoder.settings, "the features of these videos")
+
+    def rule_of(self, config: DetectConfig) -> Rule:
+        """Choose how scores become flagged intervals with these settings, which may be those of one camera.
+
+        Raises:
+            UserError: the calibration cannot be read or is of other weights, or `low` exceeds the threshold.
+        """
+        return choose_rule(
+            config,
+            folder=self.folder,
+            model=self.model,
+            provenance=self.provenance,
+            hop=self.hop,
+            context=self.context,
+        )
 
     def scorer(self) -> Scorer:
         """Make a scorer for a new video."""

@@ -53,10 +53,11 @@ class Names:
         return name
 
     def fresh(self, stem: str) -> str:
-        """Return a name that no file in the folder has: live input never replaces an earlier recording."""
+        """Return a name that is free, and give it only once: live input never replaces an earlier recording."""
         name, number = stem, 2
-        while any((self.folder / f"{name}{suffix}").exists() for suffix in _SUFFIXES):
+        while any((self.folder / file).exists() or file.lower() in self._taken for file in _files(name)):
             name, number = f"{stem}_{number}", number + 1
+        self._taken |= {file.lower(): name for file in _files(name)}
         return name
 
     def _free(self, name: str, owner: str) -> bool:
@@ -67,6 +68,10 @@ class Names:
         except (OSError, ValueError):
             return True
         return not isinstance(before, dict) or before.get("path", owner) == owner
+
+
+def _files(name: str) -> list[str]:
+    return [name + suffix for suffix in _SUFFIXES]
 
 
 def write_results(detection: Detection, folder: Path, name: str, detector: Detector) -> list[Path]:
@@ -138,8 +143,10 @@ def _notes(detection: Detection, detector: Detector) -> list[str]:
         live = detection.live
         notes.append(
             f"live input: {live['frames_read']} frames read, {live['frames_dropped']} dropped, connection lost"
-            f" {sum(live['connections_lost'].values())} time(s); times count only the scored frames"
+            f" {sum(live['connections_lost'].values())} time(s); times are those of arrival, since the first frame"
         )
+        if live["lost_seconds"]:
+            notes.append(f"without scores: {live['lost_seconds']:.1f} s of this time; the JSON file lists where")
     return notes
 
 

@@ -8,22 +8,25 @@ import io
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from iefvad.detection.alarm import Alarm
+from iefvad.detection.announce import announcing
 from iefvad.detection.detector import Detector
-from iefvad.detection.live import LiveScore, Watch
-from iefvad.detection.outputs import Names, write_results
+from iefvad.detection.live.cameras import Camera
+from iefvad.detection.live.channel import Channel, LiveAlarm, LiveScore
+from iefvad.detection.live.watch import Watch
+from iefvad.detection.outputs import Names, describe_rule, write_results
 from iefvad.detection.result import Detection
 from iefvad.scoring.video_scores import CSV_COLUMNS, csv_row
 from iefvad.utils.text import clock
 from iefvad.video import SEGMENT
 
 _BAR = 24  # characters
+_NAME = 24  # characters; longer names push their line to the right
 _LISTED = 20  # intervals printed; the files contain all
 
 
@@ -53,7 +56,7 @@ def summarize(detection: Detection) -> None:
     sys.stdout.flush()
 
 
-def watch(detector: Detector, address: str, folder: Path) -> int:
+def watch(detector: Detector, cameras: Sequence[Camera], folder: Path) -> int:
     """Score live input until it ends, its duration is over, or the user presses Ctrl-C.
 
     Each segment is printed and written to NAME.csv at once, so that a kill loses nothing. The other files are written
@@ -61,85 +64,162 @@ def watch(detector: Detector, address: str, folder: Path) -> int:
 
     Args:
         detector: The detector.
-        address: Address of a stream, or a camera.
+        cameras: The cameras and streams.
         folder: Folder for the results.
 
     Returns:
-        The exit status: 0, or 1 where the connection was lost.
+        The exit status: 0, or 1 where a camera was lost.
 
     Raises:
-        UserError: the input cannot be reached.
+        UserError: no input can be reached.
     """
-    session = Watch(detector, address, notify=lambda text: print(text, flush=True))
-    name = Names(folder).fresh(session.name)
-    path = folder / f"{name}.csv"
-    print(f"{session.source.shown}: connecting; press Ctrl-C to end", flush=True)
+    several = len(cameras) > 1
+    width = min(_NAME, max(len(camera.name) for camera in cameras)) if several else 0
+    session = Watch(detector, cameras, notify=lambda name, text: _say(name if several else "", text))
+    names = Names(folder)
+    recorders = {channel.name: _Recorder(channel, names, width) for channel in session.channels}
+    for channel in session.channels:
+        print(f"{channel.label}: connecting")
+        if channel.rule != detector.rule:
+            print(f"  {describe_rule(channel.rule)} ({channel.rule.origin})")
+    print("press Ctrl-C to end", flush=True)
     with contextlib.ExitStack() as stack:
-        file: TextIO | None = None
+        announce = stack.enter_context(announcing(session, detector.config, lambda text: _say("", text)))
         stack.enter_context(_ending_by_signal())
+        for recorder in recorders.values():
+            stack.callback(recorder.close)
         try:
             for scored in stack.enter_context(contextlib.closing(iter(session))):
-                if file is None:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    file = stack.enter_context(path.open("w", newline="", encoding="utf-8"))
-                    csv.writer(file, lineterminator="\n").writerow(CSV_COLUMNS)
-                    print(f"{session.fps:g} frames/s, a score every {SEGMENT / session.fps:.2f} s, written to {path}")
-                file.write(_csv_line(name, scored))
-                file.flush()
-                _print_score(scored, detector.rule.threshold)
+                recorders[scored.camera].write(scored)
+                announce(scored)
+                _print_score(scored, recorders[scored.camera].channel.rule.threshold, width)
         except KeyboardInterrupt:
-            if file is None:
+            if not session.scored:
                 raise
             print("\nended by Ctrl-C", flush=True)
-    detection = session.detection()
-    for start, end, peak in detection.intervals[-1:]:
-        if end >= detection.scores.ends[-1] - 1e-6:
-            print(f"the last flagged interval had not ended: {clock(start, 1)} to {clock(end, 1)}, peak {peak:.3f}")
-    write_results(detection, folder, name, detector)
-    _live_summary(detection, session)
-    print(f"results in {folder}: {', '.join(file.name for file in detection.files)}")
-    if session.source.gave_up:
-        print(f"iefvad detect: {session.source.gave_up}; what was scored is kept.", file=sys.stderr)
-        return 1
-    return 0
+    if len(cameras) == 1:
+        session.detections()  # one without a score is an error
+    for channel in session.scored:
+        recorders[channel.name].finish(detector)
+    return _status(session)
 
 
-def _live_summary(detection: Detection, session: Watch) -> None:
-    summarize(detection)
-    health = session.source.health
-    if health.dropped:
-        print(
-            f"  {health.dropped} of {health.frames} frames dropped: scoring could not keep up, or a connection was lost"
-        )
-    if health.lost:
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in health.lost.items())
-        print(f"  connection lost {health.lost.total()} time(s): {reasons}")
+def _status(session: Watch) -> int:
+    """Name the cameras that were lost or gave no score, and return the exit status."""
+    status = 0
+    for channel in session.channels:
+        if channel.trouble:
+            status, kept = 1, "; what was scored is kept" if channel.segments else ""
+            text = channel.trouble.rstrip(".") + kept
+        elif not channel.segments:
+            reasons = channel.source.health.lost.most_common(1)
+            why = f" ({reasons[0][0]})" if reasons else ""
+            status, text = 1, f"it gave fewer frames than one segment needs{why}, so there is no score"
+        else:
+            continue
+        prefix = f"{channel.name}: " if len(session.channels) > 1 else ""
+        print(f"iefvad detect: {prefix}{text}.", file=sys.stderr)
+    return status
 
 
-def _print_score(scored: LiveScore, threshold: float) -> None:
+class _Recorder:
+    """Writes the scores of one camera to its CSV file as they come, and its other files at the end."""
+
+    def __init__(self, channel: Channel, names: Names, width: int) -> None:
+        self.channel, self.folder = channel, names.folder
+        self._width = width
+        self._name = names.fresh(channel.camera.stem)
+        self._file: TextIO | None = None
+
+    def write(self, scored: LiveScore) -> None:
+        """Write a segment, so that nothing is lost when the process is killed."""
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / f"{self._name}.csv"
+            self._file = path.open("w", newline="", encoding="utf-8")
+            csv.writer(self._file, lineterminator="\n").writerow(CSV_COLUMNS)
+            fps = self.channel.fps
+            arrivals = self.channel.source.arrivals
+            rate = f"{fps:.3g} frames/s" if arrivals.told else arrivals.remark() or f"{fps:.3g} frames/s"
+            _say(
+                self.channel.name if self._width else "",
+                f"{rate}, a score every {SEGMENT / fps:.2f} s, written to {path}",
+            )
+        self._file.write(_csv_line(self._name, scored))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the CSV file."""
+        if self._file is not None:
+            self._file.close()
+
+    def finish(self, detector: Detector) -> None:
+        """Write all files and print a summary."""
+        detection = self.channel.detection()
+        write_results(detection, self.folder, self._name, detector)
+        summarize(detection)
+        self._summarize_input()
+        for start, end, peak in detection.intervals[-1:]:
+            if end >= detection.scores.ends[-1] - 1e-6:
+                print(
+                    f"  the last flagged interval had not ended: {clock(start, 1)} to {clock(end, 1)}, peak {peak:.3f}"
+                )
+        print(f"  results in {self.folder}: {', '.join(file.name for file in detection.files)}")
+
+    def _summarize_input(self) -> None:
+        channel, health = self.channel, self.channel.source.health
+        if remark := channel.source.arrivals.remark():
+            print(f"  {remark}")
+        if health.dropped:
+            print(
+                f"  {health.dropped} of {health.frames} frames dropped: scoring could not keep up, or a connection was"
+                " lost"
+            )
+        if health.lost:
+            reasons = "; ".join(f"{reason} ({count})" for reason, count in health.lost.items())
+            print(f"  connection lost {health.lost.total()} time(s): {reasons}")
+        for lost in channel.lost[:_LISTED]:
+            print(
+                f"  no scores from {clock(lost.start, 1)} for {lost.seconds:.1f} s (about {lost.frames} frames):"
+                f" {lost.reason}"
+            )
+        if len(channel.lost) > _LISTED:
+            print(f"  ... and {len(channel.lost) - _LISTED} more: see the JSON file")
+
+
+def _say(name: str, text: str) -> None:
+    print(f"{name}: {text}" if name else text, flush=True)
+
+
+def _print_score(scored: LiveScore, threshold: float, width: int = 0) -> None:
     score = float(scored.row[0])
+    prefix = f"{scored.camera:<{width}}  " if width else ""
     for alarm in scored.alarms:
         if alarm.kind == "end":
-            _print_alarm(alarm, scored.clock)
+            _print_alarm(alarm, prefix)
+    if scored.lost is not None:
+        lost = scored.lost
+        print(
+            f"{prefix}no scores from {clock(lost.start, 1)} for {lost.seconds:.1f} s (about {lost.frames} frames):"
+            f" {lost.reason}"
+        )
     filled = round(_BAR * min(max(score, 0.0), 1.0))
     mark = min(round(_BAR * min(max(threshold, 0.0), 1.0)), _BAR - 1)
     bar = "".join("|" if i == mark else "#" if i < filled else "." for i in range(_BAR))
     flag = " <" if score >= threshold else ""
-    print(f"{clock(scored.start, 1)}  {score:.3f}  {bar}  {1000 * scored.latency:4.0f} ms{flag}", flush=True)
+    print(f"{prefix}{clock(scored.start, 1)}  {score:.3f}  {bar}  {1000 * scored.latency:4.0f} ms{flag}", flush=True)
     for alarm in scored.alarms:
         if alarm.kind == "start":
-            _print_alarm(alarm, scored.clock)
+            _print_alarm(alarm, prefix)
 
 
-def _print_alarm(alarm: Alarm, now: float) -> None:
-    day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+def _print_alarm(alarm: LiveAlarm, prefix: str) -> None:
+    day = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(alarm.began))
     if alarm.kind == "start":
-        print(f"ALARM since {clock(alarm.start, 1)} (now {day}), score {alarm.peak:.3f}", flush=True)
+        print(f"{prefix}ALARM since {clock(alarm.start, 1)} ({day}), score {alarm.peak:.3f}", flush=True)
     else:
-        print(
-            f"alarm over: {clock(alarm.start, 1)} to {clock(alarm.end, 1)} (now {day}), peak {alarm.peak:.3f}",
-            flush=True,
-        )
+        span = f"{clock(alarm.start, 1)} to {clock(alarm.end, 1)}"
+        print(f"{prefix}alarm over: {span} (since {day}), peak {alarm.peak:.3f}", flush=True)
 
 
 def _csv_line(name: str, scored: LiveScore) -> str:

@@ -37,9 +37,14 @@ def write_page(path: str | Path, template: str, **context: Any) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    write_text(Path(path), render(template, **context))
+
+
+def render(template: str, **context: Any) -> str:
+    """Return the text of a page, as `write_page` writes it."""
     text = _environment().get_template(template).render(palette=PALETTE, **context)
     # Bytes of a file name that are not UTF-8 become "?".
-    write_text(Path(path), text.encode("utf-8", "replace").decode("utf-8"))
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class Column(NamedTuple):

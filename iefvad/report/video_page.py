@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from iefvad.report import plots
 from iefvad.report.images import data_uri, inline_svg
 from iefvad.report.page import Table, table, write_page
+from iefvad.report.pictures import jpeg
 from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.text import clock, duration
 from iefvad.video import SEGMENT
 
 _LISTED = 200  # flagged intervals in the table; the CSV has every segment
-_THUMB_WIDTH = 320
 
 
 def write_timeline(
@@ -63,7 +62,7 @@ def write_timeline(
         intervals=_table(listed),
         selection=_selection(threshold, len(listed), len(intervals)),
         threshold=f"{threshold:.3g}",
-        thumbnails=[(data_uri(_jpeg(image), "image/jpeg"), _caption(video, time)) for time, image in thumbnails],
+        thumbnails=[(data_uri(jpeg(image), "image/jpeg"), _caption(video, time)) for time, image in thumbnails],
     )
 
 
@@ -125,16 +124,3 @@ def _caption(video: VideoScores, time: float) -> str:
     # A little is added, because a segment's start may be rounded down.
     segment = max(int(np.searchsorted(video.starts, time + 1e-6, side="right")) - 1, 0)
     return f"{clock(time, 1)}, score {video.scores[segment]:.3f}"
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f"a thumbnail must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
-    height, width = image.shape[:2]
-    if width > _THUMB_WIDTH:
-        size = (_THUMB_WIDTH, max(1, round(height * _THUMB_WIDTH / width)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    done, data = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 82])
-    if not done:
-        raise ValueError("the thumbnail could not be encoded")
-    return data.tobytes()

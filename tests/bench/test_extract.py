@@ -234,7 +234,7 @@ def test_live_scores_are_those_of_the_file(clip: Path) -> None:
     watch, played, seconds = detect._play(detector, clip, 10**9)
     assert len(played.preparing) == 5 and seconds > 0
     # The clip's frames are as large for both; encoders see batches of the same size.
-    np.testing.assert_allclose(watch.detection().scores.scores, detector(clip).scores.scores, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(watch.detections()[0].scores.scores, detector(clip).scores.scores, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

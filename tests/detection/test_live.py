@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -21,10 +22,10 @@ from hypothesis import strategies as st
 from iefvad.checkpoints.files import save_model
 from iefvad.cli.detect import main
 from iefvad.detection.alarm import AlarmTracker
-from iefvad.detection.connections import is_live
 from iefvad.detection.detect import detect
-from iefvad.detection.live import Watch
-from iefvad.detection.sources import LiveSource
+from iefvad.detection.live.connections import is_live
+from iefvad.detection.live.sources import LiveSource
+from iefvad.detection.live.watch import Watch
 from iefvad.scoring.video_scores import intervals_above, read_scores_csv
 from iefvad.utils.addresses import file_stem
 from iefvad.utils.errors import UserError
@@ -50,7 +51,16 @@ def run(tmp_path_factory):
 @pytest.fixture
 def room(monkeypatch):
     """Room for all that a test sends at once. A camera is slower; a busy machine would drop the oldest segments."""
-    monkeypatch.setattr("iefvad.detection.sources._AHEAD", 100)
+    monkeypatch.setattr("iefvad.detection.live.watch._MOST", 100)
+    monkeypatch.setattr("iefvad.detection.live.watch._WAITING", 100)
+    monkeypatch.setattr("iefvad.detection.live.sources._AHEAD", 100)
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """Frames that a test sends at once arrive evenly, 25 per second, like those of a camera."""
+    count = itertools.count()
+    monkeypatch.setattr("iefvad.detection.live.sources._arrival", lambda: next(count) / 25)
 
 
 def closed_port() -> str:
@@ -116,21 +126,22 @@ def test_an_alarm_begins_with_the_segment_that_reaches_the_threshold():
 
 
 @pytest.mark.parametrize("hop", [1, 4])
-def test_a_stream_has_the_scores_of_the_file(clip, hop, room):
+def test_a_stream_has_the_scores_of_the_file(clip, hop, room, steady):
     """The same frames give the same scores, except for the rounding of another batch size."""
     file = small_detector(hop=hop)(clip)
     with tcp_server(clip.read_bytes()) as address:
         watch = Watch(small_detector(live=True, hop=hop, retries=0), address)
         scored = list(watch)
-    detection = watch.detection()
+    detection = watch.channels[0].detection()
     assert [entry.number for entry in scored] == list(range(10))
     np.testing.assert_allclose(detection.scores.scores, file.scores.scores, atol=1e-5)
-    assert detection.scores.fps == file.scores.fps == 25.0
+    assert detection.scores.fps == pytest.approx(25.0) and file.scores.fps == 25.0
+    np.testing.assert_allclose(detection.scores.ends, file.scores.ends, atol=1e-6)
     np.testing.assert_allclose(detection.intervals, file.intervals, atol=1e-5)
     assert all(0 < entry.latency < 30 for entry in scored)
     assert len(detection.pictures) == 8
     assert detection.live is not None and detection.live["frames_read"] == 160
-    assert "ended" in (watch.source.gave_up or "")  # a stream without an end was expected to go on
+    assert "ended" in (watch.channels[0].source.gave_up or "")  # a stream without an end was expected to go on
 
 
 def test_live_input_slides_by_default(clip, room):
@@ -147,9 +158,11 @@ def test_a_served_file_comes_to_its_end(tmp_path):
     with http_server(faststart(clip)) as address:
         watch = Watch(small_detector(live=True, **QUICK), address)
         count = len(list(watch))
-    assert count == 10 and watch.source.gave_up is None
-    assert watch.source.health.dropped == 0 and not watch.source.health.lost
-    np.testing.assert_allclose(watch.detection().scores.scores, small_detector(hop=1)(clip).scores.scores, atol=1e-5)
+    assert count == 10 and watch.channels[0].source.gave_up is None
+    assert watch.channels[0].source.health.dropped == 0 and not watch.channels[0].source.health.lost
+    np.testing.assert_allclose(
+        watch.channels[0].detection().scores.scores, small_detector(hop=1)(clip).scores.scores, atol=1e-5
+    )
 
 
 def test_a_served_file_that_breaks_off_is_read_on(tmp_path):
@@ -157,9 +170,9 @@ def test_a_served_file_that_breaks_off_is_read_on(tmp_path):
     clip = write_video(tmp_path / "clip.mp4", frames=160, seed=4, burst=range(2, 5))
     with http_server(faststart(clip), breaks=1, breaks_at=0.6) as address:
         told: list[str] = []
-        watch = Watch(small_detector(live=True, **QUICK), address, notify=told.append)
+        watch = Watch(small_detector(live=True, **QUICK), address, notify=lambda name, text: told.append(text))
         rows = [entry.row for entry in watch]
-    assert watch.source.gave_up is None and watch.source.health.lost.total() == 1
+    assert watch.channels[0].source.gave_up is None and watch.channels[0].source.health.lost.total() == 1
     assert told[0].startswith("no connection (") and told[1:] == ["connected again"]
     np.testing.assert_allclose(np.stack(rows)[:, 0], small_detector(hop=1)(clip).scores.scores, atol=1e-5)
     assert all(row[3] < 0.999 for row in rows[1:]), "the recursion started again"
@@ -170,11 +183,11 @@ def test_a_stream_that_breaks_off_goes_on_with_its_state(clip, room):
     with tcp_server(data[: len(data) // 2], data) as address:
         watch = Watch(small_detector(live=True, retries=1, retry_seconds=0.05, timeout=5.0), address)
         rows = [entry.row for entry in watch]
-    assert len(rows) > 10 and (len(rows) + 1) * 16 > watch.source.health.frames - 16
+    assert len(rows) > 10 and (len(rows) + 1) * 16 > watch.channels[0].source.health.frames - 16
     assert all(row[3] < 0.999 for row in rows[1:])
     # The half segment before the break is dropped, so that no segment joins two moments.
-    assert watch.source.health.frames == 16 * len(rows) + watch.source.health.dropped
-    assert watch.source.gave_up is not None and watch.source.health.lost.total() >= 2
+    assert watch.channels[0].source.health.frames == 16 * len(rows) + watch.channels[0].source.health.dropped
+    assert watch.channels[0].source.gave_up is not None and watch.channels[0].source.health.lost.total() >= 2
 
 
 @pytest.mark.parametrize("address", ["a closed port", "http://127.0.0.1:1/stream", "99"])
@@ -229,14 +242,14 @@ def test_the_oldest_segments_are_dropped_when_scoring_cannot_keep_up(tmp_path):
 def test_a_camera(clip, monkeypatch, room):
     """OpenCV reads a file in place of a camera. The frames must reach the model as RGB."""
     real = cv2.VideoCapture
-    monkeypatch.setattr("iefvad.detection.connections.cv2.VideoCapture", lambda device: real(str(clip)))
+    monkeypatch.setattr("iefvad.detection.live.connections.cv2.VideoCapture", lambda device: real(str(clip)))
     [detection] = detect(small_model(), "0", device="cpu", retries=0)
     assert detection.video == "camera 0" and len(detection.scores.scores) == 10
     np.testing.assert_allclose(detection.scores.scores, small_detector(hop=1)(clip).scores.scores, atol=0.02)
     assert detection.files == []
 
 
-def test_the_command_on_a_stream(run, clip, tmp_path, capsys, room):
+def test_the_command_on_a_stream(run, clip, tmp_path, capsys, room, steady):
     out = tmp_path / "out"
     flags = ["--out", str(out), "--device", "cpu", "--retries", "0", "--threshold", "0.5", "--low", "0.4"]
     with tcp_server(clip.read_bytes()) as address:
@@ -268,7 +281,7 @@ def test_unreachable_from_the_command(run, tmp_path, capsys):
     assert "cannot be reached" in captured.err
     assert "secret" not in captured.err + captured.out
     assert main([str(run), address, "video.mp4"]) == 2
-    assert "one live input at a time" in capsys.readouterr().err
+    assert "cameras and video files in one call" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -306,7 +319,7 @@ def test_no_secret_in_what_the_parser_and_a_traceback_say(monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main()
     monkeypatch.setattr(sys, "argv", ["iefvad", "RUN", address])
-    monkeypatch.setattr("iefvad.cli.detect.live_address", lambda _: 1 / 0)
+    monkeypatch.setattr("iefvad.cli.detect.inputs", lambda *_: 1 / 0)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     with pytest.raises(ZeroDivisionError):
         main()
@@ -328,7 +341,7 @@ def test_duration_ends_a_stream_that_would_go_on(run, clip, tmp_path):
 def test_ctrl_c_writes_every_file(run, clip, tmp_path, monkeypatch, capsys):
     shown = []
 
-    def show(scored, threshold) -> None:
+    def show(scored, *_) -> None:
         shown.append(scored)
         if len(shown) == 3:
             raise KeyboardInterrupt

@@ -15,8 +15,8 @@ from torch import Tensor
 from iefvad.cli.extract import main
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.detector import Detector
-from iefvad.detection.live import Watch
-from iefvad.detection.sources import LiveSource
+from iefvad.detection.live.sources import LiveSource
+from iefvad.detection.live.watch import Watch
 from iefvad.encoders.encoder import Encoder, build_encoder
 from iefvad.extraction.config import ExtractConfig
 from iefvad.extraction.encoding import VideoEncoder
@@ -339,7 +339,7 @@ def test_detection_makes_the_features_that_the_model_was_trained_on(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     """From a file and live; scores show whether they are the same."""
-    monkeypatch.setattr("iefvad.detection.sources._AHEAD", 100)
+    monkeypatch.setattr("iefvad.detection.live.sources._AHEAD", 100)
     extract([clip], tmp_path / "store", quiet(**{"carry": False, **settings}))
     model = model_of(FeatureStore(tmp_path / "store").settings)
     file = Detector(model, DetectConfig(device="cpu", hop=1))(clip).scores.scores

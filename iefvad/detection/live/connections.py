@@ -45,10 +45,10 @@ def connect(address: str, timeout: float) -> StreamConnection | CameraConnection
 
 
 class StreamConnection:
-    """A connection to a stream, by FFmpeg. Iterating yields its frames, uint8 RGB (H, W, 3).
+    """A connection to a stream, by FFmpeg. Iterating yields its frames.
 
     Attributes:
-        fps: Frames per second.
+        fps: Frames per second that the stream tells; 0 where it tells none.
         finite: Whether the source has a known end, like a file on a web server. Then no frame may be left out.
     """
 
@@ -71,16 +71,21 @@ class StreamConnection:
                 raise ConnectionLostError("it contains no video")
             self._stream = stream
             stream.thread_type = "SLICE"  # threads by frame would delay as many frames as there are threads
-            self.fps = frame_rate(stream)
             self.finite = bool(self._container.duration)
+            # FFmpeg guesses 25 where a camera tells no rate, and makes up the time stamps from it.
+            self.fps = frame_rate(stream) if self.finite else float(stream.average_rate or 0)
             self._end = (self._container.duration or 0) / av.time_base
         except BaseException:
             self._container.close()
             raise
         self._timeout = timeout
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames. Raises ConnectionLostError where they end too early."""
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float | None]]:
+        """Yield the frames, uint8 RGB (H, W, 3), with their presentation times in seconds where they have one.
+
+        Raises:
+            ConnectionLostError: they end too early.
+        """
         converter = VideoReformatter()
         reached = 0.0
         start = self._container.start_time or 0
@@ -91,9 +96,9 @@ class StreamConnection:
                 except av.error.InvalidDataError:
                     continue  # before the first key frame, or damaged on the way
                 for frame in frames:
-                    if frame.time is not None:
-                        reached = max(reached, frame.time - start / av.time_base)
-                    yield upright(frame, converter)[0]
+                    stamp = None if frame.time is None else frame.time - start / av.time_base
+                    reached = max(reached, stamp or 0.0)
+                    yield upright(frame, converter)[0], stamp
         except (av.error.FFmpegError, OSError) as error:
             raise ConnectionLostError(_reason(error, self._timeout)) from error
         if not self.finite:
@@ -107,10 +112,10 @@ class StreamConnection:
 
 
 class CameraConnection:
-    """A camera, by OpenCV. Iterating yields its frames, uint8 RGB (H, W, 3).
+    """A camera, by OpenCV. Iterating yields its frames.
 
     Attributes:
-        fps: Frames per second; 25 where the camera does not say it.
+        fps: Frames per second that the camera tells; 0 where it tells none.
         finite: False, because a camera has no known end.
     """
 
@@ -123,15 +128,19 @@ class CameraConnection:
             self._capture.release()
             raise ConnectionLostError("there is no such camera, or access to it is denied")
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.fps = rate if 0 < rate < 1000 else 25.0
+        self.fps = rate if 0 < rate < 1000 else 0.0
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the frames. Raises ConnectionLostError when there are no more."""
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float | None]]:
+        """Yield the frames, uint8 RGB (H, W, 3), and None: a camera gives no presentation times.
+
+        Raises:
+            ConnectionLostError: there are no more.
+        """
         while True:
             found, frame = self._capture.read()
             if not found:
                 raise ConnectionLostError("the camera gives no more frames")
-            yield np.ascontiguousarray(frame[:, :, ::-1])
+            yield np.ascontiguousarray(frame[:, :, ::-1]), None
 
     def close(self) -> None:
         """Release the camera."""

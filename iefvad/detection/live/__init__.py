@@ -1,0 +1,1 @@
+"""Live input: cameras and streams, their connections, their clock, and their scores as they come."""
