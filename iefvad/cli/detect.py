@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         type=str,
         help="video files, folders of frames (with --fps), folders of these, or live input: addresses (rtsp://, http://,"
-        " udp://, tcp:// ...), numbers of cameras, /dev/videoN, or a .yaml file of cameras (one NAME: ADDRESS per line)",
+        " udp://, tcp:// ...), numbers of cameras, /dev/videoN, or a .yaml file of cameras (a NAME: ADDRESS per line)",
         metavar="VIDEO",
     )
     add_options(parser, DetectConfig, GROUPS)

@@ -24,8 +24,8 @@ def detect(model: str | Path | IEFVAD, videos: str | Path | Sequence[str | Path]
 
     Args:
         model: A run folder, anything else that `load_pretrained` takes, or the model itself.
-        videos: Video files, folders of frames, folders of these, or live input: addresses of streams, numbers of cameras
-            as text, or YAML files of cameras. Live input is scored until it ends or `duration` is over.
+        videos: Video files, folders of frames, folders of these, or live input: addresses of streams, numbers of
+            cameras as text, or YAML files of cameras. Live input is scored until it ends or `duration` is over.
         settings: Fields of `DetectConfig`. Files are written only where `out` names a folder.
 
     Returns:

@@ -15,7 +15,7 @@ from iefvad.features.packed import is_packed
 from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark
 from iefvad.model.config import Noise
-from iefvad.scoring.robustness import robustness
+from iefvad.scoring.robustness import Damage, robustness
 from iefvad.scoring.scorer import check_encoder, density_scores, score_videos
 from iefvad.scoring.tables import table
 from iefvad.training.results import Results, Subject, finish, write_results
@@ -40,8 +40,10 @@ class EvaluateConfig:
     event_folder: str | None = option(None, "folder that replaces `rgb` in a listed path to find the event features")
     image_folder: str | None = option(None, "folder of the image features in a listed path [default: rgb]")
     test_crops: str | None = option(None, "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all")
-    robustness: bool = option(
-        True, "also measure with a fraction of one stream's feature dimensions masked (Appendix H of the paper)"
+    robustness: bool | Damage = option(
+        True,
+        "also measure with one modality damaged (Appendix H of the paper). features: a fraction of its dimensions is 0;"
+        " segments: a fraction of its time steps is scaled by 0.01; true: what the run's protocol says; false: no",
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     out: str | None = option(
@@ -90,6 +92,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     benchmark = _test_data(run.config)
     crops, chunk = run.config.test_crops, run.config.max_segments
     results = Results()
+    used: dict[str, int | None] = {}
     degradation: list[dict[str, Any]] | None = None
     for seed in run.config.seeds:
         for variant in run.variants:
@@ -97,14 +100,16 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
             model = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
             _check_fit(model, benchmark)
             results.add(variant.name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk), model)
+            used = used or {key: model.provenance.get(key) for key in ("train_videos", "held_out_videos")}
             first = variant == run.variants[0] and seed == run.config.seeds[0]
             if first and config.robustness and variant.modality == "fusion":
-                degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk)
+                damage = _damage(config.robustness, run.config.robustness)
+                degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk, damage=damage)
     _add_density(results, run.config.seeds[0], benchmark)
     if config.out is not None:
         run = replace(run, config=replace(run.config, out=config.out))
         run.path = run.config.run_dir
-    return _shown(finish(run, benchmark, results, robustness=degradation))
+    return _shown(finish(run, benchmark, results, used=used, robustness=degradation))
 
 
 def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
@@ -135,7 +140,8 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     results.add(name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk), model)
     degradation = None
     if config.robustness and name == "fusion":
-        degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk)
+        damage = _damage(config.robustness, "segments" if known.get("protocol") == "released" else "features")
+        degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk, damage=damage)
     _add_density(results, seed, benchmark)
     given = {key: value for key, value in dataclasses.asdict(config).items() if value is not None}
     subject = Subject(
@@ -168,6 +174,10 @@ def _test_data(config: TrainConfig) -> Benchmark:
         image_folder=config.image_folder,
         nan=config.nan,
     )
+
+
+def _damage(wanted: bool | Damage, protocol: Damage) -> Damage:
+    return protocol if isinstance(wanted, bool) else wanted
 
 
 def _is_any_store(path: str | Path) -> bool:
@@ -210,7 +220,7 @@ def _add_density(results: Results, seed: int, benchmark: Benchmark) -> None:
 
 def _shown(document: dict[str, Any]) -> dict[str, Any]:
     if "robustness" in document:
-        print("\nrobustness to masked feature dimensions (Appendix H)\n" + table(document["robustness"]))
+        print("\nrobustness to damage of one modality (Appendix H)\n" + table(document["robustness"]))
     return document
 
 

@@ -64,8 +64,8 @@ def video_log_probs(logits: Tensor, lengths: Tensor, mil: Literal["topk", "segme
     Args:
         logits: (B, T) floating point.
         lengths: (B,) integers. A video of length 0 has p = 1/2.
-        mil: "topk" chooses the min(⌊length/16⌋ + 1, length) highest valid segments, "segment" the run of 16 segments
-            with the highest mean.
+        mil: "topk" chooses the min(⌊length/16⌋ + 1, length) highest valid segments, "segment" the run of about 16
+            segments with the highest mean.
 
     Returns:
         Two (B,) tensors.
@@ -93,14 +93,22 @@ def video_log_probs(logits: Tensor, lengths: Tensor, mil: Literal["topk", "segme
 
 
 def _best_run(logits: Tensor, valid: Tensor) -> Tensor:
-    """Mask (B, T) of the run of 16 segments whose mean probability is highest; the last run may be shorter."""
-    batch, segments = logits.shape
-    padded = -(-segments // RUN) * RUN
-    probabilities = F.pad(torch.where(valid, logits.sigmoid(), 0.0), (0, padded - segments)).view(batch, -1, RUN)
-    counts = F.pad(valid, (0, padded - segments)).view(batch, -1, RUN).sum(-1)
-    means = torch.where(counts > 0, probabilities.sum(-1) / counts.clamp(min=1), -torch.inf)
-    best = means.argmax(1, keepdim=True) if means.shape[1] else means.new_zeros(batch, 1, dtype=torch.long)
-    return valid & (torch.arange(segments, device=logits.device) // RUN == best)
+    """Mask (B, T) of the run whose mean probability is highest.
+
+    A video has n = max(1, ⌊length/16⌋) runs. Run i has the segments from ⌊i·length/n⌋ to ⌊(i + 1)·length/n⌋ − 1, so the
+    runs of a video differ by at most one segment, and a short rest has no run of its own, which chance would favour.
+    """
+    segments = logits.shape[1]
+    lengths = valid.sum(1, keepdim=True)
+    runs = (lengths // RUN).clamp(min=1)
+    positions = torch.arange(segments, device=logits.device)
+    run = ((positions + 1) * runs - 1) // lengths.clamp(min=1)
+    numbers = torch.arange(max(segments // RUN, 1), device=logits.device)
+    members = (run.unsqueeze(1) == numbers[:, None]) & valid.unsqueeze(1)
+    counts = members.sum(-1)
+    sums = torch.where(members, logits.sigmoid().unsqueeze(1), 0.0).sum(-1)
+    means = torch.where(counts > 0, sums / counts.clamp(min=1), -torch.inf)
+    return valid & (run == means.argmax(1, keepdim=True))
 
 
 def mil_loss(logits: Tensor, labels: Tensor, lengths: Tensor, mil: Literal["topk", "segment"] = "topk") -> Tensor:

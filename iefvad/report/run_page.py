@@ -38,6 +38,7 @@ def write_report(
     history: Sequence[Mapping[str, Any]] = (),
     robustness: Sequence[Mapping[str, Any]] | None = None,
     command: str | None = None,
+    protocol: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Write the report of a run: self-contained HTML, light and dark, a few hundred kilobytes. All text is escaped.
 
@@ -52,6 +53,7 @@ def write_report(
         history: Rows of log.jsonl (model, epoch, loss, loss_cls, val_*).
         robustness: Rows of `metrics.robustness_row`.
         command: The command line that reproduces the run.
+        protocol: What the protocol fixes: rows with `setting`, `protocol` and `this run`.
 
     Raises:
         UserError: the file cannot be written.
@@ -59,7 +61,8 @@ def write_report(
     headline = {model: _mean_of_seeds(found) for model, found in metrics.items()}
     main = "fusion" if "fusion" in metrics else next(iter(metrics), "")
     test = videos.get(main, ())
-    history = [row for row in history if row.get("seed") == history[0].get("seed")]  # curves of one seed
+    # Curves of one seed, and of the training that chose the epoch.
+    history = [row for row in history if row.get("seed") == history[0].get("seed") and "phase" not in row]
     training = plots.training_curves(history)
     learned = plots.learned_curves(history)
     write_page(
@@ -78,6 +81,7 @@ def write_report(
         training=training and inline_svg(training, "Training curves", "train"),
         learned=_learned(metrics),
         learned_curves=learned and inline_svg(learned, "Learned process noise and degrees of freedom", "learned"),
+        protocol=_protocol(protocol),
         command=command,
         settings=[(key, v.tolist() if isinstance(v, np.ndarray) else v) for key, v in flatten(config)],
     )
@@ -247,6 +251,11 @@ def _weights(metrics: Metrics) -> Table | None:
             if means["abnormal"] is not None and means["normal"] is not None:
                 rows[-1]["abnormal less normal"] = f"{means['abnormal'] - means['normal']:+.4f}"
     return table(rows, models=list(metrics)) if rows else None
+
+
+def _protocol(rows: Sequence[Mapping[str, str]]) -> Table | None:
+    marks = ["deviates" if row["protocol"] != row["this run"] else "" for row in rows]
+    return table([{**row, "": mark} for row, mark in zip(rows, marks, strict=True)]) if rows else None
 
 
 def _learned(metrics: Metrics) -> Table | None:

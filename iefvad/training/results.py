@@ -18,6 +18,7 @@ from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.tables import class_rows, headline_rows, table
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
 from iefvad.training.run import Run
+from iefvad.training.settings import Settings, deviations, protocol_table
 from iefvad.utils.files import write_json, write_with
 
 RANKED = ("auc", "ap", "ano_auc")
@@ -58,6 +59,7 @@ class Results:
                 found["seeds"] = _over_seeds(each)
             if values := self.learned.get(name):
                 rows = [row for row in history if row["model"] == name and row["seed"] == next(iter(seeds))]
+                rows = [row for row in rows if row.get("phase") == rows[-1].get("phase")]  # of the kept network
                 by_epoch = [{key: row[key] for key in ("epoch", *values) if key in row} for row in rows]
                 found["learned"] = values | {"by_epoch": by_epoch}
             result[name] = found
@@ -85,6 +87,7 @@ class Subject:
         command: The command that makes the results again, for the report.
         notes: What a reader of the results must know.
         history: Rows of log.jsonl, for the report.
+        protocol: Rows of `settings.protocol_table`, for the report.
     """
 
     path: Path
@@ -94,6 +97,7 @@ class Subject:
     command: str
     notes: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    protocol: list[dict[str, str]] = field(default_factory=list)
 
 
 def finish(
@@ -101,27 +105,35 @@ def finish(
     benchmark: Benchmark,
     results: Results,
     *,
+    used: Mapping[str, int | None],
     seconds: float | None = None,
     robustness: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Write the results of a run as `write_results` does, and TensorBoard events where that package is installed."""
+    """Write the results of a run as `write_results` does, and TensorBoard events where that package is installed.
+
+    `used` has the number of videos that were trained on and of those that were held out.
+    """
     config = run.config
     subject = Subject(
         path=run.path,
         primary=run.variants[0].name,
         summary={
             "preset": config.preset,
+            "protocol": config.protocol,
+            "protocol_settings": {row["setting"]: row["this run"] for row in protocol_table(config)},
+            "deviations": deviations(config),
             "method": config.method,
             "select": config.select,
             "test_crops": config.test_crops,
             "seeds": config.seeds,
             "fused": config.fused,
-            "train_videos": len(benchmark.train),
+            **used,
         },
         settings=dataclasses.asdict(config),
         command=f"python -m iefvad.train --config {run.path / 'config.yaml'}",
         notes=_notes(run),
         history=run.history,
+        protocol=protocol_table(config),
     )
     document = write_results(subject, benchmark, results, seconds=seconds, robustness=robustness)
     _tensorboard(run, document)
@@ -178,6 +190,7 @@ def write_results(
             history=subject.history,
             robustness=robustness,
             command=subject.command,
+            protocol=subject.protocol,
         ),
     )
     took = "" if seconds is None else f" ({seconds:.0f} s)"
@@ -199,6 +212,16 @@ def _headline(metrics: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _notes(run: Run) -> list[str]:
     notes = []
+    if _nu_cancels(run.config):
+        notes.append(
+            "With one ν for both modalities and process noise 0, ν cancels in the mean, the weights and the gain."
+            " Student-t and Gaussian noise then differ in the KL term alone."
+        )
+    if run.config.refit:
+        notes.append(
+            "The epoch was chosen on held-out training videos; then each model was trained on all training videos up to"
+            " that epoch. Thresholds are those of the held-out videos."
+        )
     if run.config.select == "test":
         notes.append(
             "The epoch was selected on the test set (--select test, as the released code does): figures are optimistic."
@@ -210,6 +233,12 @@ def _notes(run: Run) -> list[str]:
             f" all else is seed {run.config.seeds[0]}."
         )
     return notes
+
+
+def _nu_cancels(config: Settings) -> bool:
+    """Whether ν acts on the KL term alone (`docs/specification.md#precision-fusion`)."""
+    plain = config.temporal == "kalman" and config.process_noise == 0
+    return plain and config.noise == "student-t" and config.nu != "learned"
 
 
 def _tensorboard(run: Run, metrics: dict[str, dict[str, Any]]) -> None:
@@ -224,8 +253,9 @@ def _tensorboard(run: Run, metrics: dict[str, dict[str, Any]]) -> None:
         with SummaryWriter(str(run.path / "tensorboard" / name)) as writer:
             for row in run.history:
                 if row["model"] == name and row["seed"] == run.config.seeds[0]:
+                    phase = f"{row['phase']}/" if "phase" in row else ""
                     for key, value in row.items():
                         if isinstance(value, float):
-                            writer.add_scalar(key, value, row["epoch"])
+                            writer.add_scalar(phase + key, value, row["epoch"])
             if name in metrics and metrics[name]["auc"] is not None:
                 writer.add_scalar("test_auc", metrics[name]["auc"], run.history[-1]["epoch"])

@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.pretrained import RUN_CHECKPOINT, RUN_CONFIG
-from iefvad.training.settings import METHODS, Settings, later_settings, load_config, save_config
+from iefvad.training.settings import METHODS, Settings, later_settings, load_config, of_method, save_config
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text, write_with
-
-FIXED_NOISE = 0.4
-"""Process noise of the row beside learned noise: where that starts, for two streams and ν = 8."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,8 @@ class Variant:
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
     def apply(self, config: Settings) -> Settings:
-        """Return the settings of this model. A method other than the run's brings its own values."""
-        changes: dict[str, Any] = {}
-        if self.method != config.method:
-            changes |= {"method": self.method, **METHODS[self.method]}
+        """Return the settings of this model. Another method brings its own values, except where the user chose."""
+        changes = of_method(config, self.method) if self.method != config.method else {}
         if self.process_noise is not None:
             changes["process_noise"] = self.process_noise
         return dataclasses.replace(config, **changes)
@@ -75,9 +70,10 @@ class Run:
         path = run.path / RUN_CONFIG
         if config.resume and path.exists():
             # A run of an earlier version goes on as that version trained, whatever the defaults are today.
-            config = run.config = dataclasses.replace(config, **later_settings(path))
+            later = {name: value for name, value in later_settings(path).items() if name not in config.explicit}
+            config = run.config = dataclasses.replace(config, **later)
             old, new = dataclasses.asdict(load_config(path)), dataclasses.asdict(config)
-            free = {"resume", "out", "device", "cache", "cuda_graph"}
+            free = {"resume", "out", "device", "cache", "cuda_graph", "explicit"}
             differing = [key for key in new if key not in free and old[key] != new[key]]
             if differing:
                 changes = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in differing)
@@ -107,10 +103,14 @@ class Run:
         result = [Variant(name, name, config.method) for name in modalities]
         if config.compare:
             first = modalities[0]
-            if config.temporal != "none" and config.process_noise == "learned":
-                result.append(Variant(f"{first} (q = {FIXED_NOISE})", first, config.method, FIXED_NOISE))
-            others = [method for method in METHODS if method != config.method]
-            result += [Variant(f"{first} ({method})", first, method) for method in others]
+            if config.temporal != "none" and config.process_noise == "learned" and config.fixed_noise is not None:
+                result.append(Variant(f"{first} (q = {config.fixed_noise})", first, config.method, config.fixed_noise))
+            for method in METHODS:
+                other = Variant(f"{first} ({method})", first, method)
+                # Where flags decide all that the methods differ in, the row would be the same network again.
+                same = dataclasses.replace(other.apply(config), method=config.method) == config
+                if method != config.method and not (same and "released" not in (method, config.method)):
+                    result.append(other)
         return result
 
     def checkpoint(self, variant: Variant, seed: int | None = None) -> Path:
@@ -123,7 +123,7 @@ class Run:
         return self.path / ("_".join(parts) + ".safetensors")
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to log.jsonl. It replaces a row of the same model, seed and epoch."""
-        key = ("model", "seed", "epoch")
+        """Append a row to log.jsonl. It replaces a row of the same model, seed, epoch and phase."""
+        key = ("model", "seed", "epoch", "phase")
         self.history = [old for old in self.history if any(old.get(name) != row.get(name) for name in key)] + [row]
         write_text(self.path / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))

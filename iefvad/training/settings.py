@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,7 @@ from iefvad.utils.text import few
 
 Preset = Literal["synth", "own", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
 Method = Literal["ief", "paper", "released"]
+Protocol = Literal["clean", "paper", "released"]
 
 
 @dataclass
@@ -45,7 +48,16 @@ class TrainConfig:
     preset: Preset | None = option(
         None, "defaults for a data set [default: synth without your own data, else ucf-crime]"
     )
-    method: Method = option("ief", "ief: learned process noise; paper: process noise 0; released: the released code")
+    protocol: Protocol = option(
+        "clean",
+        "how to train, choose and test. clean: epoch chosen on held-out videos, then trained on all; paper: the words"
+        " of the paper; released: as the released code does",
+    )
+    method: Method | None = option(
+        None,
+        "ief: learned process noise; paper: process noise 0; released: the released code [default: the protocol's; ief"
+        " for clean]",
+    )
     modality: Literal["all", "fusion", "image", "event"] | None = option(
         None,
         "streams to train on; all: one model each for fusion, image and event [default: all for synth, else fusion]",
@@ -54,6 +66,9 @@ class TrainConfig:
         None,
         "also train the other two methods, and learned process noise fixed at its start, as more rows of the table"
         " [default: true for synth, else false]",
+    )
+    fixed_noise: float | None = option(
+        0.4, "process noise of the row beside learned noise, with --compare true; null: no such row"
     )
     fused: bool = option(False, "use the fused kernels where they serve; without it, the eager reference operators")
     noise: Noise | None = option(None, "noise model of the fusion")
@@ -87,9 +102,9 @@ class TrainConfig:
         " both streams weigh the same everywhere at first",
     )
     members: int | None = option(None, "number of networks, trained side by side, whose logits are averaged")
-    mil: Literal["topk", "segment"] = option(
-        "topk",
-        "score of a video in training: mean of its highest segments, or of its best run of 16 segments",
+    mil: Literal["topk", "segment"] | None = option(
+        None,
+        "score of a video in training: mean of its highest segments, or of its best run of about 16 segments",
     )
 
     # Optimisation.
@@ -129,16 +144,36 @@ class TrainConfig:
         [0], "random seeds; with several, one model is trained per seed, and mean and deviation are reported"
     )
     validation: float | None = option(
-        None, "fraction of the training videos that is held out to choose the epoch [default: 0.2; 0 for own]"
+        None,
+        "fraction of the training videos that is held out to choose the epoch"
+        " [default: 0.2 for clean, else 0; 0 for own]",
     )
     select: Literal["validation", "last", "test"] | None = option(
         None,
         "epoch that is kept: best on held-out videos, the last, or best on the test set (as the released code)"
-        " [default: validation; last for own]",
+        " [default: that of the protocol; last for own]",
     )
-    test_crops: Literal["5", "0", "all"] = option(
-        "5", "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all"
+    select_metric: Literal["auc", "ap"] | None = option(
+        None, "metric that chooses [default: that of the data set, ap for xd-violence, else auc]"
     )
+    select_every: int | None = option(
+        None, "also choose within epochs, each time this number of videos was trained on; 0: at the end of each epoch"
+    )
+    reload_best: bool | None = option(None, "go on from the best weights so far after each epoch, as the released code")
+    refit: bool | None = option(
+        None,
+        "after --select validation, train again on all training videos up to the chosen epoch [default: true for clean,"
+        " but not for synth, which is to be quick]",
+    )
+    test_crops: Literal["5", "0", "all"] | None = option(
+        None, "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all"
+    )
+    robustness: Literal["features", "segments"] | None = option(
+        None,
+        "what `iefvad evaluate` damages in one modality. features: dimensions become 0; segments: whole time steps are"
+        " scaled by 0.01",
+    )
+    explicit: list[str] | None = option(None, argparse.SUPPRESS)
 
     # Run folder.
     out: str | None = option(None, "run folder [default: runs/PRESET]")
@@ -150,6 +185,7 @@ class Settings(TrainConfig):
     """Settings of a training run with every choice made; `resolve` makes them, config.yaml holds them."""
 
     preset: Preset = field(kw_only=True)
+    method: Method = field(kw_only=True)
     modality: Literal["all", "fusion", "image", "event"] = field(kw_only=True)
     compare: bool = field(kw_only=True)
     noise: Noise = field(kw_only=True)
@@ -164,8 +200,6 @@ class Settings(TrainConfig):
     zero_start: bool = field(default=False, kw_only=True)
     image_part: float = field(default=0.0, kw_only=True)
     members: int = field(default=1, kw_only=True)
-    validation: float = field(kw_only=True)
-    select: Literal["validation", "last", "test"] = field(kw_only=True)
     lr: float = field(kw_only=True)
     epochs: int = field(kw_only=True)
     min_steps: int = field(default=0, kw_only=True)
@@ -178,6 +212,16 @@ class Settings(TrainConfig):
     lambda_cos: float = field(kw_only=True)
     lambda_norm: float = field(kw_only=True)
     max_segments: int = field(kw_only=True)
+    mil: Literal["topk", "segment"] = field(kw_only=True)
+    validation: float = field(kw_only=True)
+    select: Literal["validation", "last", "test"] = field(kw_only=True)
+    select_metric: Literal["auc", "ap"] = field(kw_only=True)
+    select_every: int = field(kw_only=True)
+    reload_best: bool = field(kw_only=True)
+    refit: bool = field(kw_only=True)
+    test_crops: Literal["5", "0", "all"] = field(kw_only=True)
+    robustness: Literal["features", "segments"] = field(kw_only=True)
+    explicit: list[str] = field(default_factory=list, kw_only=True)  # choices of the user, which win in all rows
 
     @property
     def run_dir(self) -> Path:
@@ -189,14 +233,16 @@ _BASE: dict[str, Any] = {
     "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
     "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
     "max_segments": 256, "window": 0, "standardize": False, "projection": 0, "identity_start": False,
-    "min_steps": 0, "zero_start": False, "image_part": 0.0, "members": 1, "validation": 0.2, "select": "validation",
+    "min_steps": 0, "zero_start": False, "image_part": 0.0, "members": 1, "select_metric": "auc",
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     "ucf-crime": _BASE,
     "msad": _BASE,
     "shanghaitech": _BASE | {"lr": 1e-4, "epochs": 20, "milestones": [8, 15], "factor": 0.5, "batch": 8},
-    "xd-violence": _BASE | {"milestones": [2, 6, 10], "batch": 2, "mixed": True, "lambda_reg": 0.01, "lambda_kl": 0.01},
+    "xd-violence": _BASE
+    | {"milestones": [2, 6, 10], "batch": 2, "mixed": True, "lambda_reg": 0.01, "lambda_kl": 0.01}
+    | {"select_metric": "ap"},
     "own": _BASE
     | {"lr": 3e-4, "epochs": 10, "milestones": [5, 8], "factor": 0.3, "batch": 16, "min_steps": 100}
     | {"lambda_reg": 0.1, "lambda_kl": 0.1, "window": 2, "standardize": True, "projection": 128}
@@ -204,7 +250,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"validation": 0.0, "select": "last"},
     "synth": _BASE
     | {"lr": 3e-4, "epochs": 25, "milestones": [16, 21], "factor": 0.3, "batch": 16, "lambda_reg": 0.1}
-    | {"lambda_kl": 0.1, "max_segments": 32, "window": 2, "standardize": True, "identity_start": True},
+    | {"lambda_kl": 0.1, "max_segments": 32, "window": 2, "standardize": True, "identity_start": True}
+    | {"refit": False},
 }
 """What the published training of a data set uses (`docs/specification.md#presets`); `synth` is this project's own."""
 
@@ -219,18 +266,112 @@ METHODS: dict[str, dict[str, Any]] = {
 """The three named methods (`docs/specification.md#methods`). A method also decides whether padding is attended to."""
 
 
+_PUBLISHED: dict[str, Any] = {
+    "window": 0, "standardize": False, "projection": 0, "identity_start": False, "zero_start": False, "image_part": 0.0,
+    "members": 1,
+}  # fmt: skip
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "clean": {
+        "method": "ief", "mil": "topk", "validation": 0.2, "select": "validation", "select_every": 0,
+        "reload_best": False, "refit": True, "test_crops": "5", "robustness": "features",
+    },
+    "paper": _PUBLISHED
+    | {
+        "method": "paper", "mil": "segment", "validation": 0.0, "select": "last", "select_every": 0,
+        "reload_best": False, "refit": False, "test_crops": "5", "robustness": "features",
+    },
+    "released": _PUBLISHED
+    | {
+        "method": "released", "mil": "topk", "validation": 0.0, "select": "test",
+        "reload_best": True, "refit": False, "test_crops": "5", "robustness": "segments",
+    },
+}  # fmt: skip
+"""The three protocols (`docs/specification.md#protocols`): what each fixes, beside the preset and its method."""
+
+_RELEASED_EVERY = {"ucf-crime": 1280, "msad": 1280, "shanghaitech": 512, "xd-violence": 512}
+"""Number of videos after which the released code tests; other presets: 64."""
+
+
+def defaults_of(preset: str, protocol: str, method: str | None = None, *, strict: bool = False) -> dict[str, Any]:
+    """Return the defaults that a preset, a protocol and a method give together.
+
+    Args:
+        preset: Name of the preset.
+        protocol: Name of the protocol.
+        method: Name of the method; None: the protocol's.
+        strict: What the protocol fixes goes before what the preset sets.
+    """
+    fixed = dict(PROTOCOLS[protocol])
+    if protocol == "released":
+        fixed["select_every"] = _RELEASED_EVERY.get(preset, 64)
+    method = method or fixed["method"]
+    both = PRESETS[preset] | fixed if strict else fixed | PRESETS[preset]
+    return both | METHODS[method] | {"method": method}
+
+
+def of_method(config: Settings, method: str) -> dict[str, Any]:
+    """Return the settings that another method changes in a run. What the user chose stays."""
+    names = {name for values in METHODS.values() for name in values}
+    values = PRESETS[config.preset] | METHODS[method]
+    return {"method": method} | {name: values[name] for name in names if name not in config.explicit}
+
+
+def protocol_table(config: Settings) -> list[dict[str, str]]:
+    """Return what the run's protocol fixes and what the run does: rows with `setting`, `protocol`, `this run`."""
+    fixed = defaults_of(config.preset, config.protocol, strict=True)
+    actual = dataclasses.asdict(config)
+    rows = [
+        {"setting": f"--{name.replace('_', '-')}", "protocol": _text(fixed[name]), "this run": _text(actual[name])}
+        for name in (item.name for item in dataclasses.fields(config))
+        if name in fixed
+    ]
+    described = (_described(fixed), _described(actual))
+    rows += [{"setting": name, "protocol": described[0][name], "this run": described[1][name]} for name in described[0]]
+    return rows
+
+
+def deviations(config: Settings) -> list[dict[str, str]]:
+    """Return the rows of `protocol_table` in which the run does not do what its protocol says."""
+    return [row for row in protocol_table(config) if row["protocol"] != row["this run"]]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _described(values: Mapping[str, Any]) -> dict[str, str]:
+    """What follows from the method and has no flag of its own."""
+    released = values["method"] == "released"
+    state = "each scored alone" if values["temporal"] == "none" else "the filter's state is carried on"
+    return {
+        "fusion weights": "(ν+1)/ν·exp(−logvar), divided by their sum + eps" if released else "1/(variance + eps)",
+        "padding": "takes part" if released else "left out",
+        "test chunks": f"{values['max_segments']} segments, {state}",
+    }
+
+
 def resolve(config: TrainConfig) -> Settings:
-    """Fill every `None` from the method and the preset. What was set explicitly always wins.
+    """Fill every `None` from the protocol, the method and the preset. What was set explicitly always wins.
 
     Raises:
         UserError: values are out of range or cannot work together.
     """
     own_data = config.features is not None or config.train_list is not None
     preset = config.preset or ("ucf-crime" if own_data else "synth")
-    defaults = {**PRESETS[preset], **METHODS[config.method]}
+    defaults = defaults_of(preset, config.protocol, config.method)
     defaults |= {"modality": "fusion" if own_data else "all", "compare": not own_data}
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    settings = Settings(**defaults | given | {"preset": preset})
+    if "refit" not in given:
+        select, validation = (given.get(name, defaults[name]) for name in ("select", "validation"))
+        defaults["refit"] = defaults["refit"] and select == "validation" and validation > 0
+    chosen = [name for name in defaults if name in given]
+    if config.explicit is not None or all(name in given for name in PRESETS[preset]):
+        # A config.yaml: it has all settings, and only some of them are the user's choice.
+        chosen = [name for name in chosen if name in (config.explicit or ()) or given[name] != defaults[name]]
+    settings = Settings(**defaults | given | {"preset": preset, "explicit": chosen, "fixed_noise": config.fixed_noise})
     _check(settings)
     return settings
 
@@ -242,6 +383,7 @@ def _check(config: Settings) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be greater than 0, not {getattr(config, name)}.")
     for name in (
         "scalar_lr",
+        "select_every",
         "refine_steps",
         "window",
         "projection",
@@ -269,6 +411,10 @@ def _check(config: Settings) -> None:
         )
     if config.validation == 0 and config.select == "validation":
         raise UserError("--validation 0 holds no video out: add --select last, or hold some out.")
+    if config.refit and config.select != "validation":
+        raise UserError(
+            f"--refit true trains up to the epoch that held-out videos chose: leave --select {config.select} out."
+        )
     if not config.seeds:
         raise UserError("--seeds needs at least one number, for example --seeds 0 1 2.")
     if config.train_list is None and config.features is None and config.gt is not None:
@@ -295,7 +441,17 @@ def save_config(path: Path, config: Settings) -> None:
 def later_settings(path: Path) -> dict[str, Any]:
     """Return the settings that a config.yaml lacks because its version had none, with what that version did."""
     values = _read(path)
-    earlier = {"scalar_lr": values.get("lr")}  # version 0.1 trained q and nu at the learning rate of the weights
+    earlier: dict[str, Any] = {
+        "scalar_lr": values.get("lr"),  # version 0.1 trained q and nu at the learning rate of the weights
+        "protocol": "clean",
+        "fixed_noise": None,
+        "select_metric": "auc",
+        "select_every": 0,
+        "reload_best": False,
+        "refit": False,
+        "robustness": "features",
+        "explicit": [],
+    }
     return {name: value for name, value in earlier.items() if name not in values}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +12,12 @@ from iefvad.checkpoints.files import save_model
 from iefvad.data.batches import Clips, split_validation
 from iefvad.features.videos import Benchmark
 from iefvad.scoring.scorer import density_scores
+from iefvad.scoring.tables import table
 from iefvad.training import distributed
 from iefvad.training.distributed import Processes
 from iefvad.training.results import Results, finish
 from iefvad.training.run import Run
-from iefvad.training.settings import Settings
+from iefvad.training.settings import Settings, deviations
 from iefvad.training.sources import load_benchmark
 from iefvad.training.trainer import Trainer
 
@@ -50,13 +53,23 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
         _describe(config, benchmark)
     with processes.barrier():
         training, held_out = split_validation(benchmark.train, config.validation, seed=0)
-        clips = Clips(training, max_segments=config.max_segments)
+        # With a refit there are two tables of clips, so each gets half of the memory.
+        memory = (8 << 30) // (2 if config.refit else 1)
+        clips = Clips(training, max_segments=config.max_segments, memory=memory)
+        whole = Clips(benchmark.train, max_segments=config.max_segments, memory=memory) if config.refit else clips
     results = Results()
     for seed in config.seeds:
         for variant in run.variants:
             with processes.barrier():
                 trainer = Trainer(run, variant, seed, dim=benchmark.dim, processes=processes)
             fitted = trainer.fit(clips, held_out, benchmark.test, progress=progress)
+            if config.refit and held_out:
+                # The same training on all videos, up to the chosen epoch. The threshold needs held-out videos.
+                again = dataclasses.replace(fitted.settings, epochs=fitted.epoch, min_steps=0, select="last")
+                with processes.barrier():
+                    trainer = Trainer(run, variant, seed, dim=benchmark.dim, processes=processes, refit=again)
+                refitted = trainer.fit(whole, [], benchmark.test, progress=progress)
+                fitted = dataclasses.replace(refitted, threshold=fitted.threshold)
             results.add(variant.name, seed, trainer.score(benchmark.test), fitted.model)
             provenance = {
                 "threshold": fitted.threshold,
@@ -66,6 +79,9 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
                 "chunk": config.max_segments,
                 "test_crops": config.test_crops,
                 "method": trainer.config.method,
+                "protocol": config.protocol,
+                "train_videos": len(whole.videos),
+                "held_out_videos": len(held_out),
             }
             with processes.barrier():
                 if processes.is_main:
@@ -78,7 +94,8 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
         density = density_scores(benchmark.test)
         if density is not None:
             results.add("event density", config.seeds[0], density)
-        return finish(run, benchmark, results, seconds=time.perf_counter() - begin)
+        used = {"train_videos": len(whole.videos), "held_out_videos": len(held_out)}
+        return finish(run, benchmark, results, used=used, seconds=time.perf_counter() - begin)
 
 
 def _load(config: Settings, processes: Processes, progress: bool) -> Benchmark:
@@ -102,4 +119,10 @@ def _describe(config: Settings, benchmark: Benchmark) -> None:
     for note in benchmark.notes:
         print(f"note: {note}")
     kernels = "fused kernels" if config.fused else "reference operators"
-    print(f"method {config.method}, preset {config.preset}, {kernels}, run folder {config.run_dir}", flush=True)
+    print(
+        f"protocol {config.protocol}, method {config.method}, preset {config.preset}, {kernels}, run folder"
+        f" {config.run_dir}"
+    )
+    if rows := deviations(config):
+        print(f"deviations from the protocol {config.protocol}\n{table(rows)}")
+    sys.stdout.flush()

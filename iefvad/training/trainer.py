@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -54,11 +54,13 @@ class Fitted:
         model: The network of the chosen epoch, in evaluation mode.
         epoch: That epoch, from 1.
         threshold: The score that 1% of the held-out normal segments exceed; None without any.
+        settings: Those it was trained with, where the number of epochs may depend on the data.
     """
 
     model: Network
     epoch: int
     threshold: float | None
+    settings: Settings
 
 
 class Trainer:
@@ -72,10 +74,21 @@ class Trainer:
         seed: Decides initial weights, order and dropout.
         dim: Width D of the features.
         processes: The processes that train together; None: this one alone.
+        refit: Settings of the training on all videos after the epoch was chosen; None: the variant's own.
     """
 
-    def __init__(self, run: Run, variant: Variant, seed: int, *, dim: int, processes: Processes | None = None) -> None:
-        config = variant.apply(run.config)
+    def __init__(
+        self,
+        run: Run,
+        variant: Variant,
+        seed: int,
+        *,
+        dim: int,
+        processes: Processes | None = None,
+        refit: Settings | None = None,
+    ) -> None:
+        config = refit or variant.apply(run.config)
+        self.refit = refit is not None
         self.config, self.run, self.variant, self.seed = config, run, variant, seed
         self.processes = processes or Processes()
         self.device = self.processes.device(resolve_device(config.device))
@@ -100,7 +113,8 @@ class Trainer:
     @property
     def state_path(self) -> Path:
         """File of the state after each epoch."""
-        return self.run.path / "trainer_state" / f"{self.variant.slug}_seed{self.seed}.safetensors"
+        phase = "_refit" if self.refit else ""
+        return self.run.path / "trainer_state" / f"{self.variant.slug}_seed{self.seed}{phase}.safetensors"
 
     def fit(self, clips: Clips, held_out: Sequence[Video], test: Sequence[Video], *, progress: bool = True) -> Fitted:
         """Train to the last epoch and return the network of the chosen one.
@@ -119,13 +133,15 @@ class Trainer:
         step = self._step()
         with self._bar(progress) as bar:
             while self.progress.epoch < self.config.epochs:
-                row = self._train_epoch(clips, step)
-                row |= self._choose(held_out, test) | self.model.learned()
+                row = self._train_epoch(clips, step, lambda: self._choose(held_out, test))
+                if self.config.reload_best:
+                    self.model.load_state_dict(self.progress.best)
+                row |= self.model.learned()
                 self._finish_epoch(row)
                 bar.update()
                 bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "val_auc") if row.get(name) is not None})
         self.model.load_state_dict(self.progress.best)
-        return Fitted(self.model.eval(), self.progress.best_epoch, self._threshold(held_out))
+        return Fitted(self.model.eval(), self.progress.best_epoch, self._threshold(held_out), self.config)
 
     def score(self, videos: Sequence[Video]) -> list[VideoScores]:
         """Score videos with the network as it is; several processes share the work, and all have all scores."""
@@ -171,7 +187,7 @@ class Trainer:
         return tqdm(
             total=self.config.epochs,
             initial=self.progress.epoch,
-            desc=f"train {self.variant.name} (seed {self.seed})",
+            desc=f"{'refit' if self.refit else 'train'} {self.variant.name} (seed {self.seed})",
             unit="epoch",
             disable=not shown,
             dynamic_ncols=True,
@@ -192,8 +208,10 @@ class Trainer:
         graphed = GraphedStep(step, self.device, config.max_segments)
         return lambda batch, share: graphed(batch)
 
-    def _train_epoch(self, clips: Clips, train: Callable[[Batch, Share], Tensor]) -> dict[str, Any]:
-        """Train one epoch and return its row of the log."""
+    def _train_epoch(
+        self, clips: Clips, train: Callable[[Batch, Share], Tensor], choose: Callable[[], dict[str, Any]] = dict
+    ) -> dict[str, Any]:
+        """Train one epoch and return its row of the log. `choose` is called within it, or at least at its end."""
         config, epoch, processes = self.config, self.progress.epoch, self.processes
         factor = config.factor ** sum(epoch >= milestone for milestone in config.milestones)
         set_rate(self.optimizer, factor)
@@ -205,6 +223,7 @@ class Trainer:
             order = list(epoch_batches(clips.labels, config.batch, mixed=config.mixed, generator=generator))
         self.network.train()
         begin, sums = time.perf_counter(), torch.zeros(4, device=self.device)
+        measured: dict[str, Any] | None = None
         for step, (batch, share, failure) in enumerate(self._parts(clips, order), 1):
             sums += train(batch, share)
             if step % CHECK == 0 or step == len(order):
@@ -213,15 +232,30 @@ class Trainer:
                 with processes.barrier():
                     if not all(map(math.isfinite, means)):
                         raise self._diverged(f"its loss became {means[0]}")
-        return {
+            if self._is_choice(step):
+                processes.abort_on(failure)
+                measured = choose()
+                self.network.train()
+        seconds = round(time.perf_counter() - begin, 3)
+        row = {"phase": "refit"} if self.refit else {}
+        return row | {
             "model": self.variant.name,
             "seed": self.seed,
             "epoch": epoch + 1,
             **dict(zip(("loss", "loss_cls", "loss_kl", "loss_reg"), means, strict=True)),
             "lr": config.lr * factor,
-            "seconds": round(time.perf_counter() - begin, 3),
+            "seconds": seconds,
             "processes": processes.world,
+            **(choose() if measured is None else measured),
         }
+
+    def _is_choice(self, step: int) -> bool:
+        """Whether weights are measured after this step within the epoch, from 1.
+
+        As in the released code: after batch i, from 0, where i batches contain the next multiple of `select_every`.
+        """
+        every, size = self.config.select_every, self.config.batch * (1 if self.config.mixed else 2)
+        return every > 0 and step > 1 and (step - 1) * size // every > (step - 2) * size // every
 
     def _parts(self, clips: Clips, order: Sequence[Sequence[int]]) -> Iterator[tuple[Batch, Share, Exception | None]]:
         """Yield this process' part of each batch of an epoch, its weight, and the error if it could not be read.
@@ -254,20 +288,21 @@ class Trainer:
         return contextlib.nullcontext()
 
     def _choose(self, held_out: Sequence[Video], test: Sequence[Video]) -> dict[str, Any]:
-        """Measure this epoch by what `--select` names, and keep it if it is the best so far."""
+        """Measure the weights by what `--select` names, and keep them if they are the best so far."""
         row: dict[str, Any] = {}
+        metric = self.config.select_metric
         if held_out:
-            row["val_auc"], row["val_loss"] = self._held_out(held_out)
+            row["val_auc"], row["val_ap"], row["val_loss"] = self._held_out(held_out)
         if self.config.select == "last" or not (held_out or self.config.select == "test"):
             if self.config.select != "last" and self.progress.epoch == 0 and self.processes.is_main:
                 print("iefvad train: too few videos to hold one of each kind out: the last epoch is kept.", flush=True)
             rank = (float(self.progress.epoch), 0.0)
         elif self.config.select == "test":
             metrics = evaluate(self.score(test))
-            row["test_auc"] = metrics["auc"]
-            rank = (metrics["auc"] or 0.0, 0.0)
+            row |= {"test_auc": metrics["auc"], "test_ap": metrics["ap"]}
+            rank = (metrics[metric] or 0.0, 0.0)
         else:
-            rank = (row["val_auc"] or 0.0, -row["val_loss"])
+            rank = (row[f"val_{metric}"] or 0.0, -row["val_loss"])
         if self.processes.decide(rank > self.progress.best_rank):
             self.progress.best_rank, self.progress.best_epoch = rank, self.progress.epoch + 1
             self.progress.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -282,8 +317,8 @@ class Trainer:
                 self.run.log(row)
                 save_state(self.state_path, self.model, self.optimizer, self.progress)
 
-    def _held_out(self, videos: Sequence[Video]) -> tuple[float | None, float]:
-        """AUC and cross-entropy of the videos' scores by their labels; no frame truth is used."""
+    def _held_out(self, videos: Sequence[Video]) -> tuple[float | None, float | None, float]:
+        """AUC, AP and cross-entropy of the videos' scores by their labels; no frame truth is used."""
         labels = np.array([bool(video.classes) for video in videos])
         probabilities = []
         for scored in self.score(videos):
@@ -291,8 +326,9 @@ class Trainer:
             probabilities.append(scores[: len(scores) // RUN + 1].mean())
         clipped = np.clip(np.array(probabilities, np.float64), 1e-7, 1 - 1e-7)
         loss = -np.where(labels, np.log(clipped), np.log(1 - clipped)).mean()
-        auc = float(roc_auc_score(labels, clipped)) if 0 < labels.sum() < len(labels) else None
-        return auc, float(loss)
+        if not 0 < labels.sum() < len(labels):
+            return None, None, float(loss)
+        return float(roc_auc_score(labels, clipped)), float(average_precision_score(labels, clipped)), float(loss)
 
     def _threshold(self, held_out: Sequence[Video]) -> float | None:
         normal = [scored.scores for scored in self.score([video for video in held_out if not video.classes])]

@@ -15,7 +15,7 @@ from iefvad.cli.evaluate import main
 from iefvad.cli.train import main as train
 from iefvad.data.datasets import load_store
 from iefvad.model.config import ModelConfig
-from iefvad.scoring.robustness import Masked
+from iefvad.scoring.robustness import Damaged
 from iefvad.scoring.scorer import Scorer, choose_crops, score_videos
 from iefvad.training.settings import load_config
 from tests.helpers.stores import DIM, training_flags, write_store
@@ -88,7 +88,7 @@ def test_features_of_another_width_are_refused(run, tmp_path, capsys):
 
 def test_masking_zeroes_the_dimensions_of_one_stream_alone(tmp_path):
     video = load_store(write_store(tmp_path / "store")).test[0]
-    masked = Masked(video, "event", torch.tensor([1, 4]))
+    masked = Damaged(video, "event", dimensions=torch.tensor([1, 4]), steps=None)
     (image, event), (image_masked, event_masked) = video.features(0), masked.features(0)
     assert torch.equal(image, image_masked)
     assert (event_masked[:, [1, 4]] == 0).all()

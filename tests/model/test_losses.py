@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -13,7 +15,21 @@ def plain_probability(logits: torch.Tensor, length: int, mil: str) -> torch.Tens
     p = torch.sigmoid(logits[:length])
     if mil == "topk":
         return p.sort(descending=True).values[: length // 16 + 1].mean()
-    return torch.stack([p[start : start + 16].mean() for start in range(0, length, 16)]).max()
+    runs = max(1, length // 16)
+    ends = [length * number // runs for number in range(runs + 1)]
+    return torch.stack([p[start:end].mean() for start, end in itertools.pairwise(ends)]).max()
+
+
+@pytest.mark.parametrize("segments", [17, 31, 33, 47])
+def test_a_run_of_segments_is_never_short(segments):
+    """One high segment counts the same wherever it is, also at the end: its run has 16 to 31 segments."""
+    found = []
+    for position in (0, segments // 2, segments - 2, segments - 1):
+        logits = torch.full((1, segments), -3.0)
+        logits[0, position] = 3.0
+        log_p, _ = video_log_probs(logits, torch.tensor([segments]), "segment")
+        found.append(log_p.exp().item())
+    assert max(found) < 0.11 and max(found) / min(found) < 1.1
 
 
 @pytest.mark.parametrize("mil", ["topk", "segment"])

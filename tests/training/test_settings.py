@@ -41,7 +41,7 @@ def test_yaml_round_trip_and_override(tmp_path):
     save_config(tmp_path / "config.yaml", config)
     assert load_config(tmp_path / "config.yaml") == config
     again = parse_train(["--config", str(tmp_path / "config.yaml"), "--epochs", "3", "--seeds", "7", "8"])
-    assert again == dataclasses.replace(config, epochs=3, seeds=[7, 8])
+    assert again == dataclasses.replace(config, epochs=3, seeds=[7, 8], explicit=["lr", "epochs"])
 
 
 @pytest.mark.parametrize(
