@@ -83,6 +83,7 @@ class Subject:
         summary: Becomes "run" in metrics.json.
         settings: Settings, for the report.
         command: The command that makes the results again, for the report.
+        title: What the report calls the model.
         notes: What a reader of the results must know.
         history: Rows of log.jsonl, for the report.
     """
@@ -92,6 +93,7 @@ class Subject:
     summary: dict[str, Any]
     settings: dict[str, Any]
     command: str
+    title: str = "IEF-VAD"
     notes: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -111,6 +113,7 @@ def finish(
         primary=run.variants[0].name,
         summary={
             "preset": config.preset,
+            "model": config.model,
             "method": config.method,
             "select": config.select,
             "test_crops": config.test_crops,
@@ -120,6 +123,7 @@ def finish(
         },
         settings=dataclasses.asdict(config),
         command=f"python -m iefvad.train --config {run.path / 'config.yaml'}",
+        title="IEF-VAD" if config.model == "ief-vad" else config.model,
         notes=_notes(run),
         history=run.history,
     )
@@ -170,7 +174,7 @@ def write_results(
         subject.path / "report.html",
         lambda path: write_report(
             path,
-            title=f"IEF-VAD on {benchmark.name}",
+            title=f"{subject.title} on {benchmark.name}",
             metrics=metrics,
             videos=first,
             config=subject.settings,

@@ -19,6 +19,11 @@ FIXED_NOISE = 0.4
 """Process noise of the row beside learned noise: where that starts, for two streams and ν = 8."""
 
 
+def baseline_name(model: str, modality: str) -> str:
+    """Return the name of a baseline in tables: that of its method, with the stream if it sees only one."""
+    return model if modality == "fusion" else f"{model} ({modality})"
+
+
 @dataclass(frozen=True)
 class Variant:
     """One of the models of a run.
@@ -104,6 +109,8 @@ class Run:
         """The models that the run trains, the main one first."""
         config = self.config
         modalities = ["fusion", "image", "event"] if config.modality == "all" else [str(config.modality)]
+        if config.model != "ief-vad":
+            return [Variant(baseline_name(config.model, name), name, config.method) for name in modalities]
         result = [Variant(name, name, config.method) for name in modalities]
         if config.compare:
             first = modalities[0]

@@ -65,7 +65,7 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
                 "encoder": benchmark.settings,
                 "chunk": config.max_segments,
                 "test_crops": config.test_crops,
-                "method": trainer.config.method,
+                "method": trainer.config.method if config.model == "ief-vad" else config.model,
             }
             with processes.barrier():
                 if processes.is_main:
@@ -102,4 +102,5 @@ def _describe(config: Settings, benchmark: Benchmark) -> None:
     for note in benchmark.notes:
         print(f"note: {note}")
     kernels = "fused kernels" if config.fused else "reference operators"
-    print(f"method {config.method}, preset {config.preset}, {kernels}, run folder {config.run_dir}", flush=True)
+    what = f"method {config.method}" if config.model == "ief-vad" else f"model {config.model}"
+    print(f"{what}, preset {config.preset}, {kernels}, run folder {config.run_dir}", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ class Found(NamedTuple):
     logits: Tensor
     features: Tensor
     parts: dict[str, Tensor]
+
+
+Mil = Literal["topk", "segment"]
 
 
 class Parts(NamedTuple):
@@ -43,13 +46,14 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def loss(self, found: Found, labels: Tensor, valid: Tensor) -> Parts:
+    def loss(self, found: Found, labels: Tensor, valid: Tensor, mil: Mil = "topk") -> Parts:
         """Return the loss of a batch.
 
         Args:
             found: What `forward` returned.
             labels: (B,) float, 1 for abnormal.
             valid: (B, T) bool.
+            mil: As in `iefvad.model.losses.video_log_probs`, for methods whose paper does not state it.
         """
         raise NotImplementedError
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from iefvad.model.baselines.method import (
     Found,
     Method,
+    Mil,
     Parts,
     TemporalConv,
     highest,
@@ -65,7 +66,7 @@ class RTFM(Method):
         magnitudes = torch.linalg.vector_norm(temporal.float(), dim=-1)
         return Found(self.classifier(features).squeeze(-1), features, {"magnitudes": magnitudes})
 
-    def loss(self, found: Found, labels: Tensor, valid: Tensor) -> Parts:
+    def loss(self, found: Found, labels: Tensor, valid: Tensor, mil: Mil = "topk") -> Parts:
         """Return the loss; see `Method.loss`."""
         magnitudes, logits = found.parts["magnitudes"], found.logits.float()
         chosen = highest(magnitudes, valid, TOP)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from iefvad.model.baselines.method import (
     Found,
     Method,
+    Mil,
     Parts,
     TemporalConv,
     attention_mask,
@@ -117,7 +118,7 @@ class URDMU(Method):
         }
         return Found(self.classifier(features).squeeze(-1), features, parts)
 
-    def loss(self, found: Found, labels: Tensor, valid: Tensor) -> Parts:
+    def loss(self, found: Found, labels: Tensor, valid: Tensor, mil: Mil = "topk") -> Parts:
         """Return the loss; see `Method.loss`."""
         parts = {name: value.float() for name, value in found.parts.items()}
         cls = mil_loss(found.logits.float(), labels, valid.sum(1))
