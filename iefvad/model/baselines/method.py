@@ -59,17 +59,13 @@ class Method(nn.Module):
 
 
 class TemporalConv(nn.Conv1d):
-    """Convolution over time, (B, T, in) → (B, T, out). The ends of each video are padded with zeros."""
+    """Convolution over time, (B, T, in) → (B, T, out). Zeros in the padding count as behind the end of a video."""
 
-    def __init__(self, inputs: int, outputs: int, size: int = 3, dilation: int = 1, *, groups: int = 1) -> None:
-        super().__init__(
-            inputs, outputs, size, padding=dilation * (size // 2), dilation=dilation, groups=groups, bias=True
-        )
+    def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
+        super().__init__(inputs, outputs, 3, padding=dilation, dilation=dilation)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Convolve. Where `valid` (B, T) is given, padding counts as zeros, as behind the end of a video."""
-        if valid is not None:
-            x = x * valid.unsqueeze(-1)
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve features that are zero in the padding."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 

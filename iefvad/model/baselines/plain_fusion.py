@@ -52,7 +52,8 @@ class Encoded(Method):
 
     def forward(self, x: Tensor, valid: Tensor) -> Found:
         """Score segments; see `Method.forward`."""
-        image, event = x.chunk(2, -1)
+        # Products with strided rows are slow on some processors.
+        image, event = (stream.contiguous() for stream in x.chunk(2, -1))
         mask = attention_mask(valid, self.window)
         layout = Layout(mask=mask.unsqueeze(1))
         for layer in self.image:

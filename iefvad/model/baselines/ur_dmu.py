@@ -99,7 +99,7 @@ class URDMU(Method):
 
     def forward(self, x: Tensor, valid: Tensor) -> Found:
         """Score segments; see `Method.forward`."""
-        x = self.embed(x, valid).relu()
+        x = self.embed(x).relu()
         for layer in self.attention:
             x = layer(x, valid)
         normal_match, normal = self.normal(x)
