@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from iefvad.model.network import Network
+from iefvad.model.networks import AnyNetwork
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_json
 
@@ -75,7 +75,7 @@ class Calibration:
         return cls(**fields)
 
 
-def copy_calibration(network: Network, source: Path, folder: Path) -> None:
+def copy_calibration(network: AnyNetwork, source: Path, folder: Path) -> None:
     """Copy the calibration of a network's weights into a folder that receives these weights.
 
     Of the footage it keeps the names and drops the paths. Weights that have changed since they were calibrated get no
@@ -96,7 +96,7 @@ def copy_calibration(network: Network, source: Path, folder: Path) -> None:
 
 
 @torch.no_grad()
-def fingerprint(network: Network) -> str:
+def fingerprint(network: AnyNetwork) -> str:
     """Return twelve hexadecimal digits that tell one set of weights and settings from another."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(network.config), sort_keys=True).encode())
     for name, value in sorted(network.state_dict().items()):

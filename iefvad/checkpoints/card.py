@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from iefvad.model.config import ModelConfig
+from iefvad.model.baselines.config import BaselineConfig
+from iefvad.model.networks import AnyConfig
 
 MODEL_CARD = """---
 {{ card_data }}
@@ -25,14 +26,32 @@ The method: [Uncertainty-Weighted Image-Event Multimodal Fusion for Video Anomal
 arXiv:2505.02393.
 """
 
+BASELINE_CARD = """---
+{{ card_data }}
+---
 
-def facts(config: ModelConfig, provenance: Mapping[str, Any]) -> str:
+# A baseline of IEF-VAD: scores for the segments of a video
+
+{{ facts }}
+
+```python
+from iefvad.checkpoints.hub import load_trained
+
+model = load_trained("{{ repo_id | default("FOLDER OR HUB ID", true) }}")
+```
+"""
+
+
+def facts(config: AnyConfig, provenance: Mapping[str, Any]) -> str:
     """One or two sentences on a network: its sizes, and the encoder of its features where that is known."""
     streams = "image and event features" if config.modality == "fusion" else f"{config.modality} features"
-    text = (
-        f"A network of width {config.dim} on {streams}: {config.layers} attention layers, {config.refine_steps}"
-        f" refinement steps, recursion over time: {config.temporal}."
-    )
+    if isinstance(config, BaselineConfig):
+        text = f"The baseline `{config.model}` of width {config.dim} on {streams}."
+    else:
+        text = (
+            f"A network of width {config.dim} on {streams}: {config.layers} attention layers, {config.refine_steps}"
+            f" refinement steps, recursion over time: {config.temporal}."
+        )
     if encoder := (provenance.get("encoder") or {}).get("image_encoder"):
         text += f" Its features come from the image encoder `{encoder}`."
     return text

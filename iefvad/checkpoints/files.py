@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from torch import Tensor
+from torch import Tensor, nn
 
+from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.config import ModelConfig
-from iefvad.model.network import Network
+from iefvad.model.networks import AnyConfig, AnyNetwork
 from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text
@@ -24,7 +25,7 @@ from iefvad.utils.tensors import differences, read_tensors, write_tensors
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """Files of a saved folder, as on the Hugging Face hub."""
 
-AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+Built = TypeVar("Built", bound=nn.Module)
 
 
 @dataclass
@@ -39,13 +40,13 @@ class Saved:
         folder: Where the files of the model are, where they are a folder.
     """
 
-    config: ModelConfig
+    config: AnyConfig
     tensors: dict[str, Tensor]
     path: Path
     provenance: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
-    def build(self, cls: type[AnyNetwork], *, backend: str = "auto", device: str | torch.device = "cpu") -> AnyNetwork:
+    def build(self, cls: Callable[..., Built], *, backend: str = "auto", device: str | torch.device = "cpu") -> Built:
         """Make the network, float32, in evaluation mode. Draws no random number.
 
         Raises:
@@ -64,7 +65,7 @@ class Saved:
         return model.to(device).eval()
 
 
-def save_model(path: Path, network: Network, provenance: Mapping[str, Any] | None = None) -> None:
+def save_model(path: Path, network: AnyNetwork, provenance: Mapping[str, Any] | None = None) -> None:
     """Write weights as safetensors, with the configuration and the provenance in the header.
 
     Args:
@@ -102,7 +103,7 @@ def parse_model(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, s
     return Saved(_model_config(config, path), tensors, path, provenance)
 
 
-def save_folder(folder: Path, network: Network, provenance: Mapping[str, Any]) -> None:
+def save_folder(folder: Path, network: AnyNetwork, provenance: Mapping[str, Any]) -> None:
     """Write what `read_folder` reads: the weights, and config.json with configuration and provenance.
 
     The folder is made to be shared: of the encoders' weight files it keeps the names and drops the paths.
@@ -132,12 +133,17 @@ def read_folder(config: Path, weights: Path) -> Saved:
     return Saved(_model_config(document, config), read_tensors(weights)[0], weights, provenance, config.parent)
 
 
-def _model_config(values: Any, path: Path) -> ModelConfig:
-    """Make a `ModelConfig` from JSON values of a file. Raises UserError for unknown names and impossible values."""
+def _model_config(values: Any, path: Path) -> AnyConfig:
+    """Make a configuration from JSON values of a file; that of a baseline names its method as "model".
+
+    Raises:
+        UserError: names are unknown or values impossible.
+    """
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ModelConfig)
+    config = BaselineConfig if isinstance(values, dict) and "model" in values else ModelConfig
+    parser.add_class_arguments(config)
     try:
-        return ModelConfig(**parser.parse_object(values).as_dict())
+        return config(**parser.parse_object(values).as_dict())
     except (ArgumentError, ValueError, TypeError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} contains a configuration that this version does not know: {reason}.") from None

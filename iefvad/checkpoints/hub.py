@@ -1,4 +1,4 @@
-"""`IEFVAD`: the network with what a trained model needs, its provenance, loading, saving and the Hugging Face hub."""
+"""`IEFVAD` and `Baseline`: networks with what a trained model needs, provenance, loading, saving, Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,16 +12,64 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor
 
 from iefvad.checkpoints.calibration import copy_calibration
-from iefvad.checkpoints.card import MODEL_CARD, facts
+from iefvad.checkpoints.card import BASELINE_CARD, MODEL_CARD, facts
 from iefvad.checkpoints.files import Saved, read_model, save_folder
 from iefvad.checkpoints.pretrained import find_pretrained
 from iefvad.checkpoints.released import read_released
+from iefvad.model.baselines.config import BaselineConfig
+from iefvad.model.baselines.network import BaselineNetwork
 from iefvad.model.config import ModelConfig, Noise
 from iefvad.model.network import Network
+from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error
 
 
+class _Trained:
+    """What a trained model is beside its network. A base of classes that are a network and a `PyTorchModelHubMixin`.
+
+    Attributes:
+        provenance: What is known of a trained model, JSON values, empty for a fresh one: "encoder" (settings of the
+            features that it was trained on), "threshold", "epoch", "seed", "chunk", "test_crops", "method". It is
+            saved and loaded with the weights.
+        folder: The folder that it was loaded from; None elsewhere.
+    """
+
+    provenance: dict[str, Any]
+    folder: Path | None
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> str | None:
+        """Write config.json, model.safetensors and a model card (README.md, unless there is one) into a folder.
+
+        The calibration of these weights, where the folder that they were loaded from has one, goes with them. Two
+        calls write the same bytes.
+
+        Args:
+            save_directory: The folder; it is created.
+            options: Those of the mixin, such as `push_to_hub=True, repo_id="owner/name"`.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            return super().save_pretrained(Path(save_directory), **options)  # type: ignore[misc,no-any-return]
+        except OSError as error:
+            raise storage_error(error, Path(save_directory)) from error
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        assert isinstance(self, IEFVAD | Baseline)
+        save_folder(save_directory, self, self.provenance)
+        if self.folder is not None:
+            copy_calibration(self, self.folder, save_directory)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Return the model card: what the network is, how to load it, the paper."""
+        assert isinstance(self, IEFVAD | Baseline)
+        known = {"facts": facts(self.config, self.provenance), **kwargs}
+        return super().generate_model_card(*args, **known)  # type: ignore[misc,no-any-return]
+
+
 class IEFVAD(
+    _Trained,
     Network,
     PyTorchModelHubMixin,
     library_name="iefvad",
@@ -47,7 +95,12 @@ class IEFVAD(
 
     @classmethod
     def from_saved(cls, saved: Saved, *, backend: str = "auto", device: str | torch.device = "cpu") -> IEFVAD:
-        """Make the model that files describe, in evaluation mode. Raises as `Saved.build`."""
+        """Make the model that files describe, in evaluation mode. Raises as `Saved.build`, and for a baseline."""
+        if isinstance(saved.config, BaselineConfig):
+            raise UserError(
+                f"{saved.path} contains the baseline {saved.config.model}, not an IEF-VAD model: load it with"
+                " iefvad.checkpoints.hub.load_trained."
+            )
         model = saved.build(cls, backend=backend, device=device)
         model.provenance, model.folder = saved.provenance, saved.folder
         return model
@@ -64,32 +117,40 @@ class IEFVAD(
         """Load a trained model; all options and errors are those of `load_pretrained`."""
         return cls.from_saved(find_pretrained(pretrained_model_name_or_path, **options), backend=backend, device=device)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> str | None:
-        """Write config.json, model.safetensors and a model card (README.md, unless there is one) into a folder.
 
-        The calibration of these weights, where the folder that they were loaded from has one, goes with them. Two
-        calls write the same bytes.
+class Baseline(
+    _Trained,
+    BaselineNetwork,
+    PyTorchModelHubMixin,
+    library_name="iefvad",
+    tags=["video-anomaly-detection"],
+    model_card_template=BASELINE_CARD,
+):
+    """A baseline as a model that is loaded by `load_trained`, saved and shared. Attributes as those of `IEFVAD`."""
 
-        Args:
-            save_directory: The folder; it is created.
-            options: Those of the mixin, such as `push_to_hub=True, repo_id="owner/name"`.
+    def __init__(self, config: BaselineConfig, *, backend: str = "auto") -> None:
+        super().__init__(config, backend=backend)
+        self.provenance: dict[str, Any] = {}
+        self.folder: Path | None = None
 
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        try:
-            return super().save_pretrained(Path(save_directory), **options)
-        except OSError as error:
-            raise storage_error(error, Path(save_directory)) from error
+    @classmethod
+    def from_saved(cls, saved: Saved, *, backend: str = "auto", device: str | torch.device = "cpu") -> Baseline:
+        """Make the model that files describe, in evaluation mode. Raises as `Saved.build`."""
+        model = saved.build(cls, backend=backend, device=device)
+        model.provenance, model.folder = saved.provenance, saved.folder
+        return model
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save_folder(save_directory, self, self.provenance)
-        if self.folder is not None:
-            copy_calibration(self, self.folder, save_directory)
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Return the model card: what the network is, how to load it, the paper."""
-        return super().generate_model_card(*args, **{"facts": facts(self.config, self.provenance), **kwargs})
+def _trained(saved: Saved, backend: str, device: str | torch.device) -> IEFVAD | Baseline:
+    kind = Baseline if isinstance(saved.config, BaselineConfig) else IEFVAD
+    return kind.from_saved(saved, backend=backend, device=device)
+
+
+def load_trained(
+    source: str | os.PathLike[str], *, backend: str = "auto", device: str | torch.device = "cpu", **options: Any
+) -> IEFVAD | Baseline:
+    """Load a trained IEF-VAD model or a trained baseline. Args and errors as `load_pretrained`."""
+    return _trained(find_pretrained(source, **options), backend, device)
 
 
 def load_pretrained(
@@ -170,10 +231,10 @@ def load_released(
     return IEFVAD.from_saved(saved, backend=backend)
 
 
-def load_model(path: Path, *, backend: str = "auto", device: str | torch.device = "cpu") -> IEFVAD:
+def load_model(path: Path, *, backend: str = "auto", device: str | torch.device = "cpu") -> IEFVAD | Baseline:
     """Load one file that `save_model` wrote, in evaluation mode, with its provenance.
 
     Raises:
         UserError: the file is missing, damaged or of another kind; missing, unexpected and misshapen tensors are named.
     """
-    return IEFVAD.from_saved(read_model(path), backend=backend, device=device)
+    return _trained(read_model(path), backend, device)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from iefvad.checkpoints.calibration import Calibration, fingerprint
-from iefvad.checkpoints.hub import IEFVAD
+from iefvad.checkpoints.hub import IEFVAD, Baseline
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.detector import Detector
 from iefvad.detection.outputs import describe_failure
@@ -58,7 +58,7 @@ class CalibrateConfig:
 
 
 def calibrate(
-    model: str | Path | IEFVAD, videos: Sequence[str | Path], config: CalibrateConfig
+    model: str | Path | IEFVAD | Baseline, videos: Sequence[str | Path], config: CalibrateConfig
 ) -> tuple[Calibration, list[str]]:
     """Score normal videos and find the threshold for them.
 

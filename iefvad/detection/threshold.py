@@ -10,7 +10,7 @@ from typing import Any
 from iefvad.checkpoints.calibration import CALIBRATION, Calibration, fingerprint
 from iefvad.detection.alarm import AlarmTracker
 from iefvad.detection.config import DetectConfig
-from iefvad.model.network import Network
+from iefvad.model.networks import AnyNetwork
 from iefvad.scoring.video_scores import Interval, VideoScores, intervals_above
 from iefvad.utils.errors import UserError
 
@@ -55,7 +55,7 @@ def choose_rule(
     config: DetectConfig,
     *,
     folder: Path | None,
-    model: Network,
+    model: AnyNetwork,
     provenance: Mapping[str, Any],
     hop: int,
     context: int,

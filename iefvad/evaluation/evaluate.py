@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from iefvad.checkpoints.hub import IEFVAD, load_model, load_pretrained
+from iefvad.checkpoints.hub import IEFVAD, Baseline, load_model, load_trained
 from iefvad.checkpoints.pretrained import is_released_file
 from iefvad.data.datasets import load_lists
 from iefvad.features.packed import is_packed
 from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark
+from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.config import Noise
 from iefvad.scoring.robustness import Damage, robustness
 from iefvad.scoring.scorer import check_encoder, density_scores, score_videos
 from iefvad.scoring.tables import table
 from iefvad.training.results import Results, Subject, finish, write_results
-from iefvad.training.run import Run
+from iefvad.training.run import Run, baseline_name
 from iefvad.training.settings import TrainConfig
 from iefvad.training.sources import load_benchmark
 from iefvad.utils.devices import resolve_device
@@ -121,7 +122,7 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     else:
         _refuse_released(config, path)
         released = {}
-    model = load_pretrained(path, device=resolve_device(config.device), **released)
+    model = load_trained(path, device=resolve_device(config.device), **released)
     if config.features is None and config.test_list is None:
         raise UserError(
             f"{path} does not say what to evaluate on: give --features STORE, or --features ROOT with --test-list"
@@ -135,11 +136,14 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     _describe(path, model, method, benchmark)
     crops, chunk = config.test_crops or known.get("test_crops", "5"), known.get("chunk", 256)
     seed = known.get("seed", 0)
-    name = model.config.modality
+    name: str = model.config.modality
+    fused = name == "fusion"
+    if isinstance(model.config, BaselineConfig):
+        name = baseline_name(model.config.model, name)
     results = Results()
     results.add(name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk), model)
     degradation = None
-    if config.robustness and name == "fusion":
+    if config.robustness and fused:
         damage = _damage(config.robustness, "segments" if known.get("protocol") == "released" else "features")
         degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk, damage=damage)
     _add_density(results, seed, benchmark)
@@ -147,6 +151,7 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     subject = Subject(
         path=Path(config.out or path),
         primary=name,
+        title="IEF-VAD" if isinstance(model, IEFVAD) else model.config.model,
         summary={"source": str(path), "method": method, "test_crops": crops, "chunk": chunk},
         settings={"model": dataclasses.asdict(model.config), "evaluation": given, "provenance": known},
         command=_command(path, config),
@@ -192,7 +197,7 @@ def _refuse_released(config: EvaluateConfig, path: Path) -> None:
         )
 
 
-def _check_fit(model: IEFVAD, benchmark: Benchmark) -> None:
+def _check_fit(model: IEFVAD | Baseline, benchmark: Benchmark) -> None:
     if benchmark.dim != model.config.dim:
         raise UserError(
             f"the features are {benchmark.dim} wide, and the model takes {model.config.dim}: evaluate it on features of"
@@ -201,13 +206,17 @@ def _check_fit(model: IEFVAD, benchmark: Benchmark) -> None:
     check_encoder(model.provenance.get("encoder") or {}, benchmark.settings, "the features")
 
 
-def _describe(path: Path, model: IEFVAD, method: str, benchmark: Benchmark) -> None:
+def _describe(path: Path, model: IEFVAD | Baseline, method: str, benchmark: Benchmark) -> None:
     config, videos = model.config, benchmark.test
     abnormal, segments = sum(bool(video.classes) for video in videos), sum(video.segments for video in videos)
-    print(
-        f"{path}: method {method}, {config.dim} wide, {config.layers} attention layers, {config.refine_steps}"
-        f" refinement steps\n{benchmark.name}: test {len(videos)} videos ({abnormal} abnormal, {segments} segments)"
-    )
+    if isinstance(config, BaselineConfig):
+        print(f"{path}: model {config.model}, {config.dim} wide")
+    else:
+        print(
+            f"{path}: method {method}, {config.dim} wide, {config.layers} attention layers, {config.refine_steps}"
+            " refinement steps"
+        )
+    print(f"{benchmark.name}: test {len(videos)} videos ({abnormal} abnormal, {segments} segments)")
     for note in benchmark.notes:
         print(f"note: {note}")
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from iefvad.features.videos import Video
 from iefvad.model.config import MODALITIES
-from iefvad.model.network import Network
+from iefvad.model.networks import AnyNetwork
 from iefvad.scoring.metrics import robustness_row
 from iefvad.scoring.scorer import score_videos
 from iefvad.scoring.video_scores import VideoScores
@@ -53,7 +53,7 @@ class Damaged(Video):
 
 
 def robustness(
-    model: Network,
+    model: AnyNetwork,
     videos: Sequence[Video],
     *,
     crops: str = "5",

@@ -13,7 +13,8 @@ from torch.nn.functional import pad
 from iefvad.encoders.sources import same_encoder
 from iefvad.features.store import with_defaults
 from iefvad.features.videos import Video, pad_batch
-from iefvad.model.network import Network, State
+from iefvad.model.network import State
+from iefvad.model.networks import AnyNetwork
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
 
@@ -52,7 +53,9 @@ class Scorer:
     whole video.
     """
 
-    def __init__(self, model: Network, *, chunk: int = 256, hop: int | None = None, context: int | None = None) -> None:
+    def __init__(
+        self, model: AnyNetwork, *, chunk: int = 256, hop: int | None = None, context: int | None = None
+    ) -> None:
         """Prepare for a new video.
 
         Args:
@@ -125,7 +128,7 @@ class Scorer:
 
 @torch.inference_mode()
 def score_batch(
-    model: Network,
+    model: AnyNetwork,
     image: Tensor,
     event: Tensor,
     lengths: Tensor,
@@ -190,7 +193,7 @@ def check_encoder(trained: Mapping[str, Any], given: Mapping[str, Any], what: st
 
 
 def score_videos(
-    model: Network, videos: Sequence[Video], *, crops: str = "5", chunk: int = 256, batch: int = 64
+    model: AnyNetwork, videos: Sequence[Video], *, crops: str = "5", chunk: int = 256, batch: int = 64
 ) -> list[VideoScores]:
     """Score stored videos.
 

@@ -85,6 +85,7 @@ class Subject:
         summary: Becomes "run" in metrics.json.
         settings: Settings, for the report.
         command: The command that makes the results again, for the report.
+        title: What the report calls the model.
         notes: What a reader of the results must know.
         history: Rows of log.jsonl, for the report.
         protocol: Rows of `settings.protocol_table`, for the report.
@@ -95,6 +96,7 @@ class Subject:
     summary: dict[str, Any]
     settings: dict[str, Any]
     command: str
+    title: str = "IEF-VAD"
     notes: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     protocol: list[dict[str, str]] = field(default_factory=list)
@@ -119,6 +121,7 @@ def finish(
         primary=run.variants[0].name,
         summary={
             "preset": config.preset,
+            "model": config.model,
             "protocol": config.protocol,
             "protocol_settings": {row["setting"]: row["this run"] for row in protocol_table(config)},
             "deviations": deviations(config),
@@ -131,6 +134,7 @@ def finish(
         },
         settings=dataclasses.asdict(config),
         command=f"python -m iefvad.train --config {run.path / 'config.yaml'}",
+        title="IEF-VAD" if config.model == "ief-vad" else config.model,
         notes=_notes(run),
         history=run.history,
         protocol=protocol_table(config),
@@ -182,7 +186,7 @@ def write_results(
         subject.path / "report.html",
         lambda path: write_report(
             path,
-            title=f"IEF-VAD on {benchmark.name}",
+            title=f"{subject.title} on {benchmark.name}",
             metrics=metrics,
             videos=first,
             config=subject.settings,

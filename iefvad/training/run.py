@@ -16,6 +16,11 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text, write_with
 
 
+def baseline_name(model: str, modality: str) -> str:
+    """Return the name of a baseline in tables: that of its method, with the stream if it sees only one."""
+    return model if modality == "fusion" else f"{model} ({modality})"
+
+
 @dataclass(frozen=True)
 class Variant:
     """One of the models of a run.
@@ -100,6 +105,8 @@ class Run:
         """The models that the run trains, the main one first."""
         config = self.config
         modalities = ["fusion", "image", "event"] if config.modality == "all" else [str(config.modality)]
+        if config.model != "ief-vad":
+            return [Variant(baseline_name(config.model, name), name, config.method) for name in modalities]
         result = [Variant(name, name, config.method) for name in modalities]
         if config.compare:
             first = modalities[0]

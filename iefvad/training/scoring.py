@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from iefvad.features.videos import Video
-from iefvad.model.network import Network
+from iefvad.model.networks import AnyNetwork
 from iefvad.scoring.scorer import as_scores, score_videos
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.training.distributed import Processes
 
 
 def score_shared(
-    processes: Processes, model: Network, videos: Sequence[Video], *, crops: str, chunk: int, device: torch.device
+    processes: Processes, model: AnyNetwork, videos: Sequence[Video], *, crops: str, chunk: int, device: torch.device
 ) -> list[VideoScores]:
     """Score videos; every process scores every world-th of them. Args and errors as `score_videos`.
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from iefvad.model.baselines.config import TWO_STREAMS
 from iefvad.model.config import Noise, Temporal
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
@@ -20,6 +21,8 @@ from iefvad.utils.text import few
 Preset = Literal["synth", "own", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
 Method = Literal["ief", "paper", "released"]
 Protocol = Literal["clean", "paper", "released"]
+Model = Literal["ief-vad", "concat", "cross-attention", "sultani", "rtfm", "ur-dmu", "vadclip"]
+"""IEF-VAD and the baselines (`iefvad.model.baselines.config.BASELINES`)."""
 
 
 @dataclass
@@ -45,6 +48,7 @@ class TrainConfig:
     cache: str | None = option(None, "folder of the embedded benchmark [default: $IEFVAD_CACHE or ~/.cache/iefvad]")
 
     # Method.
+    model: Model = option("ief-vad", "network: IEF-VAD, or a baseline on the same features (docs/baselines.md)")
     preset: Preset | None = option(
         None, "defaults for a data set [default: synth without your own data, else ucf-crime]"
     )
@@ -362,8 +366,11 @@ def resolve(config: TrainConfig) -> Settings:
     own_data = config.features is not None or config.train_list is not None
     preset = config.preset or ("ucf-crime" if own_data else "synth")
     defaults = defaults_of(preset, config.protocol, config.method)
-    defaults |= {"modality": "fusion" if own_data else "all", "compare": not own_data}
+    every = not own_data and config.model == "ief-vad"
+    defaults |= {"modality": "all" if every else "fusion", "compare": every}
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    if config.model != "ief-vad":
+        _check_baseline(config, defaults, given)
     if "refit" not in given:
         select, validation = (given.get(name, defaults[name]) for name in ("select", "validation"))
         defaults["refit"] = defaults["refit"] and select == "validation" and validation > 0
@@ -374,6 +381,22 @@ def resolve(config: TrainConfig) -> Settings:
     settings = Settings(**defaults | given | {"preset": preset, "explicit": chosen, "fixed_noise": config.fixed_noise})
     _check(settings)
     return settings
+
+
+def _check_baseline(config: TrainConfig, defaults: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse choices that a baseline does not have, rather than train without them."""
+    unused = [
+        "method", "compare", "noise", "nu", "temporal", "process_noise", "refine_steps", "attenuation", "eps",
+        "lambda_reg", "lambda_kl", "lambda_cos", "lambda_norm",
+    ]  # fmt: skip
+    if config.model not in TWO_STREAMS:
+        unused += ["mil", "layers", "heads", "dropout", "window", "identity_start"]
+    plain = {item.name: item.default for item in dataclasses.fields(TrainConfig)} | defaults
+    for name in unused:
+        if name in given and given[name] != plain[name]:
+            raise UserError(f"--{name.replace('_', '-')} has no meaning for --model {config.model}: leave it out.")
+    if config.model in TWO_STREAMS and given.get("modality", "fusion") != "fusion":
+        raise UserError(f"--model {config.model} fuses both streams: leave --modality out.")
 
 
 def _check(config: Settings) -> None:

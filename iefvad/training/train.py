@@ -78,7 +78,7 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
                 "encoder": benchmark.settings,
                 "chunk": config.max_segments,
                 "test_crops": config.test_crops,
-                "method": trainer.config.method,
+                "method": trainer.config.method if config.model == "ief-vad" else config.model,
                 "protocol": config.protocol,
                 "train_videos": len(whole.videos),
                 "held_out_videos": len(held_out),
@@ -119,10 +119,8 @@ def _describe(config: Settings, benchmark: Benchmark) -> None:
     for note in benchmark.notes:
         print(f"note: {note}")
     kernels = "fused kernels" if config.fused else "reference operators"
-    print(
-        f"protocol {config.protocol}, method {config.method}, preset {config.preset}, {kernels}, run folder"
-        f" {config.run_dir}"
-    )
+    what = f"method {config.method}" if config.model == "ief-vad" else f"model {config.model}"
+    print(f"protocol {config.protocol}, {what}, preset {config.preset}, {kernels}, run folder {config.run_dir}")
     if rows := deviations(config):
         print(f"deviations from the protocol {config.protocol}\n{table(rows)}")
     sys.stdout.flush()

@@ -25,9 +25,12 @@ from tqdm import tqdm
 
 from iefvad.data.batches import Batch, Clips, epoch_batches, steps_per_epoch
 from iefvad.features.videos import Video
+from iefvad.model.baselines.config import PAIRED, TWO_STREAMS, BaselineConfig
+from iefvad.model.baselines.network import BaselineNetwork
 from iefvad.model.config import ModelConfig
-from iefvad.model.losses import RUN, WHOLE, LossWeights, Share, total_loss
-from iefvad.model.network import Network, Output
+from iefvad.model.losses import RUN, WHOLE, Loss, LossWeights, Share, total_loss
+from iefvad.model.network import Output
+from iefvad.model.networks import AnyConfig, AnyNetwork, make_network
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.training.distributed import Processes
@@ -57,7 +60,7 @@ class Fitted:
         settings: Those it was trained with, where the number of epochs may depend on the data.
     """
 
-    model: Network
+    model: AnyNetwork
     epoch: int
     threshold: float | None
     settings: Settings
@@ -93,9 +96,13 @@ class Trainer:
         self.processes = processes or Processes()
         self.device = self.processes.device(resolve_device(config.device))
         torch.manual_seed(_mix(seed, variant.modality, "initial"))
-        self.model = Network(
-            model_config(config, dim, variant.modality), backend="auto" if config.fused else "reference"
-        )
+        if config.model in PAIRED and self.processes.world > 1:
+            raise UserError(
+                f"the loss of {config.model} compares the videos of a batch, which several processes would tear apart:"
+                " train it without torchrun."
+            )
+        backend = "auto" if config.fused else "reference"
+        self.model = make_network(model_config(config, dim, variant.modality), backend=backend)
         if config.identity_start:
             self.model.start_as_identity()
         if config.zero_start:
@@ -198,9 +205,23 @@ class Trainer:
         config = self.config
         weights = LossWeights(config.lambda_kl, config.lambda_reg, config.lambda_cos, config.lambda_norm)
 
+        loss: LossFunction | None = None
+        if isinstance(self.model, BaselineNetwork):
+            own = self.model.loss
+
+            def loss(output: Output, labels: Tensor, lengths: Tensor, share: Share) -> Loss:
+                return own(output, labels, lengths, config.mil, share)
+
         def step(batch: Batch, share: Share = WHOLE) -> Tensor:
             return training_step(
-                self.network, batch, self.optimizer, weights, config.mil, autocast=self._autocast(), share=share
+                self.network,
+                batch,
+                self.optimizer,
+                weights,
+                config.mil,
+                autocast=self._autocast(),
+                share=share,
+                loss=loss,
             )
 
         if not self.graphed:
@@ -383,6 +404,10 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
             group["lr"] = rate
 
 
+LossFunction = Callable[[Output, Tensor, Tensor, Share], Loss]
+"""From an output, labels, lengths and the weight of a part of a batch to the losses."""
+
+
 def training_step(
     model: Callable[..., Output],
     batch: Batch,
@@ -392,6 +417,7 @@ def training_step(
     *,
     autocast: contextlib.AbstractContextManager[Any] | None = None,
     share: Share = WHOLE,
+    loss: LossFunction | None = None,
 ) -> Tensor:
     """Run forward, backward and one step of the optimiser on a batch that is on the model's device.
 
@@ -403,24 +429,34 @@ def training_step(
         mil: How segment scores make a video's score.
         autocast: Context of the forward pass, for lower precision.
         share: What this part of the batch weighs.
+        loss: The loss, where it is not that of IEF-VAD; then `weights` and `mil` do not count.
 
     Returns:
         The losses (total, cls, kl, reg), (4,) float32 on that device. Never waits for the device.
     """
     with autocast or contextlib.nullcontext():
         output = model(batch.image, batch.event, batch.lengths)
-        loss = total_loss(output, batch.labels, batch.lengths, weights, mil, share)
+        if loss is None:
+            found = total_loss(output, batch.labels, batch.lengths, weights, mil, share)
+        else:
+            found = loss(output, batch.labels, batch.lengths, share)
     optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
+    found.total.backward()
     optimizer.step()
-    return torch.stack([loss.total, loss.cls, loss.kl, loss.reg]).detach().float()
+    return torch.stack([found.total, found.cls, found.kl, found.reg]).detach().float()
 
 
-def model_config(config: Settings, dim: int, modality: str) -> ModelConfig:
-    """Return the network's configuration for features of width `dim` and a modality. Raises UserError for the heads."""
+def model_config(config: Settings, dim: int, modality: str) -> AnyConfig:
+    """Return the network's configuration for features of width `dim` and a modality.
+
+    Raises:
+        UserError: the width does not fit the number of heads, or the baseline.
+    """
+    projection = min(config.projection, dim) or None
+    if config.model != "ief-vad":
+        return _baseline_config(config, dim, modality, projection)
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
-    projection = min(config.projection, dim) or None
     if (projection or dim) % config.heads:
         what = f"the features are {dim}" if projection is None else f"the network is {projection}"
         raise UserError(f"{what} wide, which --heads {config.heads} does not divide: choose another number.")
@@ -429,6 +465,17 @@ def model_config(config: Settings, dim: int, modality: str) -> ModelConfig:
         | {"dim": dim, "modality": modality, "window": config.window or None, "projection": projection}
         | {"released": config.method == "released"}
     )
+
+
+def _baseline_config(config: Settings, dim: int, modality: str, projection: int | None) -> BaselineConfig:
+    names = {field.name for field in dataclasses.fields(BaselineConfig)}
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
+    window = config.window or None if config.model in TWO_STREAMS else None
+    values |= {"dim": dim, "modality": modality, "window": window, "projection": projection}
+    try:
+        return BaselineConfig(**values)
+    except ValueError as error:
+        raise UserError(f"--model {config.model}: {error}.") from None
 
 
 def batch_part(
@@ -453,15 +500,18 @@ def batch_part(
     return part, Share(videos, world * int(lengths[part].sum()) / max(valid, 1))
 
 
-def _some_unused(model: Network) -> bool:
+def _some_unused(model: AnyNetwork) -> bool:
     """Whether some parameters take no part in the loss, as those of refinement blocks where there are none."""
     device = next(model.parameters()).device
     features = torch.zeros(1, 2, model.config.dim, device=device)
     was_training = model.training
     model.eval()  # without dropout nothing is drawn
     lengths = torch.tensor([2], device=device)
-    output = model(features, features, lengths)
-    total_loss(output, torch.zeros(1, device=device), lengths, LossWeights()).total.backward()
+    output, labels = model(features, features, lengths), torch.zeros(1, device=device)
+    if isinstance(model, BaselineNetwork):
+        model.loss(output, labels, lengths).total.backward()
+    else:
+        total_loss(output, labels, lengths, LossWeights()).total.backward()
     unused = any(parameter.grad is None for parameter in model.parameters())
     model.zero_grad(set_to_none=True)
     model.train(was_training)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ class Found(NamedTuple):
     logits: Tensor
     features: Tensor
     parts: dict[str, Tensor]
+
+
+Mil = Literal["topk", "segment"]
 
 
 class Parts(NamedTuple):
@@ -43,29 +46,26 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def loss(self, found: Found, labels: Tensor, valid: Tensor) -> Parts:
+    def loss(self, found: Found, labels: Tensor, valid: Tensor, mil: Mil = "topk") -> Parts:
         """Return the loss of a batch.
 
         Args:
             found: What `forward` returned.
             labels: (B,) float, 1 for abnormal.
             valid: (B, T) bool.
+            mil: As in `iefvad.model.losses.video_log_probs`, for methods whose paper does not state it.
         """
         raise NotImplementedError
 
 
 class TemporalConv(nn.Conv1d):
-    """Convolution over time, (B, T, in) → (B, T, out). The ends of each video are padded with zeros."""
+    """Convolution over time, (B, T, in) → (B, T, out). Zeros in the padding count as behind the end of a video."""
 
-    def __init__(self, inputs: int, outputs: int, size: int = 3, dilation: int = 1, *, groups: int = 1) -> None:
-        super().__init__(
-            inputs, outputs, size, padding=dilation * (size // 2), dilation=dilation, groups=groups, bias=True
-        )
+    def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
+        super().__init__(inputs, outputs, 3, padding=dilation, dilation=dilation)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Convolve. Where `valid` (B, T) is given, padding counts as zeros, as behind the end of a video."""
-        if valid is not None:
-            x = x * valid.unsqueeze(-1)
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve features that are zero in the padding."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 

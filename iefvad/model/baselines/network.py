@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from iefvad.model.baselines.config import BaselineConfig
-from iefvad.model.baselines.method import Found, Method
+from iefvad.model.baselines.method import Found, Method, Mil
 from iefvad.model.baselines.plain_fusion import Concat, CrossAttended
 from iefvad.model.baselines.rtfm import RTFM
 from iefvad.model.baselines.sultani import Sultani
@@ -87,19 +87,20 @@ class BaselineNetwork(nn.Module):
             parts={name: value[:, context:] for name, value in found.parts.items()},
         )
 
-    def loss(self, output: Output, labels: Tensor, lengths: Tensor, share: Share = WHOLE) -> Loss:
+    def loss(self, output: Output, labels: Tensor, lengths: Tensor, mil: Mil = "topk", share: Share = WHOLE) -> Loss:
         """Return the loss of the method.
 
         Args:
             output: What `forward` returned.
             labels: (B,), 1 for abnormal.
             lengths: (B,) integers.
+            mil: As in `iefvad.model.losses.video_log_probs`, for methods whose paper does not state it.
             share: Factors of the parts, where several processes share a batch.
         """
         assert isinstance(output, BaselineOutput)
         valid = _valid(lengths, output.logits.shape[1], output.logits.device)
         found = Found(output.logits, output.fused, output.parts)
-        parts = self.method.loss(found, labels.float(), valid)
+        parts = self.method.loss(found, labels.float(), valid, mil)
         cls, kl, reg = (share.videos * part for part in parts) if share != WHOLE else parts
         return Loss(total=cls + kl + reg, cls=cls, kl=kl, reg=reg)
 
@@ -108,6 +109,10 @@ class BaselineNetwork(nn.Module):
         statistics = self.statistics[modality]
         assert isinstance(statistics, Standardize)
         statistics.fit(features)
+
+    def learned(self) -> dict[str, float]:
+        """Return the learned settings for the log, as `Network` does: a baseline has none."""
+        return {}
 
     def start_as_identity(self) -> None:
         """Zero the output projections of the self-attention that is shared with IEF-VAD; see `Network`."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from iefvad.model.baselines.config import BaselineConfig
-from iefvad.model.baselines.method import Found, Method, Parts, attention_mask
+from iefvad.model.baselines.method import Found, Method, Mil, Parts, attention_mask
 from iefvad.model.linear import Linear
 from iefvad.model.losses import mil_loss
 from iefvad.model.network import SelfAttention
@@ -32,7 +32,7 @@ class CrossAttention(nn.Module):
 class Encoded(Method):
     """Self-attention layers per stream as in IEF-VAD, then a fusion, Linear(2D, D), ReLU, Linear(D, 1).
 
-    Loss: that of IEF-VAD without its regularisation, the cross-entropy of the mean of a video's highest segments.
+    Loss: that of IEF-VAD without its regularisation, the cross-entropy of a video's probability.
     """
 
     def __init__(self, config: BaselineConfig) -> None:
@@ -52,7 +52,8 @@ class Encoded(Method):
 
     def forward(self, x: Tensor, valid: Tensor) -> Found:
         """Score segments; see `Method.forward`."""
-        image, event = x.chunk(2, -1)
+        # Products with strided rows are slow on some processors.
+        image, event = (stream.contiguous() for stream in x.chunk(2, -1))
         mask = attention_mask(valid, self.window)
         layout = Layout(mask=mask.unsqueeze(1))
         for layer in self.image:
@@ -62,9 +63,9 @@ class Encoded(Method):
         features = self.merge(self.fuse(image, event, mask)).relu()
         return Found(self.classifier(features).squeeze(-1), features, {})
 
-    def loss(self, found: Found, labels: Tensor, valid: Tensor) -> Parts:
+    def loss(self, found: Found, labels: Tensor, valid: Tensor, mil: Mil = "topk") -> Parts:
         """Return the loss; see `Method.loss`."""
-        cls = mil_loss(found.logits.float(), labels, valid.sum(1))
+        cls = mil_loss(found.logits.float(), labels, valid.sum(1), mil)
         return Parts(cls, torch.zeros_like(cls), torch.zeros_like(cls))
 
 

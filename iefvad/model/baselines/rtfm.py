@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from iefvad.model.baselines.method import (
     Found,
     Method,
+    Mil,
     Parts,
     TemporalConv,
     highest,
@@ -42,7 +43,7 @@ class RTFM(Method):
     def __init__(self, width: int) -> None:
         super().__init__()
         part = width // 4
-        self.pyramid = nn.ModuleList(TemporalConv(width, part, dilation=dilation) for dilation in (1, 2, 4))
+        self.pyramid = nn.ModuleList(TemporalConv(width, part, dilation) for dilation in (1, 2, 4))
         self.reduce = nn.Linear(width, part)
         self.query, self.key, self.value = (nn.Linear(part, part) for _ in range(3))
         self.attended = nn.Linear(part, part)
@@ -53,7 +54,7 @@ class RTFM(Method):
 
     def forward(self, x: Tensor, valid: Tensor) -> Found:
         """Score segments; see `Method.forward`."""
-        near = [conv(x, valid) for conv in self.pyramid]
+        near = [conv(x) for conv in self.pyramid]
         reduced = self.reduce(x)
         # The paper's similarities have no softmax. Their sum is divided by the number of segments, so that a video's
         # length does not scale it.
@@ -65,7 +66,7 @@ class RTFM(Method):
         magnitudes = torch.linalg.vector_norm(temporal.float(), dim=-1)
         return Found(self.classifier(features).squeeze(-1), features, {"magnitudes": magnitudes})
 
-    def loss(self, found: Found, labels: Tensor, valid: Tensor) -> Parts:
+    def loss(self, found: Found, labels: Tensor, valid: Tensor, mil: Mil = "topk") -> Parts:
         """Return the loss; see `Method.loss`."""
         magnitudes, logits = found.parts["magnitudes"], found.logits.float()
         chosen = highest(magnitudes, valid, TOP)

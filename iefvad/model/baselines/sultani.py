@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from iefvad.model.baselines.method import Found, Method, Parts, mean_of, ranking, smoothness, sparsity
+from iefvad.model.baselines.method import Found, Method, Mil, Parts, mean_of, ranking, smoothness, sparsity
 
 WEIGHT = 8e-5
 """λ of smoothness and of sparsity."""
@@ -33,7 +33,7 @@ class Sultani(Method):
         features = self.layers(x)
         return Found(self.classifier(features).squeeze(-1), features, {})
 
-    def loss(self, found: Found, labels: Tensor, valid: Tensor) -> Parts:
+    def loss(self, found: Found, labels: Tensor, valid: Tensor, mil: Mil = "topk") -> Parts:
         """Return the loss; see `Method.loss`."""
         scores = found.logits.float().sigmoid()
         highest = (scores * valid).amax(1)  # scores are positive, so padding never wins

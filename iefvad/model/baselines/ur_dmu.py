@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from iefvad.model.baselines.method import (
     Found,
     Method,
+    Mil,
     Parts,
     TemporalConv,
     attention_mask,
@@ -98,7 +99,7 @@ class URDMU(Method):
 
     def forward(self, x: Tensor, valid: Tensor) -> Found:
         """Score segments; see `Method.forward`."""
-        x = self.embed(x, valid).relu()
+        x = self.embed(x).relu()
         for layer in self.attention:
             x = layer(x, valid)
         normal_match, normal = self.normal(x)
@@ -117,7 +118,7 @@ class URDMU(Method):
         }
         return Found(self.classifier(features).squeeze(-1), features, parts)
 
-    def loss(self, found: Found, labels: Tensor, valid: Tensor) -> Parts:
+    def loss(self, found: Found, labels: Tensor, valid: Tensor, mil: Mil = "topk") -> Parts:
         """Return the loss; see `Method.loss`."""
         parts = {name: value.float() for name, value in found.parts.items()}
         cls = mil_loss(found.logits.float(), labels, valid.sum(1))

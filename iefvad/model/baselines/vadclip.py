@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iefvad.model.baselines.method import Found, Method, Parts, attention_mask, masked_softmax
+from iefvad.model.baselines.method import Found, Method, Mil, Parts, attention_mask, masked_softmax
 from iefvad.model.losses import mil_loss
 
 WINDOW = 8
@@ -62,7 +62,7 @@ class VadCLIP(Method):
         features = x + self.feed_forward(x)
         return Found(self.classifier(features).squeeze(-1), features, {})
 
-    def loss(self, found: Found, labels: Tensor, valid: Tensor) -> Parts:
+    def loss(self, found: Found, labels: Tensor, valid: Tensor, mil: Mil = "topk") -> Parts:
         """Return the loss; see `Method.loss`."""
         cls = mil_loss(found.logits.float(), labels, valid.sum(1))
         return Parts(cls, torch.zeros_like(cls), torch.zeros_like(cls))

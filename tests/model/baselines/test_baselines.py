@@ -147,5 +147,5 @@ def test_windows_separate_and_share_weighs():
     assert torch.equal(before.logits[0, 4:], after.logits[0, 4:])
     assert not torch.equal(before.logits[0, 1:4], after.logits[0, 1:4])
     labels = torch.ones(1)
-    whole, half = (network.loss(after, labels, lengths, Share(part, part)).total for part in (1.0, 0.5))
+    whole, half = (network.loss(after, labels, lengths, share=Share(part, part)).total for part in (1.0, 0.5))
     torch.testing.assert_close(half, 0.5 * whole)
