@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -455,7 +455,7 @@ def _parts_of(state: State, members: int) -> list[State | None]:
 def _combined(outputs: Sequence[Output]) -> Output:
     """Return the output of several members: mean logits, and everything else side by side."""
     logits = torch.stack([output.logits for output in outputs]).mean(0)
-    side_by_side = {}
+    side_by_side: dict[str, Any] = {}
     for name in ("fused", "image_mu", "event_mu", "image_logvar", "event_logvar", "w_img", "w_evt", "gain"):
         values = [getattr(output, name) for output in outputs]
         side_by_side[name] = None if values[0] is None else torch.cat(values, -1)

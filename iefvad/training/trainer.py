@@ -457,9 +457,12 @@ def model_config(config: Settings, dim: int, modality: str) -> AnyConfig:
         return _baseline_config(config, dim, modality, projection)
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
-    if (projection or dim) % config.heads:
-        what = f"the features are {dim}" if projection is None else f"the network is {projection}"
-        raise UserError(f"{what} wide, which --heads {config.heads} does not divide: choose another number.")
+    if projection is not None and projection % config.heads:
+        raise UserError(f"--heads {config.heads} does not divide the projection {projection}: choose another number.")
+    if projection is None and dim % config.heads:
+        raise UserError(
+            f"the features are {dim} wide, which --heads {config.heads} does not divide: choose another number."
+        )
     return ModelConfig(
         **values
         | {"dim": dim, "modality": modality, "window": config.window or None, "projection": projection}
