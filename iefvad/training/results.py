@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from iefvad.features.videos import Benchmark
 from iefvad.model.network import Network
@@ -36,10 +37,10 @@ class Results:
     scores: dict[str, dict[int, list[VideoScores]]] = field(default_factory=dict)
     learned: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def add(self, name: str, seed: int, videos: list[VideoScores], model: Network | None = None) -> None:
+    def add(self, name: str, seed: int, videos: list[VideoScores], model: nn.Module | None = None) -> None:
         """Add the scores of one model and seed, and what that network learned beside its weights."""
         self.scores.setdefault(name, {})[seed] = videos
-        if model is not None and name not in self.learned:
+        if isinstance(model, Network) and name not in self.learned:
             self.learned[name] = model.learned()
 
     def first(self) -> dict[str, list[VideoScores]]:

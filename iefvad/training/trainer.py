@@ -29,7 +29,7 @@ from iefvad.model.baselines.config import PAIRED, TWO_STREAMS, BaselineConfig
 from iefvad.model.baselines.network import BaselineNetwork
 from iefvad.model.config import ModelConfig
 from iefvad.model.losses import RUN, WHOLE, Loss, LossWeights, Share, total_loss
-from iefvad.model.network import Output
+from iefvad.model.network import Network, Output
 from iefvad.model.networks import AnyConfig, AnyNetwork, make_network
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.video_scores import VideoScores
@@ -105,10 +105,11 @@ class Trainer:
         self.model = make_network(model_config(config, dim, variant.modality), backend=backend)
         if config.identity_start:
             self.model.start_as_identity()
-        if config.zero_start:
-            self.model.start_at_zero()
-        if config.image_part:
-            self.model.start_divided(config.image_part)
+        if isinstance(self.model, Network):
+            if config.zero_start:
+                self.model.start_at_zero()
+            if config.image_part:
+                self.model.start_divided(config.image_part)
         self.model.to(self.device)
         self.network: nn.Module = self.model
         self.graphed = config.cuda_graph and self.processes.world == 1
