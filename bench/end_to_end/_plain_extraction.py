@@ -30,7 +30,10 @@ def image_crops(frames: np.ndarray) -> np.ndarray:
 
 
 def segment_events(pixels: np.ndarray, threshold: float = 10.0, clamp: int = 10) -> np.ndarray:
-    """The event map of a segment's crop, uint8 (16, H, W, 3) → float32 (H, W), one whole array per step."""
+    """The event map of a segment's crop, uint8 (n, H, W, 3) → float32 (H, W), one whole array per step.
+
+    The first frame is the last one of the segment before, where there is one.
+    """
     luma = (pixels * LUMA).sum(-1)
     events = np.abs(np.diff(luma, axis=0)) > threshold * 10_000
     return (np.minimum(events.sum(0), clamp) / clamp).astype(np.float32)
@@ -56,9 +59,11 @@ def _one_crop(path: Path, encoder: Encoder, index: int) -> tuple[Tensor, Tensor]
     image: list[Tensor] = []
     event: list[Tensor] = []
     maps: list[np.ndarray] = []
+    before: list[np.ndarray] = []
     for pixels in _segments(path, index):
         image.append(encoder.encode_image(torch.from_numpy(pixels)).mean(0).cpu())
-        maps.append(segment_events(pixels))
+        maps.append(segment_events(np.stack([*before, *pixels])))
+        before = [pixels[-1]]
         if len(maps) == event_batch(encoder):
             event.append(encoder.encode_event(torch.from_numpy(np.stack(maps))).cpu())
             maps = []

@@ -64,7 +64,11 @@ class _AssociativeScan(nn.Module):
         super().__init__()
         self.scan = scan
 
-    def forward(self, x: Tensor, var: Tensor, lengths: Tensor, initial_state: None = None) -> Scan:
+    def forward(
+        self, x: Tensor, var: Tensor, lengths: Tensor, initial_state: None = None, nu: Tensor | None = None
+    ) -> Scan:
+        if nu is not None:
+            raise ValueError("the robust update has no associative form")
         valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
         noise = self.scan.process_noise()
         found = associative.kalman_scan(torch.where(valid, x, 0), torch.where(valid, var, 1), noise, self.scan.eps)

@@ -104,6 +104,7 @@ class PlayedVideo(LiveSource):
 
     def _read_segments(self, video: Path, limit: int) -> Generator[LiveSegment, None, None]:
         frames = read_frames(video, on_truncated="keep")
+        before: np.ndarray | None = None
         with contextlib.closing(cast(Any, frames)):
             for number in range(limit):
                 partial: list[np.ndarray] = []
@@ -121,7 +122,8 @@ class PlayedVideo(LiveSource):
                 partial.append(resize(frame[None], (WIDTH, HEIGHT))[0])
                 start, end = number * SEGMENT / FPS, (number + 1) * SEGMENT / FPS
                 stacked = np.stack(partial)
-                segment = LiveSegment(stacked, self._thumbnail_of_all, start, end, began, time.time())
+                segment = LiveSegment(stacked, self._thumbnail_of_all, start, end, began, time.time(), before=before)
+                before = stacked[-1]
                 self.preparing.append(time.monotonic() - began)
                 self.health.frames += SEGMENT
                 yield segment

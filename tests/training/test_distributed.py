@@ -130,6 +130,10 @@ def compare(found: object, expected: object, where: str = "metrics") -> None:
         assert isinstance(found, dict) and found.keys() == expected.keys(), where
         for key in expected:
             compare(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert isinstance(found, list) and len(found) == len(expected), where
+        for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+            compare(one, other, f"{where}[{index}]")
     elif isinstance(expected, float):
         assert found == pytest.approx(expected, abs=1e-4), where
     else:
