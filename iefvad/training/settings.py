@@ -370,7 +370,7 @@ def resolve(config: TrainConfig) -> Settings:
     defaults |= {"modality": "all" if every else "fusion", "compare": every}
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     if config.model != "ief-vad":
-        _check_baseline(config, defaults, given)
+        _check_baseline(config, defaults | {"method": defaults_of(preset, config.protocol)["method"]}, given)
     if "refit" not in given:
         select, validation = (given.get(name, defaults[name]) for name in ("select", "validation"))
         defaults["refit"] = defaults["refit"] and select == "validation" and validation > 0
