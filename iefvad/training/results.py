@@ -18,8 +18,9 @@ from iefvad.report.run_page import write_report
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.tables import class_rows, headline_rows, table
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
+from iefvad.training.protocols import deviations, protocol_table
 from iefvad.training.run import Run
-from iefvad.training.settings import Settings, deviations, protocol_table
+from iefvad.training.settings import Settings
 from iefvad.utils.files import write_json, write_with
 
 RANKED = ("auc", "ap", "ano_auc")

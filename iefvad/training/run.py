@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.pretrained import RUN_CHECKPOINT, RUN_CONFIG
-from iefvad.training.settings import METHODS, Settings, later_settings, load_config, of_method, save_config
+from iefvad.training.presets import METHODS
+from iefvad.training.protocols import of_method
+from iefvad.training.settings import Settings, later_settings, load_config, save_config
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text, write_with
 

@@ -1,11 +1,10 @@
-"""Settings of a training run: the options, the presets and methods that complete them, the YAML file."""
+"""Settings of a training run: the options, how presets, methods and protocols complete them, the YAML file."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import yaml
 
 from iefvad.model.baselines.config import TWO_STREAMS
 from iefvad.model.config import Noise, Temporal
+from iefvad.training.presets import PRESETS, defaults_of
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
 from iefvad.utils.text import few
@@ -231,130 +231,6 @@ class Settings(TrainConfig):
     def run_dir(self) -> Path:
         """Folder that the run writes to."""
         return Path(self.out) if self.out else Path("runs") / self.preset
-
-
-_BASE: dict[str, Any] = {
-    "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
-    "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
-    "max_segments": 256, "window": 0, "standardize": False, "projection": 0, "identity_start": False,
-    "min_steps": 0, "zero_start": False, "image_part": 0.0, "members": 1, "select_metric": "auc",
-}  # fmt: skip
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "ucf-crime": _BASE,
-    "msad": _BASE,
-    "shanghaitech": _BASE | {"lr": 1e-4, "epochs": 20, "milestones": [8, 15], "factor": 0.5, "batch": 8},
-    "xd-violence": _BASE
-    | {"milestones": [2, 6, 10], "batch": 2, "mixed": True, "lambda_reg": 0.01, "lambda_kl": 0.01}
-    | {"select_metric": "ap"},
-    "own": _BASE
-    | {"lr": 3e-4, "epochs": 10, "milestones": [5, 8], "factor": 0.3, "batch": 16, "min_steps": 100}
-    | {"lambda_reg": 0.1, "lambda_kl": 0.1, "window": 2, "standardize": True, "projection": 128}
-    | {"identity_start": True, "zero_start": True, "image_part": 0.25, "members": 4}
-    | {"validation": 0.0, "select": "last"},
-    "synth": _BASE
-    | {"lr": 3e-4, "epochs": 25, "milestones": [16, 21], "factor": 0.3, "batch": 16, "lambda_reg": 0.1}
-    | {"lambda_kl": 0.1, "max_segments": 32, "window": 2, "standardize": True, "identity_start": True}
-    | {"refit": False},
-}
-"""What the published training of a data set uses (`docs/specification.md#presets`); `synth` is this project's own."""
-
-METHODS: dict[str, dict[str, Any]] = {
-    "ief": {"noise": "student-t", "nu": 8.0, "temporal": "kalman", "process_noise": "learned", "refine_steps": 10},
-    "paper": {"noise": "student-t", "nu": 8.0, "temporal": "kalman", "process_noise": 0.0, "refine_steps": 10},
-    "released": {
-        "noise": "student-t", "nu": 8.0, "temporal": "none", "process_noise": 0.0, "refine_steps": 10,
-        "lambda_cos": 1.0, "lambda_norm": 1.0,
-    },
-}  # fmt: skip
-"""The three named methods (`docs/specification.md#methods`). A method also decides whether padding is attended to."""
-
-
-_PUBLISHED: dict[str, Any] = {
-    "window": 0, "standardize": False, "projection": 0, "identity_start": False, "zero_start": False, "image_part": 0.0,
-    "members": 1,
-}  # fmt: skip
-
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "clean": {
-        "method": "ief", "mil": "topk", "validation": 0.2, "select": "validation", "select_every": 0,
-        "reload_best": False, "refit": True, "test_crops": "5", "robustness": "features",
-    },
-    "paper": _PUBLISHED
-    | {
-        "method": "paper", "mil": "segment", "validation": 0.0, "select": "last", "select_every": 0,
-        "reload_best": False, "refit": False, "test_crops": "5", "robustness": "features",
-    },
-    "released": _PUBLISHED
-    | {
-        "method": "released", "mil": "topk", "validation": 0.0, "select": "test",
-        "reload_best": True, "refit": False, "test_crops": "5", "robustness": "segments",
-    },
-}  # fmt: skip
-"""The three protocols (`docs/specification.md#protocols`): what each fixes, beside the preset and its method."""
-
-_RELEASED_EVERY = {"ucf-crime": 1280, "msad": 1280, "shanghaitech": 512, "xd-violence": 512}
-"""Number of videos after which the released code tests; other presets: 64."""
-
-
-def defaults_of(preset: str, protocol: str, method: str | None = None, *, strict: bool = False) -> dict[str, Any]:
-    """Return the defaults that a preset, a protocol and a method give together.
-
-    Args:
-        preset: Name of the preset.
-        protocol: Name of the protocol.
-        method: Name of the method; None: the protocol's.
-        strict: What the protocol fixes goes before what the preset sets.
-    """
-    fixed = dict(PROTOCOLS[protocol])
-    if protocol == "released":
-        fixed["select_every"] = _RELEASED_EVERY.get(preset, 64)
-    method = method or fixed["method"]
-    both = PRESETS[preset] | fixed if strict else fixed | PRESETS[preset]
-    return both | METHODS[method] | {"method": method}
-
-
-def of_method(config: Settings, method: str) -> dict[str, Any]:
-    """Return the settings that another method changes in a run. What the user chose stays."""
-    names = {name for values in METHODS.values() for name in values}
-    values = PRESETS[config.preset] | METHODS[method]
-    return {"method": method} | {name: values[name] for name in names if name not in config.explicit}
-
-
-def protocol_table(config: Settings) -> list[dict[str, str]]:
-    """Return what the run's protocol fixes and what the run does: rows with `setting`, `protocol`, `this run`."""
-    fixed = defaults_of(config.preset, config.protocol, strict=True)
-    actual = dataclasses.asdict(config)
-    rows = [
-        {"setting": f"--{name.replace('_', '-')}", "protocol": _text(fixed[name]), "this run": _text(actual[name])}
-        for name in (item.name for item in dataclasses.fields(config))
-        if name in fixed
-    ]
-    described = (_described(fixed), _described(actual))
-    rows += [{"setting": name, "protocol": described[0][name], "this run": described[1][name]} for name in described[0]]
-    return rows
-
-
-def deviations(config: Settings) -> list[dict[str, str]]:
-    """Return the rows of `protocol_table` in which the run does not do what its protocol says."""
-    return [row for row in protocol_table(config) if row["protocol"] != row["this run"]]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _described(values: Mapping[str, Any]) -> dict[str, str]:
-    """What follows from the method and has no flag of its own."""
-    released = values["method"] == "released"
-    state = "each scored alone" if values["temporal"] == "none" else "the filter's state is carried on"
-    return {
-        "fusion weights": "(ν+1)/ν·exp(−logvar), divided by their sum + eps" if released else "1/(variance + eps)",
-        "padding": "takes part" if released else "left out",
-        "test chunks": f"{values['max_segments']} segments, {state}",
-    }
 
 
 def resolve(config: TrainConfig) -> Settings:

@@ -15,9 +15,10 @@ from iefvad.scoring.scorer import density_scores
 from iefvad.scoring.tables import table
 from iefvad.training import distributed
 from iefvad.training.distributed import Processes
+from iefvad.training.protocols import deviations
 from iefvad.training.results import Results, finish
 from iefvad.training.run import Run
-from iefvad.training.settings import Settings, deviations
+from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark
 from iefvad.training.trainer import Trainer
 

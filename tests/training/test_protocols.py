@@ -17,8 +17,10 @@ from iefvad.data.batches import Clips, split_validation
 from iefvad.model.config import ModelConfig
 from iefvad.model.network import Network
 from iefvad.scoring.robustness import robustness
+from iefvad.training.presets import PROTOCOLS
+from iefvad.training.protocols import deviations, protocol_table
 from iefvad.training.run import Run
-from iefvad.training.settings import PROTOCOLS, TrainConfig, deviations, load_config, protocol_table, resolve
+from iefvad.training.settings import TrainConfig, load_config, resolve
 from iefvad.training.sources import load_benchmark
 from iefvad.training.trainer import Trainer
 from iefvad.utils.errors import UserError

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from iefvad.cli.train import parse_train
-from iefvad.training.settings import METHODS, PRESETS, TrainConfig, for_data, load_config, resolve, save_config
+from iefvad.training.presets import METHODS, PRESETS
+from iefvad.training.settings import TrainConfig, for_data, load_config, resolve, save_config
 from iefvad.utils.errors import UserError
 
 
