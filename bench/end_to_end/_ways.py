@@ -17,7 +17,7 @@ from iefvad.data.batches import Batch
 from iefvad.model.config import ModelConfig
 from iefvad.model.losses import LossWeights, total_loss
 from iefvad.model.network import Network
-from iefvad.training.trainer import training_step
+from iefvad.training.step import training_step
 
 LEARNING_RATE = 2e-5
 WEIGHTS = LossWeights()

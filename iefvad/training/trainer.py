@@ -8,14 +8,13 @@ other masks.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,28 +24,26 @@ from tqdm import tqdm
 
 from iefvad.data.batches import Batch, Clips, epoch_batches, steps_per_epoch
 from iefvad.features.videos import Video
-from iefvad.model.baselines.config import PAIRED, TWO_STREAMS, BaselineConfig
+from iefvad.model.baselines.config import PAIRED
 from iefvad.model.baselines.network import BaselineNetwork
-from iefvad.model.config import ModelConfig
-from iefvad.model.losses import RUN, WHOLE, Loss, LossWeights, Share, total_loss
+from iefvad.model.losses import RUN, WHOLE, Loss, LossWeights, Share
 from iefvad.model.network import Network, Output
-from iefvad.model.networks import AnyConfig, AnyNetwork, make_network
+from iefvad.model.networks import AnyNetwork, make_network
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.training.distributed import Processes
 from iefvad.training.graph import GraphedStep
+from iefvad.training.networks import model_config, some_unused
 from iefvad.training.run import Run, Variant
 from iefvad.training.scoring import score_shared
 from iefvad.training.settings import Settings, for_data
 from iefvad.training.state import Progress, load_state, save_state
+from iefvad.training.step import LossFunction, batch_part, make_optimizer, set_rate, training_step
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 
 CHECK = 50
 """Steps after which losses are looked at. Each look waits for the device and for the other processes."""
-
-SCALARS = ("raw_noise", "raw_nu")
-"""Names of the parameters behind learned q and ν in their modules."""
 
 
 @dataclass
@@ -189,7 +186,7 @@ class Trainer:
                     " share."
                 )
         several = self.processes.world > 1
-        self.network = self.processes.replicate(self.model, unused=several and _some_unused(self.model))
+        self.network = self.processes.replicate(self.model, unused=several and some_unused(self.model))
 
     def _bar(self, shown: bool) -> tqdm[Any]:
         return tqdm(
@@ -370,156 +367,6 @@ def why_no_graph(processes: Processes, device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"there is nothing to capture on {device.type}, so the padded steps run one by one."
     return None
-
-
-def make_optimizer(model: nn.Module, config: Settings, *, capturable: bool) -> torch.optim.Optimizer:
-    """Return AdamW with a group for the weights and one for the parameters behind learned q and ν.
-
-    A step of Adam moves a parameter by about its learning rate. So scalars that start at 0.4 or 8 need a rate of their
-    own, and weight decay would pull them to an arbitrary value.
-
-    Args:
-        model: The network, or a part of one.
-        config: Learning rates and weight decay.
-        capturable: The learning rates are tensors on the GPU, which a CUDA graph reads.
-    """
-    weights: dict[str, Any] = {"params": [], "base_lr": config.lr, "weight_decay": config.weight_decay}
-    scalars: dict[str, Any] = {"params": [], "base_lr": config.scalar_lr, "weight_decay": 0.0}
-    for name, parameter in model.named_parameters():
-        group = scalars if name.rpartition(".")[2] in SCALARS else weights
-        group["params"].append(parameter)
-    groups = [group for group in (weights, scalars) if group["params"]]
-    for group in groups:
-        rate = group["base_lr"]
-        group["lr"] = torch.tensor(rate, device=group["params"][0].device) if capturable else rate
-    return torch.optim.AdamW(groups, fused=True, capturable=capturable)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set the learning rate of each group to `factor` times its first; where it is a tensor, in its memory."""
-    for group in optimizer.param_groups:
-        rate = group["base_lr"] * factor
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-LossFunction = Callable[[Output, Tensor, Tensor, Share], Loss]
-"""From an output, labels, lengths and the weight of a part of a batch to the losses."""
-
-
-def training_step(
-    model: Callable[..., Output],
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    weights: LossWeights,
-    mil: Literal["topk", "segment"] = "topk",
-    *,
-    autocast: contextlib.AbstractContextManager[Any] | None = None,
-    share: Share = WHOLE,
-    loss: LossFunction | None = None,
-) -> Tensor:
-    """Run forward, backward and one step of the optimiser on a batch that is on the model's device.
-
-    Args:
-        model: The network, or what wraps it for several processes.
-        batch: The batch.
-        optimizer: The optimiser of the network's parameters.
-        weights: λ of the loss terms.
-        mil: How segment scores make a video's score.
-        autocast: Context of the forward pass, for lower precision.
-        share: What this part of the batch weighs.
-        loss: The loss, where it is not that of IEF-VAD; then `weights` and `mil` do not count.
-
-    Returns:
-        The losses (total, cls, kl, reg), (4,) float32 on that device. Never waits for the device.
-    """
-    with autocast or contextlib.nullcontext():
-        output = model(batch.image, batch.event, batch.lengths)
-        if loss is None:
-            found = total_loss(output, batch.labels, batch.lengths, weights, mil, share)
-        else:
-            found = loss(output, batch.labels, batch.lengths, share)
-    optimizer.zero_grad(set_to_none=True)
-    found.total.backward()
-    optimizer.step()
-    return torch.stack([found.total, found.cls, found.kl, found.reg]).detach().float()
-
-
-def model_config(config: Settings, dim: int, modality: str) -> AnyConfig:
-    """Return the network's configuration for features of width `dim` and a modality.
-
-    Raises:
-        UserError: the width does not fit the number of heads, or the baseline.
-    """
-    projection = min(config.projection, dim) or None
-    if config.model != "ief-vad":
-        return _baseline_config(config, dim, modality, projection)
-    names = {field.name for field in dataclasses.fields(ModelConfig)}
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
-    if projection is not None and projection % config.heads:
-        raise UserError(f"--heads {config.heads} does not divide the projection {projection}: choose another number.")
-    if projection is None and dim % config.heads:
-        raise UserError(
-            f"the features are {dim} wide, which --heads {config.heads} does not divide: choose another number."
-        )
-    return ModelConfig(
-        **values
-        | {"dim": dim, "modality": modality, "window": config.window or None, "projection": projection}
-        | {"released": config.method == "released"}
-    )
-
-
-def _baseline_config(config: Settings, dim: int, modality: str, projection: int | None) -> BaselineConfig:
-    names = {field.name for field in dataclasses.fields(BaselineConfig)}
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
-    window = config.window or None if config.model in TWO_STREAMS else None
-    values |= {"dim": dim, "modality": modality, "window": window, "projection": projection}
-    try:
-        return BaselineConfig(**values)
-    except ValueError as error:
-        raise UserError(f"--model {config.model}: {error}.") from None
-
-
-def batch_part(
-    lengths: Tensor, batch: Sequence[int], rank: int, world: int, *, padded: bool = False
-) -> tuple[list[int], Share]:
-    """Return the clips of a batch that belong to process `rank` of `world`, and what its loss weighs.
-
-    Args:
-        lengths: (N,) lengths of all clips.
-        batch: Positions of the batch's clips.
-        rank: Number of this process.
-        world: Number of processes.
-        padded: The loss terms are means over padding too, as in the released variant.
-    """
-    part = list(batch[rank::world])
-    if world == 1:
-        return part, WHOLE
-    videos = world * len(part) / len(batch)
-    if padded:
-        return part, Share(videos, videos)
-    valid = int(lengths[list(batch)].sum())
-    return part, Share(videos, world * int(lengths[part].sum()) / max(valid, 1))
-
-
-def _some_unused(model: AnyNetwork) -> bool:
-    """Whether some parameters take no part in the loss, as those of refinement blocks where there are none."""
-    device = next(model.parameters()).device
-    features = torch.zeros(1, 2, model.config.dim, device=device)
-    was_training = model.training
-    model.eval()  # without dropout nothing is drawn
-    lengths = torch.tensor([2], device=device)
-    output, labels = model(features, features, lengths), torch.zeros(1, device=device)
-    if isinstance(model, BaselineNetwork):
-        model.loss(output, labels, lengths).total.backward()
-    else:
-        total_loss(output, labels, lengths, LossWeights()).total.backward()
-    unused = any(parameter.grad is None for parameter in model.parameters())
-    model.zero_grad(set_to_none=True)
-    model.train(was_training)
-    return unused
 
 
 def _mix(seed: int, *parts: str) -> int:

@@ -15,7 +15,7 @@ from iefvad.data.batches import Batch
 from iefvad.model.config import ModelConfig
 from iefvad.model.losses import LossWeights
 from iefvad.training.graph import WARM_UPS, GraphedStep
-from iefvad.training.trainer import training_step
+from iefvad.training.step import training_step
 
 pytestmark = pytest.mark.gpu
 LONGEST, STEPS = 64, 20

@@ -11,7 +11,7 @@ from iefvad.checkpoints.hub import IEFVAD
 from iefvad.data.batches import Batch
 from iefvad.model.config import ModelConfig
 from iefvad.model.losses import LossWeights, total_loss
-from iefvad.training.trainer import training_step
+from iefvad.training.step import training_step
 
 CONFIG = ModelConfig(dim=128, heads=4, refine_steps=3, dropout=0.0)
 LENGTHS = torch.tensor([60, 7, 1, 33])

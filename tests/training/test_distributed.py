@@ -16,7 +16,8 @@ from iefvad.cli.train import main
 from iefvad.model.config import ModelConfig
 from iefvad.model.losses import LossWeights, total_loss
 from iefvad.training.distributed import Processes
-from iefvad.training.trainer import Trainer, batch_part
+from iefvad.training.step import batch_part
+from iefvad.training.trainer import Trainer
 from iefvad.utils.tensors import read_tensors
 from tests.helpers.stores import training_flags, write_store
 

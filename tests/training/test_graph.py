@@ -20,7 +20,8 @@ from iefvad.training.graph import LENGTHS, WARM_UPS, GraphedStep, pad, padded_le
 from iefvad.training.run import Run
 from iefvad.training.settings import TrainConfig, resolve
 from iefvad.training.sources import load_benchmark
-from iefvad.training.trainer import Trainer, make_optimizer, set_rate, training_step, why_no_graph
+from iefvad.training.step import make_optimizer, set_rate, training_step
+from iefvad.training.trainer import Trainer, why_no_graph
 from tests.helpers.stores import write_store
 
 CPU, LONGEST, STEPS = torch.device("cpu"), 40, 36

@@ -15,7 +15,8 @@ from iefvad.model.network import Network
 from iefvad.training.run import Run, Variant
 from iefvad.training.settings import TrainConfig, load_config, resolve
 from iefvad.training.state import Progress, load_state, save_state
-from iefvad.training.trainer import Trainer, make_optimizer, set_rate
+from iefvad.training.step import make_optimizer, set_rate
+from iefvad.training.trainer import Trainer
 from iefvad.utils.tensors import read_tensors, write_tensors
 from tests.helpers.stores import training_flags, write_store
 

@@ -21,7 +21,8 @@ from iefvad.features.store import FeatureStore
 from iefvad.model.config import ModelConfig
 from iefvad.model.losses import LossWeights, Share
 from iefvad.training import train as train_module
-from iefvad.training.trainer import Trainer, training_step
+from iefvad.training.step import training_step
+from iefvad.training.trainer import Trainer
 from iefvad.utils.tensors import read_tensors
 from tests.helpers.stores import training_flags, write_store
 

@@ -12,7 +12,8 @@ from iefvad.model.network import Network
 from iefvad.training import trainer
 from iefvad.training.run import Run, Variant
 from iefvad.training.settings import TrainConfig, resolve
-from iefvad.training.trainer import Trainer, training_step
+from iefvad.training.step import training_step
+from iefvad.training.trainer import Trainer
 from tests.helpers.waiting import GPU, waiting
 
 
