@@ -8,6 +8,7 @@ scores one.
 from __future__ import annotations
 
 import contextlib
+import copy
 import statistics
 import tempfile
 import time
@@ -48,10 +49,15 @@ class FullDetector(Detector):
     """A detector whose live scorers have `context` random segments behind them, as after minutes of input."""
 
     filled = 0
+    _template: tuple[int, Scorer] | None = None
 
     def scorer(self) -> Scorer:
         """A scorer that has seen `filled` segments."""
-        scorer = super().scorer()
+        if self._template is None or self._template[0] != self.filled:
+            self._template = self.filled, self._fill(super().scorer())
+        return copy.copy(self._template[1])  # a scorer replaces its state, and never writes into it
+
+    def _fill(self, scorer: Scorer) -> Scorer:
         random = torch.Generator().manual_seed(0)
         crops, dim = len(self.settings["crops"]), self.model.config.dim
         for _ in range(self.filled):

@@ -196,7 +196,9 @@ def test_in_a_browser(board, tmp_path):
             assert page.evaluate("document.getElementById('tile-live').textContent") == "2 of 2"
             points = page.evaluate("document.querySelector('.score').getAttribute('points')")
             assert len(points.split()) == 40
-            assert page.evaluate("document.querySelectorAll('.over').length") == 2
+            widths = page.evaluate("[...document.querySelectorAll('.over')].map((box) => box.getAttribute('width'))")
+            assert widths == ["6.00"], "two segments side by side are one stretch"
+            assert page.evaluate("document.querySelector('.camera .state').textContent") == "live"
             assert "going on" in page.evaluate("document.querySelector('figcaption').textContent")
             assert page.evaluate("document.documentElement.scrollWidth") == 390, "nothing sticks out"
             board.add(score(20, 0.6, kinds=("end",)))

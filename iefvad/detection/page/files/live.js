@@ -44,10 +44,11 @@ function newCamera(entry) {
   const box = make(find("camera-list"), "article", "camera");
   const head = make(box, "div", "camera-head");
   make(head, "h3", "", entry.name);
-  const state = make(head, "span", "state");
   const score = make(head, "b", "", "–");
   const line = draw(box, "svg", { class: "line", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
-  const facts = make(box, "p", "facts");
+  const foot = make(box, "p", "facts");
+  const state = make(foot, "span", "state");
+  const facts = make(foot, "span");
   return { box, state, score, line, facts, name: entry.name, threshold: entry.threshold, data: {}, scores: [] };
 }
 
@@ -55,6 +56,7 @@ function showCamera(camera) {
   const data = camera.data;
   const flagged = data.state === "live" && data.score !== null && data.score >= camera.threshold;
   camera.box.classList.toggle("flagged", flagged);
+  camera.box.classList.toggle("silent", data.state !== "live");
   camera.state.className = `state ${data.state}`;
   camera.state.textContent = WORDS[data.state] || data.state;
   camera.score.textContent = data.score === null ? "–" : data.score.toFixed(2);
@@ -75,9 +77,14 @@ function showLine(camera) {
   draw(line, "line", { class: "axis", x1: 0, x2: WIDTH, y1: height(0), y2: height(0) });
   let points = [];
   const lines = [];
+  let over = null; // the stretch at or above the threshold that goes on: its rectangle, and its first segment
   scores.forEach(([start, end, score], index) => {
     const x = (first + index) * step;
-    if (score >= threshold) draw(line, "rect", { class: "over", x, y: 0, width: step + 0.1, height: HEIGHT });
+    if (score < threshold) over = null;
+    else {
+      over = over || { index, box: draw(line, "rect", { class: "over", x, y: 0, height: HEIGHT }) };
+      over.box.setAttribute("width", ((index - over.index + 1) * step).toFixed(2));
+    }
     // Lost time breaks the line.
     if (index && start - scores[index - 1][1] > 2 * (end - start) + 0.5) {
       lines.push(points);
