@@ -21,17 +21,21 @@ from typing import Any
 
 import numpy as np
 
-from bench import memory
-from bench.end_to_end import _records as records
-from bench.end_to_end._clip import write_clip
-from bench.end_to_end.detect import FullDetector, random_model
-from bench.tables import significant, text_table
-from bench.targets import Target
-from iefvad.detection.config import DetectConfig
-from iefvad.detection.live.cameras import Camera
-from iefvad.detection.live.watch import Watch
-from iefvad.utils.errors import UserError
-from iefvad.video import SEGMENT
+from iefvad.utils.threads import prepare
+
+prepare()  # as `iefvad detect` does, before torch is loaded; without it a busy machine makes this many times slower
+
+from bench import memory  # noqa: E402
+from bench.end_to_end import _records as records  # noqa: E402
+from bench.end_to_end._clip import write_clip  # noqa: E402
+from bench.end_to_end.detect import FullDetector, random_model  # noqa: E402
+from bench.tables import significant, text_table  # noqa: E402
+from bench.targets import Target  # noqa: E402
+from iefvad.detection.config import DetectConfig  # noqa: E402
+from iefvad.detection.live.cameras import Camera  # noqa: E402
+from iefvad.detection.live.watch import Watch  # noqa: E402
+from iefvad.utils.errors import UserError  # noqa: E402
+from iefvad.video import SEGMENT  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES = 96
@@ -203,10 +207,10 @@ def summary(found: dict[str, Any]) -> str:
     sizes = [size for _, size in found["memory_mb"]]
     slope = found["growth_mb_per_minute"]
     lines = [
-        f"{found['cameras']} cameras at {found['fps']:g} frames/s for {found['seconds']:.0f} s: {found['frames']} frames"
-        f" read, {found['dropped']} dropped, {found['lost_connections']} connections lost",
-        f"{found['frames_per_s']:.1f} frames/s scored, {found['cpu_cores']:.2f} CPU cores used; per segment {found['encode_ms']:.0f} ms"
-        f" to encode, {found['score_ms']:.0f} ms to score",
+        f"{found['cameras']} cameras at {found['fps']:g} frames/s for {found['seconds']:.0f} s:"
+        f" {found['frames']} frames read, {found['dropped']} dropped, {found['lost_connections']} connections lost",
+        f"{found['frames_per_s']:.1f} frames/s scored, {found['cpu_cores']:.2f} CPU cores used; per segment"
+        f" {found['encode_ms']:.0f} ms to encode, {found['score_ms']:.0f} ms to score",
         f"resident memory: {sizes[0]:.0f} MB at the start, {sizes[-1]:.0f} MB at the end, {max(sizes):.0f} MB at most"
         + ("" if slope is None else f"; {slope:+.2f} MB per minute over the last two thirds"),
     ]

@@ -29,7 +29,16 @@ from iefvad.detection.live.watch import Watch
 from iefvad.scoring.video_scores import intervals_above, read_scores_csv
 from iefvad.utils.addresses import file_stem
 from iefvad.utils.errors import UserError
-from tests.helpers.detecting import faststart, http_server, paced, small_detector, small_model, tcp_server, write_video
+from tests.helpers.detecting import (
+    faststart,
+    http_server,
+    paced,
+    silent,
+    small_detector,
+    small_model,
+    tcp_server,
+    write_video,
+)
 
 QUICK = {"retries": 1, "retry_seconds": 0.05, "timeout": 5.0}
 
@@ -211,10 +220,7 @@ def test_an_unknown_protocol_is_not_tried_again():
 def test_silence_counts_as_lost(clip, room):
     """A server that accepts and sends nothing, and one that stops sending in the middle."""
 
-    def silent(connection: socket.socket) -> None:
-        time.sleep(1.5)
-
-    with tcp_server(silent) as address:
+    with tcp_server(silent(20.0)) as address:
         source = LiveSource(address, retries=0, timeout=0.4)
         with pytest.raises(UserError, match=r"no answer within 0\.4 s"):
             list(source)
@@ -330,7 +336,7 @@ def test_no_secret_in_what_the_parser_and_a_traceback_say(monkeypatch, capsys):
 
 
 def test_duration_ends_a_stream_that_would_go_on(run, clip, tmp_path):
-    with tcp_server(paced(clip.read_bytes(), 20.0)) as address:
+    with tcp_server(paced(clip.read_bytes(), 5.0)) as address:
         begin = time.monotonic()
         flags = ["--out", str(tmp_path / "out"), "--duration", "0.5", "--device", "cpu"]
         assert main([str(run), address, *flags]) == 0

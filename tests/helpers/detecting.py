@@ -96,9 +96,21 @@ def paced(data: bytes, seconds: float, then: float = 0.0) -> Callable[[socket.so
         for part in range(50):
             connection.sendall(data[len(data) * part // 50 : len(data) * (part + 1) // 50])
             time.sleep(seconds / 50)
-        time.sleep(then)
+        silent(then)(connection)
 
     return send
+
+
+def silent(seconds: float) -> Callable[[socket.socket], None]:
+    """Send nothing for some seconds, or until the other side closes the connection."""
+
+    def wait(connection: socket.socket) -> None:
+        connection.settimeout(seconds or None)
+        with contextlib.suppress(OSError):
+            while seconds and connection.recv(4096):
+                pass
+
+    return wait
 
 
 @contextlib.contextmanager
