@@ -57,7 +57,7 @@ struct Step {
         a = p + q + eps;
         b = Robust ? var + eps + k * r * r : var + eps;
         h = T(1) / (a + b);
-        gain = a * h;
+        gain = a * h + T(0) * b;  // NaN for an infinite b, which a * h alone would hide as gain 0
     }
     Vec<T> mean(Vec<T> s) const { return s + gain * r; }
     Vec<T> var() const { return b * gain; }

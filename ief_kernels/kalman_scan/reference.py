@@ -93,7 +93,7 @@ def kalman_scan(
             residual = x_t - s
             a = p + q + eps
             b = var_t + eps if weight is None else var_t + eps + weight * residual * residual
-            gain = a / (a + b)
+            gain = a / (a + b) + 0 * b  # NaN for an infinite b, which the quotient alone would hide as gain 0
             p_next, s_next = b * gain, s + gain * residual
         means.append(torch.where(here, s_next, 0))
         variances.append(torch.where(here, p_next, 0))

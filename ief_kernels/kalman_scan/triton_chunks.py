@@ -131,7 +131,8 @@ def forward_carry(
         alpha = tl.load(at + 3 * plane, mask=lanes, other=0.0)
         beta = tl.load(at + 4 * plane, mask=lanes, other=0.0)
         rho = tl.load(at + 5 * plane, mask=lanes, other=0.0)
-        z = tl.minimum(rho * p, LARGEST)
+        z = rho * p
+        z = tl.where(z > LARGEST, LARGEST + 0.0 * p, z)  # keeps NaN, and 0·∞ is NaN
         known = divide(1.0, 1.0 + z)
         unknown = z * known
         if s0 is None:

@@ -84,7 +84,8 @@ def filter_step(x_t, var_t, s, p, noise, eps, k, ROBUST: tl.constexpr):
     if ROBUST:
         b_t += k * r * r
     a_t = p + noise
-    g = tl.minimum(divide(a_t, a_t + b_t), 1.0)
+    # Without propagation the minimum of NaN and 1 is 1, and an input that is not finite would be hidden.
+    g = tl.minimum(divide(a_t, a_t + b_t), 1.0, propagate_nan=tl.PropagateNan.ALL)
     return s + g * r, b_t * g, g
 
 

@@ -129,7 +129,7 @@ def _terms(
     weight = weight / weight.sum().clamp(min=1)  # divide, then add: a sum of exp(80) would overflow
 
     square_img, square_evt = (mu_img * mu_img).sum(-1), (mu_evt * mu_evt).sum(-1)
-    alive_img, alive_evt = square_img > 0, square_evt > 0
+    alive_img, alive_evt = square_img != 0, square_evt != 0  # NaN is alive: it has to come out
     # sqrt has no derivative at 0: a zero vector has norm 0, cosine 0 and a zero gradient.
     norm_img = torch.where(alive_img, square_img, 1).sqrt()
     norm_evt = torch.where(alive_evt, square_evt, 1).sqrt()

@@ -64,7 +64,7 @@ def _weigh(lv_i, lv_e, c_i, c_e, eps, PRECISE: tl.constexpr):
     # The weights: both variances divided by exp(shift), shift = what the larger logvar has above the limit. That
     # leaves the larger one cut at the limit, and the smaller one times exp of what they were cut by unequally.
     lead = (lv_i - cut_i) - (lv_e - cut_e)
-    fall = tl.exp2(tl.abs(lead) * -LOG2_E)
+    fall = tl.exp2(tl.abs(lead) * -LOG2_E) + 0.0 * lead  # NaN where a logvar is +∞, as 0·∞ is
     p_i = tl.where(lead < 0, u_i * fall, u_i)
     p_e = tl.where(lead > 0, u_e * fall, u_e)
     h = 1.0 / ((p_i + eps) + (p_e + eps))
