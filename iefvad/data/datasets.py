@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from iefvad.data.annotations import frame_truth, read_annotations
-from iefvad.data.lists import ListEntry, Relocator, StoredNames, classes_of, event_path, read_list
+from iefvad.data.lists import ALONE, ListEntry, Relocator, StoredNames, classes_of, event_path, read_list
 from iefvad.features.npy import open_npy, split_crop
 from iefvad.features.packed import SPLITS, PackedReader, PackedStore
 from iefvad.features.readers import Nan, NpyReader, StoreReader
@@ -19,6 +20,8 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.utils.text import few
 from iefvad.video import SEGMENT, ClockReport
+
+Modality = Literal["fusion", "image", "event"]
 
 _EAGER_FILES, _EAGER_BYTES = 2000, 1 << 30
 """Sets of at most this size are searched for NaN before training starts, larger sets when features are read."""
@@ -159,6 +162,7 @@ def load_lists(
     image_folder: str = "rgb",
     fps: float = 30.0,
     nan: Nan = "error",
+    modality: Modality = "fusion",
 ) -> Benchmark:
     """Load a benchmark from the field's files: CSV lists of ``NAME__{crop}.npy``, and ``gt.npy``.
 
@@ -173,6 +177,7 @@ def load_lists(
         image_folder: Folder name of the image features.
         fps: Frames per second of the videos. It is only used to print times.
         nan: "error", or "zero" to replace NaN and infinity by 0 and add a note.
+        modality: "image" or "event" needs and reads the files of that stream alone. "fusion" needs both.
 
     Raises:
         UserError: Files are missing (the message names a few), the truth has a different length, image and event
@@ -180,7 +185,9 @@ def load_lists(
     """
     notes: list[str] = []
     train, test = (
-        [] if path is None else _listed_videos(Path(path), features, event_folder, image_folder, fps, nan, notes)
+        []
+        if path is None
+        else _listed_videos(Path(path), features, event_folder, image_folder, fps, nan, notes, modality)
         for path in (train_list, test_list)
     )
     if gt is not None and Path(gt).suffix.lower() == ".npy":
@@ -197,30 +204,48 @@ def load_lists(
 
 
 def _listed_videos(
-    path: Path, features: PathLike | None, event_folder: str, image_folder: str, fps: float, nan: Nan, notes: list[str]
+    path: Path,
+    features: PathLike | None,
+    event_folder: str,
+    image_folder: str,
+    fps: float,
+    nan: Nan,
+    notes: list[str],
+    modality: Modality,
 ) -> list[Video]:
     relocator = Relocator(features, path.parent)
     groups: dict[str, list[ListEntry]] = {}
-    files: dict[str, dict[int, tuple[Path, Path]]] = {}
+    files: dict[str, dict[int, tuple[Path | None, Path | None]]] = {}
     absent: list[str] = []
     absent_event: list[str] = []
     repeated = 0
     for entry in read_list(path):
-        image = relocator.find(entry.path)
-        if image is None:
-            absent.append(entry.path)
-            continue
-        event = Path(event_path(str(image), event_folder, image_folder=image_folder))
-        if not relocator.exists(event):
-            absent_event.append(str(event))
-            continue
+        image: Path | None = None
+        event: Path | None = None
+        if modality == "event":
+            written = event_path(entry.path, event_folder, image_folder=image_folder)
+            event = relocator.find(written)
+            if event is None:
+                absent_event.append(written)
+                continue
+        else:
+            image = relocator.find(entry.path)
+            if image is None:
+                absent.append(entry.path)
+                continue
+        if modality == "fusion":
+            event = Path(event_path(str(image), event_folder, image_folder=image_folder))
+            if not relocator.exists(event):
+                absent_event.append(str(event))
+                continue
         key = split_crop(entry.path)[0]  # with its folder, because two folders may have videos of the same name
         crops = files.setdefault(key, {})
         repeated += (entry.crop or 0) in crops
         crops[entry.crop or 0] = (image, event)
         groups.setdefault(key, []).append(entry)
     refuse_absent(absent, f"feature files of {path} are missing", "give their folder with --features")
-    refuse_absent(absent_event, f"event features of {path} are missing", "extract them or set --event-folder")
+    remedy = "extract them or set --event-folder" + (f" ({ALONE})" if modality == "fusion" else "")
+    refuse_absent(absent_event, f"event features of {path} are missing", remedy)
     if repeated:
         notes.append(f"{path.name} lists {repeated} files twice; each is used once")
     uses = Counter(entries[0].name for entries in groups.values())
@@ -245,7 +270,7 @@ def _listed_videos(
 
 def _check_finite(videos: Sequence[Video], nan: Nan) -> None:
     readers = [video.reader for video in videos if isinstance(video.reader, NpyReader)]
-    files = [path for reader in readers for pair in reader.pairs.values() for path in pair]
+    files = [path for reader in readers for crop in reader.pairs for path in reader.files(crop)]
     size = sum(len(reader.pairs) * reader.segments * reader.dim * 8 for reader in readers)
     if len(files) > _EAGER_FILES or size > _EAGER_BYTES:
         return

@@ -15,6 +15,7 @@ from iefvad.utils.files import PathLike
 from iefvad.video import VIDEO_SUFFIXES
 
 _PATH_HEADINGS = ("path", "video")
+ALONE = "training with --modality image needs no event features"
 _NORMAL = frozenset({"normal", "a", "0", ""})
 _XD_CODES = re.compile(r"(?:A|G|B\d|0)(?:-(?:A|G|B\d|0))+")
 
@@ -102,7 +103,7 @@ def event_path(image_path: str, event_folder: str = "event", *, image_folder: st
             return "".join([*parts[:index], event_folder, *parts[index + 1 :]])
     raise UserError(
         f"{image_path} has no folder {image_folder!r} that {event_folder!r} could replace to find the event features;"
-        " use such folders, or name the folder of the image features by --image-folder"
+        f" use such folders, or name the folder of the image features by --image-folder ({ALONE})"
     )
 
 

@@ -31,7 +31,7 @@ from iefvad.encoders.described import (
     weights_file,
 )
 from iefvad.encoders.lite import LITE, LITE_CONFIG, LITE_PREPROCESS, lite_weights
-from iefvad.encoders.weights import says_quickgelu
+from iefvad.encoders.weights import is_transformers, says_quickgelu
 from iefvad.utils.errors import UserError
 from iefvad.utils.text import few
 
@@ -75,6 +75,24 @@ class Source:
 def describes_itself(name: object) -> bool:
     """Return whether a name stands for a configuration with weights: `local-dir:`, `hf-hub:` and `timm:`."""
     return str(name).startswith(_SCHEMES)
+
+
+def with_scheme(name: str, model: str | None = None) -> str:
+    """Write a plain folder as `local-dir:FOLDER`. Any other name stays, and so does one that open_clip knows.
+
+    Args:
+        name: The model, or the weights.
+        model: The model that the weights are for, or None if `name` is a model.
+    """
+    if describes_itself(name) or not Path(name).is_dir():
+        return name
+    if len(Path(name).parts) == 1:  # a word, which may be a name
+        import open_clip
+
+        known = open_clip.list_models() if model is None else open_clip.list_pretrained_tags_by_model(model)
+        if name in ("descriptor", "random-vit", LITE, *known):
+            return name
+    return f"local-dir:{name}"
 
 
 def same_encoder(one: object, other: object) -> bool:
@@ -151,6 +169,7 @@ def _named(
         weights, origin = files.spelled(), files.origin(path)
     else:
         path = _existing(weights, model, stream)
+        layout = "transformers" if is_transformers(path) else layout
         said, what, preprocess = _said_by(path), str(path), _usual_preprocess(model)
         weights = str(path.resolve())
     if _activation(model, config, said, what, stream, quick_gelu, recorded=recorded):

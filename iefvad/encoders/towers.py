@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iefvad.encoders import descriptor
-from iefvad.encoders.sources import CLIP_PREPROCESS, QuickGelu, Source, describes_itself, find_source
+from iefvad.encoders.sources import CLIP_PREPROCESS, QuickGelu, Source, describes_itself, find_source, with_scheme
 from iefvad.encoders.timm_models import fold_batch_norms, read_timm, timm_tower, width_of
 from iefvad.encoders.weights import check_names, read_transformers, read_visual
 from iefvad.utils.devices import meta_device
@@ -147,7 +147,8 @@ def build_tower(
     Raises:
         UserError: The model and the weights do not describe a usable tower, or cannot be fetched.
     """
-    named = None if weights is None else str(weights)
+    named = None if weights is None else with_scheme(str(weights), model)
+    model = with_scheme(model)
     if named is not None and (model == "random-vit" or (model == "descriptor" and not describes_itself(named))):
         raise UserError(
             f"--{stream}-model {model} takes no weights: drop --{stream}-weights or name {_models_with(named)}."
@@ -237,7 +238,7 @@ def _load(source: Source, build: Callable[[], nn.Module], *, lazy: bool) -> nn.M
         tensors = read_transformers(source.path) if transformers else read_visual(source.path).tensors
         with meta_device() if lazy else torch.device("cpu"):
             module = build()
-    check_names(module.state_dict(), tensors, source.path, source.name)
+    check_names(module.state_dict(), tensors, source.path, source.name, source.layout)
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     module.load_state_dict(tensors, strict=True, assign=lazy)
     return module

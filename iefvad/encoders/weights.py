@@ -123,7 +123,17 @@ def read_transformers(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path, model: str) -> None:
+def is_transformers(path: Path) -> bool:
+    """Return whether a safetensors file has the names of tensors that transformers gives to CLIP models."""
+    if not path.is_file():
+        return False
+    with open_tensors(path) as file:
+        return any(name.startswith("vision_model.") for name in file.keys())  # noqa: SIM118
+
+
+def check_names(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path, model: str, layout: str = "open_clip"
+) -> None:
     """Compare names and shapes of tensors.
 
     Args:
@@ -131,13 +141,15 @@ def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pat
         found: Tensors of the file.
         path: The file, for the message.
         model: Name of the model, for the message.
+        layout: Whose names of tensors the file has, for the message.
 
     Raises:
         UserError: Names or shapes differ. The message names a few of them.
     """
     if differing := differences(expected, found):
+        known = f"{path}, in the layout of transformers," if layout == "transformers" else str(path)
         raise UserError(
-            f"{path} does not fit the visual tower of {model}: {differing}. Choose the model that the weights"
+            f"{known} does not fit the visual tower of {model}: {differing}. Choose the model that the weights"
             " belong to (OpenAI's weights and published event encoders: a name that ends in -quickgelu, such as"
             " ViT-L-14-quickgelu)."
         )

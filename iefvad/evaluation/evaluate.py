@@ -17,12 +17,12 @@ from iefvad.features.videos import Benchmark
 from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.config import Noise
 from iefvad.scoring.robustness import Damage, robustness
-from iefvad.scoring.scorer import check_encoder, density_scores, score_videos
+from iefvad.scoring.scorer import check_encoder, crop_notes, density_scores, score_videos, tested_crops
 from iefvad.scoring.tables import table
 from iefvad.training.results import Results, Subject, finish, write_results
 from iefvad.training.run import Run, baseline_name
 from iefvad.training.settings import TrainConfig
-from iefvad.training.sources import load_benchmark
+from iefvad.training.sources import load_benchmark, streams_of
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
@@ -92,6 +92,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     device = resolve_device(config.device)
     benchmark = _test_data(run.config)
     crops, chunk = run.config.test_crops, run.config.max_segments
+    benchmark.notes += crop_notes(benchmark.test, crops)
     results = Results()
     used: dict[str, int | None] = {}
     degradation: list[dict[str, Any]] | None = None
@@ -129,12 +130,13 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
             " and --gt."
         )
     data = {name: value for name in DATA if (value := getattr(config, name)) is not None}
-    benchmark = _test_data(TrainConfig(**data))
+    benchmark = _test_data(TrainConfig(**data, modality=model.config.modality))
     _check_fit(model, benchmark)
     known = model.provenance
     method = known.get("method", "released" if model.config.released else "unknown")
-    _describe(path, model, method, benchmark)
     crops, chunk = config.test_crops or known.get("test_crops", "5"), known.get("chunk", 256)
+    benchmark.notes += crop_notes(benchmark.test, crops)
+    _describe(path, model, method, benchmark)
     seed = known.get("seed", 0)
     name: str = model.config.modality
     fused = name == "fusion"
@@ -152,7 +154,12 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
         path=Path(config.out or path),
         primary=name,
         title="IEF-VAD" if isinstance(model, IEFVAD) else model.config.model,
-        summary={"source": str(path), "method": method, "test_crops": crops, "chunk": chunk},
+        summary={
+            "source": str(path),
+            "method": method,
+            "test_crops": tested_crops(benchmark.test, crops),
+            "chunk": chunk,
+        },
         settings={"model": dataclasses.asdict(model.config), "evaluation": given, "provenance": known},
         command=_command(path, config),
     )
@@ -178,6 +185,7 @@ def _test_data(config: TrainConfig) -> Benchmark:
         event_folder=config.event_folder,
         image_folder=config.image_folder,
         nan=config.nan,
+        modality=streams_of(config),
     )
 
 

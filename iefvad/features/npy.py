@@ -62,8 +62,9 @@ def _open_features(path: PathLike) -> np.ndarray:
     array = open_npy(path)
     if array.ndim != 2:
         split = ""
-        if array.ndim == 3:  # RTFM's layout
-            split = ", or split the crops: save array[:, i] as NAME__i.npy for each crop i, and name these in the list"
+        if array.ndim == 3:  # RTFM's layout is (T, crops, D); others have the crops first
+            part = "array[i]" if array.shape[0] in (1, 5, 10) and array.shape[1] not in (1, 5, 10) else "array[:, i]"
+            split = f", or split the crops: save {part} as NAME__i.npy for each crop i, and name these in the list"
         raise UserError(
             f"{path} has shape {array.shape}; features must be (segments, dimensions): make it again{split}"
         )

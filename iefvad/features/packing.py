@@ -119,7 +119,7 @@ def folder_pair(image_dir: PathLike, event_dir: PathLike, *, fps: float = 30.0, 
         UserError: A file is missing, pickled or damaged, or an image file and its event file have different shapes.
     """
     image_root, event_root = Path(image_dir), Path(event_dir)
-    pairs: dict[str, dict[int, tuple[Path, Path]]] = {}
+    pairs: dict[str, dict[int, tuple[Path | None, Path | None]]] = {}
     absent = []
     for image in sorted(image_root.rglob("*.npy")):
         relative = image.relative_to(image_root)

@@ -80,7 +80,8 @@ class NpyReader(Reader):
     """Reads one video from ``.npy`` files.
 
     Args:
-        pairs: {crop: (image file, event file)}.
+        pairs: {crop: (image file, event file)}. One of the two is None for data of a single stream, the same one for
+            all crops; features of that stream are zeros.
         nan: As for `Reader`.
         notes: As for `Reader`.
 
@@ -89,38 +90,43 @@ class NpyReader(Reader):
         dim: Width of the features, from the header of the first crop.
     """
 
-    def __init__(self, pairs: dict[int, tuple[Path, Path]], nan: Nan, notes: list[str]) -> None:
+    def __init__(self, pairs: dict[int, tuple[Path | None, Path | None]], nan: Nan, notes: list[str]) -> None:
         super().__init__(nan, notes)
         self.pairs = pairs
-        image, event = next(iter(pairs.values()))
-        self.segments, self.dim = npy_shape(image)
+        first, *others = self.files(next(iter(pairs)))
+        self.segments, self.dim = npy_shape(first)
         if self.segments == 0:
-            raise UserError(f"{image} has no segments; take the video out of the list")
-        self._agree(event, npy_shape(event), image)
+            raise UserError(f"{first} has no segments; take the video out of the list")
+        for path in others:
+            self._agree(path, npy_shape(path), first)
 
     def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read the image and event features of one crop, float32 (T, D) each."""
-        image = self.pairs[crop][0]
+        first = self.files(crop)[0]
         arrays = []
         for path in self.pairs[crop]:
+            if path is None:
+                arrays.append(np.zeros((self.segments, self.dim), np.float32))
+                continue
             values = load_npy(path)
-            self._agree(path, values.shape, image)
+            self._agree(path, values.shape, first)
             arrays.append(self._finite(str(path), values))
         return arrays[0], arrays[1]
 
     def where(self, crop: int) -> tuple[str, str]:
-        """Return the paths of both files."""
-        image, event = self.pairs[crop]
-        return str(image), str(event)
+        """Return the paths of both files. A stream without a file has the name of the other's."""
+        paths = self.files(crop)
+        return str(paths[0]), str(paths[-1])
 
     def files(self, crop: int) -> list[Path]:
-        """Return both files."""
-        return list(self.pairs[crop])
+        """Return both files, or the one of a single stream."""
+        return [path for path in self.pairs[crop] if path is not None]
 
     def check(self, crop: int) -> None:
         """Compare both headers with the first crop's. Raises UserError if the shape differs or a file is damaged."""
-        for path in self.pairs[crop]:
-            self._agree(path, npy_shape(path), self.pairs[crop][0])
+        paths = self.files(crop)
+        for path in paths:
+            self._agree(path, npy_shape(path), paths[0])
 
     def _agree(self, path: Path, shape: tuple[int, ...], beside: Path) -> None:
         if shape != (self.segments, self.dim):

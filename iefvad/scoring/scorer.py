@@ -45,6 +45,24 @@ def choose_crops(available: Sequence[int], wanted: str) -> list[int]:
     )
 
 
+def tested_crops(videos: Sequence[Video], wanted: str) -> str:
+    """Return which crops `choose_crops` takes: "all", or a number such as "0" (several where videos differ)."""
+    if wanted == "all":
+        return wanted
+    return " and ".join(str(crop) for crop in sorted({choose_crops(video.crops, wanted)[0] for video in videos}))
+
+
+def crop_notes(videos: Sequence[Video], wanted: str) -> list[str]:
+    """Say it where the wanted crop is missing among several, so that another one is tested."""
+    lacking = sum(len(video.crops) > 1 and wanted != "all" and int(wanted) not in video.crops for video in videos)
+    if not lacking:
+        return []
+    return [
+        f"{lacking} of {len(videos)} test videos have no crop {wanted}: crop {tested_crops(videos, wanted)} is tested;"
+        " choose it with --test-crops 0 or all"
+    ]
+
+
 class Scorer:
     """Scores one video in pieces: takes features in order and returns one row of numbers per segment.
 

@@ -16,6 +16,7 @@ from iefvad.features.videos import Benchmark
 from iefvad.model.network import Network
 from iefvad.report.run_page import write_report
 from iefvad.scoring.metrics import evaluate
+from iefvad.scoring.scorer import tested_crops
 from iefvad.scoring.tables import class_rows, headline_rows, table
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
 from iefvad.training.protocols import deviations, protocol_table
@@ -129,7 +130,7 @@ def finish(
             "deviations": deviations(config),
             "method": config.method,
             "select": config.select,
-            "test_crops": config.test_crops,
+            "test_crops": tested_crops(benchmark.test, config.test_crops),
             "seeds": config.seeds,
             "fused": config.fused,
             **used,

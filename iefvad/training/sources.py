@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iefvad.data.datasets import load_lists, load_packed, load_store
+from iefvad.data.datasets import Modality, load_lists, load_packed, load_store
 from iefvad.data.synth.embedded import embedded_store
 from iefvad.features.packed import is_packed
 from iefvad.features.store import is_store
@@ -14,6 +14,11 @@ ENCODER_NOTE = (
     "Features come from a fixed descriptor (statistics of colour, edges and event density), not from a pretrained"
     " encoder: no weights are needed, and the figures say nothing about CLIP features."
 )
+
+
+def streams_of(config: TrainConfig) -> Modality:
+    """Return which features a configuration needs: those of one stream, or both."""
+    return config.modality if config.modality in ("image", "event") else "fusion"
 
 
 def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
@@ -64,4 +69,5 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
         event_folder=config.event_folder,
         image_folder=config.image_folder,
         nan=config.nan,
+        modality=streams_of(config),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from iefvad.checkpoints.files import save_model
 from iefvad.data.batches import Clips, split_validation
 from iefvad.features.videos import Benchmark
-from iefvad.scoring.scorer import density_scores
+from iefvad.scoring.scorer import crop_notes, density_scores
 from iefvad.scoring.tables import table
 from iefvad.training import distributed
 from iefvad.training.distributed import Processes
@@ -48,6 +48,8 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
     with processes.barrier():
         run = Run.create(config) if processes.is_main else Run(config.run_dir, config)
     benchmark = _load(config, processes, progress)
+    with processes.barrier():
+        benchmark.notes += crop_notes(benchmark.test, config.test_crops)
     if processes.world > 1:
         benchmark.notes.append(f"Trained on {processes.world} processes that shared each batch.")
     if processes.is_main:

@@ -63,7 +63,9 @@ def check_scan(backend: str, *, carried: bool, nu: float | None) -> None:
                     own = touched[row, :, LANE]
                     if field in hit and bool(own.any()):
                         assert not got[field][row, begin:end, LANE].isfinite().any(), f"{case}: {field} hides it"
-                        assert torch.equal(got[field][row, :begin], clean[field][row, :begin]), f"{case}: {field} before"
+                        assert torch.equal(got[field][row, :begin], clean[field][row, :begin]), (
+                            f"{case}: {field} before"
+                        )
                         assert (got[field][row, end:] == 0).all(), f"{case}: {field} in the padding"
                         others = [lane for lane in range(DIM) if lane != LANE]
                         assert torch.equal(got[field][row][:, others], clean[field][row][:, others]), f"{case}: {field}"
