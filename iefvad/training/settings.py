@@ -71,9 +71,7 @@ class TrainConfig:
         "also train the other two methods, and learned process noise fixed at its start, as more rows of the table"
         " [default: true for synth, else false]",
     )
-    fixed_noise: float | None = option(
-        0.4, "process noise of the row beside learned noise, with --compare true; null: no such row"
-    )
+    fixed_noise: float | None = option(0.4, "process noise of the row beside learned noise, with --compare true")
     fused: bool = option(False, "use the fused kernels where they serve; without it, the eager reference operators")
     noise: Noise | None = option(None, "noise model of the fusion")
     nu: float | Literal["learned"] | None = option(None, "degrees of freedom of the Student-t, or learned")
