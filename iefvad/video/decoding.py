@@ -244,13 +244,17 @@ class Decoder:
             self.claimed = stream.frames or None
             converter = VideoReformatter()  # one for all frames, because its set-up costs more than its use
             packets, last_end, cut, failures, failure = 0, 0.0, False, 0, ""
-            packet_iterator, kind = container.demux(stream), container.format.name
+            packet_iterator, kind, resumed = container.demux(stream), container.format.name, -1
             while True:
                 try:
                     packet = next(packet_iterator, None)
                 except (av.error.FFmpegError, OSError) as error:
                     if kind == "mpjpeg" and file.error is None and file.tell() == file.size:
                         break  # a recording of a camera ends without the mark of an end
+                    if isinstance(error, BlockingIOError) and file.error is None and file.tell() > resumed:
+                        resumed = file.tell()  # FFmpeg gave up on a long run of damage; it goes on behind it
+                        packet_iterator = container.demux(stream)
+                        continue
                     self.problem = self._incomplete(f"reading stopped: {_reason(file.error or error)}")
                     return
                 if packet is None:
