@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import http.server
 import itertools
+import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -188,3 +192,30 @@ def test_a_camera_that_tells_no_rate():
     assert source.arrivals.told == 0.0 and len(found) == 2
     # A busy machine delays single frames; 25 frames per second would be 1.28 s.
     assert found[1][1] == pytest.approx(1.6, abs=0.25) and source.fps == pytest.approx(20.0, rel=0.12)
+
+
+def test_the_reported_camera(shared_data: Path, tmp_path: Path):
+    """A report: motion JPEG at another rate than 25, in real seconds, and a word about the rate."""
+    script = shared_data / "reports" / "live_mjpeg" / "serve.py"
+    if not script.exists():
+        pytest.skip("needs the reported camera")
+    clip = write_video(tmp_path / "clip.mp4", frames=35)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, str(script), str(clip), str(port), "20"])
+    try:
+        source = LiveSource(f"http://127.0.0.1:{port}/stream", retries=40, retry_seconds=0.1)
+        source.start()
+        until = time.monotonic() + 20
+        segments = []
+        while len(segments) < 2 and time.monotonic() < until:
+            segment = source.take()
+            segments += [segment] if segment is not None else []
+            time.sleep(0.01)
+        source.stop()
+    finally:
+        process.kill()
+        process.wait()
+    assert len(segments) == 2 and segments[0].start == 0.0
+    assert segments[1].end == pytest.approx(1.6, abs=0.25), "1.28 s at the 25 frames/s that FFmpeg assumes"
+    assert (source.arrivals.remark() or "").startswith("the source tells no frame rate; ")

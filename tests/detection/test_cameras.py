@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 
 import numpy as np
@@ -16,7 +17,7 @@ from iefvad.detection.detect import detect
 from iefvad.detection.live.cameras import Camera, find_cameras, read_cameras
 from iefvad.detection.live.watch import Watch
 from iefvad.utils.errors import UserError
-from tests.helpers.detecting import paced, silent, small_detector, small_model, tcp_server, write_video
+from tests.helpers.detecting import paced, small_detector, small_model, tcp_server, write_video
 
 CLOSED = "tcp://127.0.0.1:9"
 QUICK = ["--retries", "0", "--retry-seconds", "0.05", "--timeout", "3", "--device", "cpu"]
@@ -163,15 +164,17 @@ def test_no_camera_answers(run, tmp_path, capsys):
 
 def test_a_silent_camera_stops_nobody(clips, room):
     """A server that accepts and sends nothing, while another camera is scored."""
-    with tcp_server(silent(20.0)) as nothing, tcp_server(clips[0].read_bytes()) as sends:
+    release = threading.Event()
+    with tcp_server(lambda connection: release.wait(20)) as silent, tcp_server(clips[0].read_bytes()) as sends:
         watch = Watch(
             small_detector(live=True, retries=0, timeout=30.0),
-            [Camera("silent", nothing, "silent"), Camera("sends", sends, "sends")],
+            [Camera("silent", silent, "silent"), Camera("sends", sends, "sends")],
         )
         begin = time.monotonic()
         scores = iter(watch)
         names = [next(scores).camera for _ in range(8)]
         seconds = time.monotonic() - begin
+        release.set()
         scores.close()
     assert set(names) == {"sends"} and seconds < 15
 
