@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import struct
@@ -161,6 +162,19 @@ def test_rotation_metadata_is_applied(tmp_path: Path, orientation: str) -> None:
     assert (info.height, info.width) == expected.shape[:2]
     assert info.rotation == rotation
     assert next(Segments(path, size=None)).shape[1:] == expected.shape
+
+
+def test_decoded_frames_do_not_wait_for_the_garbage_collector(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", noise(40))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in read_frames(path):
+            pass
+        alive = sum(type(found) is av.VideoFrame for found in gc.get_objects())
+    finally:
+        gc.enable()
+    assert alive <= 2  # the first one, whose display matrix was read, and the last
 
 
 def test_variable_rate_takes_every_frame_once(tmp_path: Path) -> None:

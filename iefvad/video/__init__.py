@@ -1,15 +1,17 @@
 """Video files and folders of frames to uint8 frames, 16-frame segments and the field's ten crops.
 
 In reading order: `frames` (segments, resizing, crops), `opening` (what counts as a video file), `clock` (times from
-time stamps), `folders` (of frames), `finding` (the search for both), `decoding`, `segments`.
+time stamps), `folders` (of frames), `finding` (the search for both), `damage`,
+`orientation`, `decoding`, `segments`.
 """
 
 from iefvad.video.clock import ClockReport, FrameClock, Loss
-from iefvad.video.decoding import VideoInfo, frame_rate, probe, read_frames, timed_frames, upright
+from iefvad.video.decoding import VideoInfo, frame_rate, probe, read_frames, timed_frames
 from iefvad.video.finding import VIDEO_SUFFIXES, find_videos, require_rate
 from iefvad.video.folders import hash_folder
 from iefvad.video.frames import CROP, HEIGHT, SEGMENT, WIDTH, crop_boxes, crops, resize, ten_crop
 from iefvad.video.opening import silence_ffmpeg, unreadable
+from iefvad.video.orientation import Upright
 from iefvad.video.segments import Segments
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "FrameClock",
     "Loss",
     "Segments",
+    "Upright",
     "VideoInfo",
     "crop_boxes",
     "crops",
@@ -36,5 +39,4 @@ __all__ = [
     "ten_crop",
     "timed_frames",
     "unreadable",
-    "upright",
 ]

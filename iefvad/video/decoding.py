@@ -14,13 +14,14 @@ from typing import Any, Literal
 import av
 import av.error
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
-from iefvad.video.clock import JUMP, FrameClock, Loss
+from iefvad.video.clock import JUMP, FrameClock
+from iefvad.video.damage import Damage
 from iefvad.video.folders import FolderDecoder
 from iefvad.video.opening import VideoFile, no_motion, opened
+from iefvad.video.orientation import Upright
 
 ASSUMED_RATE = 25.0
 """Frames per second where a file states nothing."""
@@ -29,9 +30,7 @@ _RAW_NAMES = "av1 cavsvideo dirac dnxhd evc h261 h263 h264 hevc m4v mjpeg mjpeg_
 _RAW = frozenset(_RAW_NAMES.split())
 """FFmpeg's names of formats that hold pictures and nothing else, so also no time stamps."""
 
-_SYNCHRONISED = frozenset({"mpegts", "mpeg", "flv"})  # formats in which FFmpeg silently skips what it cannot read
 _FURTHER = 100  # packets that are looked at after a failure
-_REACH = 1.0  # seconds around a jump in which damaged data explain it
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,9 @@ def probe(path: PathLike, *, fps: float | None = None) -> VideoInfo:
     """
     decoder = decoder_of(path, threads=False, fps=fps)
     for frame in decoder:
-        rotation, _ = _orientation(decoder.matrix)
         height, width = frame.shape[:2]
         clock = decoder.clock
-        return VideoInfo(os.fspath(path), width, height, clock.rate, decoder.claimed, rotation, clock.assumed)
+        return VideoInfo(os.fspath(path), width, height, clock.rate, decoder.claimed, decoder.rotation, clock.assumed)
     raise UserError(decoder.problem or f"{path} contains no video frames; leave it out or fetch it again")
 
 
@@ -157,45 +155,6 @@ def _has_stamps(container: av.container.InputContainer, stream: av.VideoStream) 
     return not _is_raw(container) and not (container.format.name == "avi" and stream.codec_context.has_b_frames)
 
 
-def upright(frame: av.VideoFrame, converter: VideoReformatter) -> tuple[np.ndarray, tuple[int, ...] | None]:
-    """Convert a decoded frame to RGB and rotate it as its display matrix says.
-
-    Args:
-        frame: The decoded frame.
-        converter: Used for all frames of a video, because its set-up is expensive.
-
-    Returns:
-        uint8 (H, W, 3) RGB, and the display matrix or None.
-    """
-    try:
-        side_data: Any = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # a kind of side data that is newer than PyAV
-        side_data = None
-    matrix = None if side_data is None else tuple(np.frombuffer(bytes(side_data), np.int32).tolist())
-    image = converter.reformat(frame, format="rgb24").to_ndarray()
-    rotation, mirrored = _orientation(matrix)
-    if mirrored:
-        image = image[:, ::-1]
-    return np.ascontiguousarray(np.rot90(image, rotation // 90)), matrix  # rows of odd widths are padded
-
-
-def _orientation(matrix: tuple[int, ...] | None) -> tuple[int, bool]:
-    """Reduce a display matrix to (degrees counter-clockwise, whether mirrored left to right before the rotation).
-
-    The 3x3 matrix maps the stored (x, y) to (a*x + c*y, b*x + d*y); a, b is its first row and c, d its second
-    (libavutil/display.h). Other angles are rounded to the nearest quarter turn.
-    """
-    if matrix is None:
-        return 0, False
-    a, b, _, c, d = matrix[:5]
-    mirrored = a * d - b * c < 0
-    if mirrored:  # without the mirroring of x, the rest is a pure rotation
-        a, b = -a, -b
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return (0 if a + d >= 0 else 180), mirrored
-    return (90 if c - b > 0 else 270), mirrored
-
-
 class Decoder:
     """Iterates once over the frames of a file. Afterwards ``problem`` is None or says why the video is not complete.
 
@@ -211,21 +170,15 @@ class Decoder:
         self.keep = keep
         self.clock = FrameClock(ASSUMED_RATE, assumed=True)  # that of the file once it is open
         self.claimed: int | None = None
-        self.matrix: tuple[int, ...] | None = None
         self.frames_read = 0
         self.problem: str | None = None
+        self._upright = Upright()
         self._duration = 0.0  # of the last frame in seconds, 0 where the file does not say
-        self._flaws: list[float] = []  # seconds at which data were damaged
-        self._marked: float | None = None  # time of a packet that is marked as corrupt
-        self._since = 0  # packets since that one
-        self._tick = 0.0  # seconds per unit of a time stamp
-        self._before: float | None = None  # time of the last packet that has one
-        self._packets = 0  # since that packet
-        self._place = 0  # of a packet in the file
-        self._doubt: tuple[int, float] | None = (
-            None  # place before a jump, and its time, until the place after it is known
-        )
-        self._skipped: Loss | None = None  # the last jump between two packets
+
+    @property
+    def rotation(self) -> int:
+        """Degrees counter-clockwise by which the last frame was rotated: 0, 90, 180 or 270."""
+        return self._upright.rotation
 
     @property
     def end(self) -> float:
@@ -240,11 +193,11 @@ class Decoder:
             zero = None if container.start_time is None else container.start_time / av.time_base
             self.clock = FrameClock(rate or ASSUMED_RATE, assumed=rate is None, zero=zero)
             stamped, base = _has_stamps(container, stream), stream.time_base or Fraction(0)
-            self._tick = float(base)
+            tick, kind = float(base), container.format.name
+            damage = Damage(self.path, self.clock, kind, tick)
             self.claimed = stream.frames or None
-            converter = VideoReformatter()  # one for all frames, because its set-up costs more than its use
             packets, last_end, cut, failures, failure = 0, 0.0, False, 0, ""
-            packet_iterator, kind, resumed = container.demux(stream), container.format.name, -1
+            packet_iterator, resumed = container.demux(stream), -1
             while True:
                 try:
                     packet = next(packet_iterator, None)
@@ -262,15 +215,15 @@ class Decoder:
                 if packet.dts is not None or packet.size:
                     packets += 1
                     cut = packet.is_corrupt
-                self._watch(packet, kind)
+                damage.watch(packet)
                 if packet.pts is not None:
-                    last_end = max(last_end, (packet.pts + (packet.duration or 0)) * self._tick)
+                    last_end = max(last_end, (packet.pts + (packet.duration or 0)) * tick)
                 try:
                     frames = packet.decode()
                 except (av.error.FFmpegError, OSError) as error:
                     failures, failure = failures + bool(self.frames_read), _reason(error)
                     if failures and not self.keep:
-                        self._look_for_jump(packet_iterator, kind)
+                        _look_on(packet_iterator, damage)
                         break
                     continue
                 for frame in frames:
@@ -281,78 +234,19 @@ class Decoder:
                         self.clock.feed(None)
                         self._duration = 0.0
                     if frame.is_corrupt:
-                        self._note_flaw(self.clock.time)
-                    image = self._convert(frame, converter)
+                        damage.note(self.clock.time)
+                    image = self._upright(frame)
                     self.frames_read += 1
                     yield image
             if failure and not self.frames_read and b"ANIM" in file.head():
                 raise UserError(f"{self.path} is an animated WebP, which this FFmpeg cannot decode; convert it to MP4")
             if failures or (failure and not self.frames_read):
                 lost = f"then: {failure}" if failures < 2 else f"{failures} lost: {failure}"
-                self.problem = self._incomplete(lost + (f"; {self._skipped}" if self._skipped else ""))
+                self.problem = self._incomplete(lost + (f"; {damage.skipped}" if damage.skipped else ""))
             elif file.error is not None:
                 self.problem = self._incomplete(f"reading stopped: {_reason(file.error)}")
-            elif reason := self._torn() or self._missing(container, stream, file, packets, last_end, cut):
+            elif reason := damage.lost() or self._missing(container, stream, file, packets, last_end, cut):
                 self.problem = self._incomplete(reason)
-
-    def _convert(self, frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-        image, self.matrix = upright(frame, converter)
-        return image
-
-    def _watch(self, packet: av.Packet[Any], kind: str) -> None:
-        """Note a jump between two packets, and damage of the data between them."""
-        self._packets += 1
-        if packet.dts is not None:
-            seconds = self.clock.seconds_of(packet.dts * self._tick)
-            self._weigh(packet, seconds)
-            if self._before is not None:
-                lost = round((seconds - self._before) * self.clock.rate) - self._packets
-                if lost >= JUMP:
-                    start = self._before + self._packets / self.clock.rate
-                    self._skipped = Loss(self.frames_read, start, seconds, lost)
-                    self._doubt = (self._place, seconds)
-            self._before, self._packets = seconds, 0
-        if packet.pos is not None and packet.pos >= 0:  # not every packet knows its place
-            if self._doubt is not None and kind in _SYNCHRONISED:
-                place, seconds = self._doubt
-                if _is_torn(self.path, place, packet.pos, kind):
-                    self._note_flaw(seconds)
-            self._place, self._doubt = packet.pos, None
-
-    def _weigh(self, packet: av.Packet[Any], seconds: float) -> None:
-        """Take a packet that is marked as corrupt for a flaw, unless a key frame follows at once.
-
-        Where transport streams were joined, the counter of their packets jumps, and the last packet before is marked.
-        """
-        if packet.is_corrupt:
-            self._marked, self._since = seconds, 0
-        elif self._marked is not None:
-            self._since += 1
-            if packet.is_keyframe:
-                self._marked = None
-            elif self._since == 2:  # FFmpeg may mark the packet before
-                self._note_flaw(self._marked)
-                self._marked = None
-
-    def _look_for_jump(self, packets: Iterator[av.Packet[Any]], kind: str) -> None:
-        """Read on after a failure, without decoding: the message says where the stream goes on."""
-        with contextlib.suppress(av.error.FFmpegError, OSError):
-            for packet in itertools.islice(packets, _FURTHER):
-                self._watch(packet, kind)
-
-    def _note_flaw(self, seconds: float) -> None:
-        if not self._flaws or abs(seconds - self._flaws[-1]) > 1:  # one per second is enough
-            self._flaws.append(seconds)
-
-    def _torn(self) -> str | None:
-        """Return which frames damaged data have cost, or None.
-
-        A jump in the stamps alone is no damage: a camera or a network lost the frames before they came into the file.
-        """
-        for loss in self.clock.losses():
-            if any(loss.start - _REACH <= flaw <= loss.end + _REACH for flaw in self._flaws):
-                return f"its data are damaged and the time stamps jump: {loss}"
-        return None
 
     def _missing(
         self,
@@ -393,22 +287,11 @@ class Decoder:
         )
 
 
-def _is_torn(path: Path, start: int, stop: int, kind: str) -> bool:
-    """Return whether a part of a file is damaged: zeros, or no packets where a transport stream must have them."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(start)
-            data = file.read(min(stop - start, 4 << 20))
-    except OSError:  # the decoder meets it, too
-        return False
-    if bytes(1024) in data:
-        return True
-    if kind != "mpegts" or len(data) < 2048:
-        return False
-    values = np.frombuffer(data, np.uint8)
-    # Every packet of 188 bytes starts with 0x47. Some devices put 4 bytes before it, or 16 after it.
-    found = [float(np.mean(values[first::size] == 0x47)) for size in (188, 192, 204) for first in (0, 4)]
-    return max(found) < 0.99
+def _look_on(packets: Iterator[av.Packet[Any]], damage: Damage) -> None:
+    """Read on after a failure, without decoding: the message says where the stream goes on."""
+    with contextlib.suppress(av.error.FFmpegError, OSError):
+        for packet in itertools.islice(packets, _FURTHER):
+            damage.watch(packet)
 
 
 def _reason(error: Exception) -> str:

@@ -147,7 +147,7 @@ class FolderDecoder:
     Attributes:
         clock: The time of the last frame: its place divided by the frame rate.
         claimed: Number of pictures.
-        matrix: None: pictures are upright.
+        rotation: 0: pictures are upright.
         frames_read: Number of frames so far.
         problem: None, or why the video is not complete. Set after iteration.
     """
@@ -159,7 +159,7 @@ class FolderDecoder:
         self._fps = fps
         self.clock = FrameClock(fps or 1.0)
         self.claimed: int | None = None
-        self.matrix: tuple[int, ...] | None = None
+        self.rotation = 0
         self.frames_read = 0
         self.problem: str | None = None
 

@@ -11,11 +11,10 @@ import av
 import av.error
 import cv2
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from iefvad.utils.addresses import check_address
 from iefvad.utils.errors import UserError
-from iefvad.video import frame_rate, silence_ffmpeg, upright
+from iefvad.video import Upright, frame_rate, silence_ffmpeg
 
 
 class ConnectionLostError(Exception):
@@ -86,7 +85,7 @@ class StreamConnection:
         Raises:
             ConnectionLostError: they end too early.
         """
-        converter = VideoReformatter()
+        upright = Upright()
         reached = 0.0
         start = self._container.start_time or 0
         try:
@@ -98,7 +97,7 @@ class StreamConnection:
                 for frame in frames:
                     stamp = None if frame.time is None else frame.time - start / av.time_base
                     reached = max(reached, stamp or 0.0)
-                    yield upright(frame, converter)[0], stamp
+                    yield upright(frame), stamp
         except (av.error.FFmpegError, OSError) as error:
             raise ConnectionLostError(_reason(error, self._timeout)) from error
         if not self.finite:

@@ -1,0 +1,108 @@
+"""Whether frames that are missing were lost by damage of the file, or before it was written.
+
+A jump in the time stamps alone is no damage: a camera or a network lost the frames. A jump near damaged data is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from iefvad.video.clock import JUMP, FrameClock, Loss
+
+_SYNCHRONISED = frozenset({"mpegts", "mpeg", "flv"})  # formats in which FFmpeg silently skips what it cannot read
+_REACH = 1.0  # seconds around a jump in which damaged data explain it
+
+
+class Damage:
+    """Watches the packets of a file for damaged data.
+
+    Args:
+        path: The file.
+        clock: The clock of its frames.
+        kind: FFmpeg's name of its format.
+        tick: Seconds per unit of a time stamp.
+
+    Attributes:
+        skipped: The last jump between two packets, or None.
+    """
+
+    def __init__(self, path: Path, clock: FrameClock, kind: str, tick: float) -> None:
+        self._path, self._clock, self._kind, self._tick = path, clock, kind, tick
+        self.skipped: Loss | None = None
+        self._flaws: list[float] = []  # seconds at which data were damaged
+        self._marked: float | None = None  # time of a packet that is marked as corrupt
+        self._since = 0  # packets since that one
+        self._before: float | None = None  # time of the last packet that has one
+        self._packets = 0  # since that packet
+        self._place = 0  # of the last packet in the file
+        # The place before a jump, and its time, until the place after it is known.
+        self._doubt: tuple[int, float] | None = None
+
+    def watch(self, packet: av.Packet[Any]) -> None:
+        """Note a jump between two packets, and damage of the data between them."""
+        self._packets += 1
+        if packet.dts is not None:
+            seconds = self._clock.seconds_of(packet.dts * self._tick)
+            self._weigh(packet, seconds)
+            if self._before is not None:
+                lost = round((seconds - self._before) * self._clock.rate) - self._packets
+                if lost >= JUMP:
+                    start = self._before + self._packets / self._clock.rate
+                    self.skipped = Loss(self._clock.frames, start, seconds, lost)
+                    self._doubt = (self._place, seconds)
+            self._before, self._packets = seconds, 0
+        if packet.pos is not None and packet.pos >= 0:  # not every packet knows its place
+            if self._doubt is not None and self._kind in _SYNCHRONISED:
+                place, seconds = self._doubt
+                if _is_torn(self._path, place, packet.pos, self._kind):
+                    self.note(seconds)
+            self._place, self._doubt = packet.pos, None
+
+    def note(self, seconds: float) -> None:
+        """Note that data at a time in seconds are damaged."""
+        if not self._flaws or abs(seconds - self._flaws[-1]) > 1:  # one per second is enough
+            self._flaws.append(seconds)
+
+    def lost(self) -> str | None:
+        """Return which frames damaged data have cost, in words, or None."""
+        for loss in self._clock.losses():
+            if any(loss.start - _REACH <= flaw <= loss.end + _REACH for flaw in self._flaws):
+                return f"its data are damaged and the time stamps jump: {loss}"
+        return None
+
+    def _weigh(self, packet: av.Packet[Any], seconds: float) -> None:
+        """Take a packet that is marked as corrupt for a flaw, unless a key frame follows at once.
+
+        Where transport streams were joined, the counter of their packets jumps, and the last packet before is marked.
+        """
+        if packet.is_corrupt:
+            self._marked, self._since = seconds, 0
+        elif self._marked is not None:
+            self._since += 1
+            if packet.is_keyframe:
+                self._marked = None
+            elif self._since == 2:  # FFmpeg may mark the packet before
+                self.note(self._marked)
+                self._marked = None
+
+
+def _is_torn(path: Path, start: int, stop: int, kind: str) -> bool:
+    """Return whether a part of a file is damaged: zeros, or no packets where a transport stream must have them."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            data = file.read(min(stop - start, 4 << 20))
+    except OSError:  # the decoder meets it, too
+        return False
+    if bytes(1024) in data:
+        return True
+    if kind != "mpegts" or len(data) < 2048:
+        return False
+    values = np.frombuffer(data, np.uint8)
+    # Every packet of 188 bytes starts with 0x47. Some devices put 4 bytes before it, or 16 after it.
+    found = [float(np.mean(values[first::size] == 0x47)) for size in (188, 192, 204) for first in (0, 4)]
+    return max(found) < 0.99
