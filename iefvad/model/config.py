@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from iefvad.model.inputs import check_projection
+
 MODALITIES = ("image", "event")
 
 Noise = Literal["student-t", "gaussian"]
@@ -62,13 +64,7 @@ class ModelConfig:
     released: bool = False
 
     def __post_init__(self) -> None:
-        if self.projection is not None:
-            if not 1 <= self.projection <= self.dim:
-                raise ValueError(
-                    f"projection must be between 1 and the feature width {self.dim}, not {self.projection}"
-                )
-            if not self.standardize:
-                raise ValueError("projection needs standardize = True")
+        check_projection(self.projection, self.dim, standardize=self.standardize)
         if self.width % self.heads:
             what = "feature width" if self.projection is None else "projection"
             raise ValueError(f"heads = {self.heads} does not divide the {what} {self.width}")

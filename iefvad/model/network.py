@@ -19,6 +19,7 @@ from ief_kernels import Fusion, Terms
 from ief_kernels.precision_fusion.reference import LOGVAR_LIMIT, student_scale
 from iefvad.model.attention import attention_with_dropout
 from iefvad.model.config import MODALITIES, ModelConfig
+from iefvad.model.inputs import check_inputs
 from iefvad.model.linear import Linear
 from iefvad.model.padding import Layout, ValidRows, lay_out, split
 
@@ -254,8 +255,8 @@ class Network(nn.Module):
         self, image: Tensor | None, event: Tensor | None, lengths: Tensor | None, state: State | None, context: int
     ) -> Output:
         """The forward pass of this network without the other members; arguments and errors as `forward`."""
-        inputs = self._inputs(image, event)
-        valid, layout = self._layout(inputs, lengths, context)
+        inputs = check_inputs({"image": image, "event": event}, self.encoders, self.config.dim, lengths, context)
+        valid, layout = self._layout(inputs, lengths)
         mus, logvars = self._encode(inputs, valid, layout, context)
         lengths, rows = self._behind_context(lengths, layout.rows, context)
         fused, terms = self._fuse(mus, logvars, lengths)
@@ -329,28 +330,9 @@ class Network(nn.Module):
                         encoder.logvar.bias.zero_()
                         encoder.logvar.bias[where] = 4.0
 
-    def _inputs(self, image: Tensor | None, event: Tensor | None) -> dict[str, Tensor]:
-        """Return the features of the network's modalities. Raises ValueError unless they are (B, T, D), all alike."""
-        given = {"image": image, "event": event}
-        inputs = {}
-        for name in self.encoders:
-            features = given[name]
-            if features is None or features.dim() != 3 or features.shape[-1] != self.config.dim:
-                got = "nothing" if features is None else tuple(features.shape)
-                raise ValueError(f"{name} features must be (B, T, {self.config.dim}), not {got}")
-            inputs[name] = features
-        shapes = {tuple(features.shape) for features in inputs.values()}
-        if len(shapes) > 1:
-            raise ValueError(f"image and event features differ in shape: {sorted(shapes)}")
-        return inputs
-
-    def _layout(self, inputs: dict[str, Tensor], lengths: Tensor | None, context: int) -> tuple[Tensor | None, Layout]:
+    def _layout(self, inputs: dict[str, Tensor], lengths: Tensor | None) -> tuple[Tensor | None, Layout]:
         """Return which segments are valid, (B, T) bool or None for all, and the layout of the batch."""
         batch, segments, _ = next(iter(inputs.values())).shape
-        if not 0 <= context <= segments:
-            raise ValueError(f"context must be between 0 and the {segments} segments given, not {context}")
-        if lengths is not None and lengths.shape != (batch,):
-            raise ValueError(f"lengths must be ({batch},), not {tuple(lengths.shape)}")
         return lay_out(
             (batch, segments),
             lengths,

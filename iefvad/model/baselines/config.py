@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from iefvad.model.inputs import check_projection
+
 BaselineName = Literal["concat", "cross-attention", "sultani", "rtfm", "ur-dmu", "vadclip"]
 
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
@@ -49,13 +51,7 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         if self.model not in BASELINES:
             raise ValueError(f"there is no model {self.model}; there are {', '.join(BASELINES)}")
-        if self.projection is not None:
-            if not 1 <= self.projection <= self.dim:
-                raise ValueError(
-                    f"projection must be between 1 and the feature width {self.dim}, not {self.projection}"
-                )
-            if not self.standardize:
-                raise ValueError("projection needs standardize = True")
+        check_projection(self.projection, self.dim, standardize=self.standardize)
         if self.model in TWO_STREAMS:
             if self.modality != "fusion":
                 raise ValueError(f"{self.model} fuses two streams, so its modality is fusion, not {self.modality}")

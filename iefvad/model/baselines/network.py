@@ -16,6 +16,7 @@ from iefvad.model.baselines.sultani import Sultani
 from iefvad.model.baselines.ur_dmu import URDMU
 from iefvad.model.baselines.vadclip import VadCLIP
 from iefvad.model.config import MODALITIES
+from iefvad.model.inputs import check_inputs
 from iefvad.model.losses import WHOLE, Loss, Share
 from iefvad.model.network import Output, SelfAttention, Standardize, State
 
@@ -124,21 +125,9 @@ class BaselineNetwork(nn.Module):
         self, image: Tensor | None, event: Tensor | None, lengths: Tensor | None, context: int
     ) -> tuple[Tensor, Tensor]:
         """Return the features that the method sees, (B, T, W) with zeros in the padding, and which are valid."""
-        given = {"image": image, "event": event}
-        inputs = []
-        for name in self.streams:
-            features = given[name]
-            if features is None or features.dim() != 3 or features.shape[-1] != self.config.dim:
-                got = "nothing" if features is None else tuple(features.shape)
-                raise ValueError(f"{name} features must be (B, T, {self.config.dim}), not {got}")
-            inputs.append(self.statistics[name](features) if name in self.statistics else features)
-        if len({features.shape for features in inputs}) > 1:
-            raise ValueError(f"image and event features differ in shape: {[tuple(x.shape) for x in inputs]}")
+        given = check_inputs({"image": image, "event": event}, self.streams, self.config.dim, lengths, context)
+        inputs = [self.statistics[name](x) if name in self.statistics else x for name, x in given.items()]
         batch, segments, _ = inputs[0].shape
-        if not 0 <= context <= segments:
-            raise ValueError(f"context must be between 0 and the {segments} segments given, not {context}")
-        if lengths is not None and lengths.shape != (batch,):
-            raise ValueError(f"lengths must be ({batch},), not {tuple(lengths.shape)}")
         if lengths is None:
             lengths = torch.full((batch,), segments)
         x = torch.cat(inputs, -1)
