@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from bench import end_to_end
 from iefvad.utils.errors import UserError
-from iefvad.utils.threads import use_threads
+from iefvad.utils.threads import prepare, use_threads
 
 COMMANDS = {
     "operators": "bench.command",
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             use_threads(options.threads)
         if name not in known:
             raise UserError(f"there is no benchmark {name!r}; there are {', '.join(known)}")
+        if known[name].startswith(end_to_end.__name__):
+            prepare()  # as the commands of iefvad do, before torch is loaded
         status: int = importlib.import_module(known[name]).main(arguments)
         return status
     except UserError as error:

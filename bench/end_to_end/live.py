@@ -21,21 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from iefvad.utils.threads import prepare
-
-prepare()  # as `iefvad detect` does, before torch is loaded; without it a busy machine makes this many times slower
-
-from bench import memory  # noqa: E402
-from bench.end_to_end import _records as records  # noqa: E402
-from bench.end_to_end._clip import write_clip  # noqa: E402
-from bench.end_to_end.detect import FullDetector, random_model  # noqa: E402
-from bench.tables import significant, text_table  # noqa: E402
-from bench.targets import Target  # noqa: E402
-from iefvad.detection.config import DetectConfig  # noqa: E402
-from iefvad.detection.live.cameras import Camera  # noqa: E402
-from iefvad.detection.live.watch import Watch  # noqa: E402
-from iefvad.utils.errors import UserError  # noqa: E402
-from iefvad.video import SEGMENT  # noqa: E402
+from bench import memory
+from bench.end_to_end import _records as records
+from bench.end_to_end._clip import write_clip
+from bench.end_to_end.detect import FullDetector, random_model
+from bench.tables import significant, text_table
+from bench.targets import Target
+from iefvad.detection.config import DetectConfig
+from iefvad.detection.live.cameras import Camera
+from iefvad.detection.live.watch import Watch
+from iefvad.utils.errors import UserError
+from iefvad.video import SEGMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES = 96

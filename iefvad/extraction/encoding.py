@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -271,18 +272,21 @@ def _windows(images: Tensor, indices: list[int]) -> Iterator[Tensor]:
         yield source[:, top : top + CROP, left : left + CROP]
 
 
+_STAND_ALONE: WeakKeyDictionary[Encoder, bool] = WeakKeyDictionary()
+
+
 def rows_stand_alone(encoder: Encoder) -> bool:
     """Return whether a row of the output has the same bits at every place of a batch, on this machine.
 
     Tried once per encoder: batches of random frames and maps are compared with the same batches rolled.
     """
-    known: bool | None = getattr(encoder, "_rows_stand_alone", None)
+    known = _STAND_ALONE.get(encoder)
     if known is None:
         random = torch.Generator().manual_seed(0)
         frames = torch.randint(0, 256, (encoder.batch, CROP, CROP, 3), dtype=torch.uint8, generator=random)
         maps = torch.rand((event_batch(encoder), CROP, CROP), generator=random)
         known = _rolls(encoder.encode_image, frames) and _rolls(encoder.encode_event, maps)
-        encoder._rows_stand_alone = known  # type: ignore[attr-defined]
+        _STAND_ALONE[encoder] = known
     return known
 
 

@@ -66,7 +66,8 @@ class Stop(importlib.abc.MetaPathFinder):
             os._exit(0 if sys.stdout.flush() is None else 1)
 
 sys.meta_path.insert(0, Stop())
-import bench.end_to_end.live
+import bench.__main__
+bench.__main__.main(["live", "--quick"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert done.stdout.strip() == "1500"

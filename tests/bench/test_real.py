@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from bench.__main__ import main
 from bench.end_to_end import _real_statistics as statistics
@@ -18,16 +16,8 @@ from bench.end_to_end._real_statistics import Fold
 from iefvad.features.store import FeatureStore, Sidecar
 from iefvad.utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DIM = 8
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tests share the cores; torch's threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import time
 import numpy as np
 import pytest
 
-from iefvad.checkpoints.files import save_model
 from iefvad.cli.detect import main
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.detect import detect
@@ -29,21 +28,6 @@ def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("live")
     first = write_video(folder / "first.ts", frames=128, burst=range(3, 5))
     return first, write_video(folder / "second.ts", frames=96, seed=1, burst=range(2, 3))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model = small_model()
-    save_model(folder / "model.safetensors", model, model.provenance)
-    return folder
-
-
-@pytest.fixture
-def room(monkeypatch):
-    """Room for all that a test sends at once."""
-    monkeypatch.setattr("iefvad.detection.live.watch._MOST", 100)
-    monkeypatch.setattr("iefvad.detection.live.watch._WAITING", 1000)
 
 
 def cameras(tmp_path, text: str) -> list[Camera]:

@@ -19,7 +19,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iefvad.checkpoints.files import save_model
 from iefvad.cli.detect import main
 from iefvad.detection.alarm import AlarmTracker
 from iefvad.detection.detect import detect
@@ -47,22 +46,6 @@ QUICK = {"retries": 1, "retry_seconds": 0.05, "timeout": 5.0}
 def clip(tmp_path_factory):
     """160 frames, 25 per second, as a file that a server can send."""
     return write_video(tmp_path_factory.mktemp("live") / "clip.ts", frames=160, burst=range(4, 7))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model = small_model()
-    save_model(folder / "model.safetensors", model, model.provenance)
-    return folder
-
-
-@pytest.fixture
-def room(monkeypatch):
-    """Room for all that a test sends at once. A camera is slower; a busy machine would drop the oldest segments."""
-    monkeypatch.setattr("iefvad.detection.live.watch._MOST", 100)
-    monkeypatch.setattr("iefvad.detection.live.watch._WAITING", 100)
-    monkeypatch.setattr("iefvad.detection.live.sources._AHEAD", 100)
 
 
 @pytest.fixture
