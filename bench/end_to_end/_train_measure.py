@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bench.end_to_end._ways import COMPILED, WAYS, Sections, Training, without_dropout
 from bench.measure import Row
@@ -131,11 +130,6 @@ def time_steps(
 
     runs = {name: runner(training) for name, training in trainings.items()}
     return interleave(runs, budget, compiled=frozenset(COMPILED))
-
-
-def steps_per_epoch(labels: Tensor, batch: int) -> int:
-    """Batches of an epoch."""
-    return sum(1 for _ in epoch_batches(labels, batch, mixed=False, generator=torch.Generator()))
 
 
 def rows(

@@ -38,7 +38,6 @@ from bench.end_to_end._train_measure import (
     endless,
     prepare,
     rows,
-    steps_per_epoch,
     time_sections,
     time_steps,
     whole_run,
@@ -48,7 +47,7 @@ from bench.end_to_end._ways import COMPILED, FUSED, WAYS
 from bench.tables import ceiling_line
 from bench.targets import target_table
 from bench.timing import Budget
-from iefvad.data.batches import Clips
+from iefvad.data.batches import Clips, steps_per_epoch
 from iefvad.data.datasets import load_packed
 from iefvad.utils.errors import UserError
 
@@ -143,7 +142,7 @@ def run(options: argparse.Namespace, size: Size) -> dict[str, Any]:
         progress(f"writing {4e-9 * size.fill * size.clips * size.segments * size.dim:.1f} GB of random features")
         write_store(root / "store", clips=size.clips, segments=size.segments, dim=size.dim, fill=size.fill)
         clips = Clips(load_packed(root / "store").train, max_segments=size.segments).to(device)
-        epoch_steps = steps_per_epoch(clips.labels, size.batch)
+        epoch_steps = steps_per_epoch(clips.labels, size.batch, mixed=False)
         batches = endless(clips, size.batch)
         trainings, failures = prepare([name for name in names if name not in skipped], size, device)
         progress("comparing losses and gradients")

@@ -14,13 +14,13 @@ from bench.__main__ import main
 from bench.end_to_end import _train_memory as memory
 from bench.end_to_end._plain_model import PlainIEFVAD
 from bench.end_to_end._random_store import video_lengths, write_store
-from bench.end_to_end._train_measure import Size, check, endless, rows, steps_per_epoch
+from bench.end_to_end._train_measure import Size, check, endless, rows
 from bench.end_to_end._train_tables import full_run_seconds, targets
 from bench.end_to_end._ways import COMPILED, FUSED, WAYS, WEIGHTS, Sections, Training
 from bench.timing import Timing
 from ief_kernels import kalman_scan
 from iefvad.checkpoints.hub import IEFVAD
-from iefvad.data.batches import Batch, Clips
+from iefvad.data.batches import Batch, Clips, steps_per_epoch
 from iefvad.data.datasets import load_packed
 from iefvad.model.config import ModelConfig
 from iefvad.model.losses import total_loss
@@ -171,7 +171,7 @@ def test_store_with_padding(tmp_path) -> None:
 
 def test_store_of_ucf_crime_has_the_epoch_of_the_paper() -> None:
     labels = torch.tensor([0.0] * 8000 + [1.0] * 8100)
-    assert steps_per_epoch(labels, 64) == 125
+    assert steps_per_epoch(labels, 64, mixed=False) == 125
 
 
 def test_batches_go_on_after_an_epoch(tmp_path) -> None:
