@@ -18,6 +18,21 @@ if importlib.util.find_spec("hypothesis") is not None:  # the tests on a GPU do 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+_THREADS = torch.get_num_threads()
+_ONE_THREAD = {"training", "evaluation", "detection", "data", "checkpoints", "scoring", "model"}
+"""Folders whose tests take one thread in each test process: threads of several processes would wait for each other.
+
+The operators' tests and those of the encoders keep their threads.
+"""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Set the number of threads before the fixtures of a file train something."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    torch.set_num_threads(_THREADS if alone or _ONE_THREAD.isdisjoint(item.path.parts) else 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no process is left alone with one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
