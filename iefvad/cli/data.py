@@ -1,4 +1,4 @@
-"""`iefvad data`: check the files of a data set, and make the frame labels of a test list."""
+"""`iefvad data`: check the files of a data set, verify stores, and make the frame labels of a test list."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from iefvad.data.check.all_checks import check_all
 from iefvad.data.check.recognise import Kind, Split
 from iefvad.data.check.render import as_text, write_reports
 from iefvad.data.ground_truth import ground_truth_of_list, write_ground_truth
+from iefvad.data.verify import verify
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
+from iefvad.utils.text import readable
 
 COMMANDS = {
     "check": ("iefvad.cli.data:check_main", "find contradictions between lists, annotations and frame truth"),
+    "verify": ("iefvad.cli.data:verify_main", "compare stores and models with their checksums"),
     "gt": ("iefvad.cli.data:gt_main", "write the frame labels of a test list (gt.npy)"),
 }
 """Name → where its main is, and one line of help."""
@@ -41,6 +44,16 @@ class CheckConfig:
 
 
 @dataclass
+class VerifyConfig:
+    """Settings of `iefvad data verify`."""
+
+    names: int = option(5, "number of damaged videos or files named per folder; 0: all")
+    forget: bool = option(
+        False, "in a feature store, remove the sidecars of damaged videos, so that `iefvad extract` makes them again"
+    )
+
+
+@dataclass
 class TruthConfig:
     """Settings of `iefvad data gt`."""
 
@@ -62,7 +75,7 @@ class TruthConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad data COMMAND ...` and return the exit status."""
-    return dispatch("iefvad data", "Check data sets, and make their frame labels.", COMMANDS, argv)
+    return dispatch("iefvad data", "Check data sets, verify stores, and make frame labels.", COMMANDS, argv)
 
 
 @command("data check")
@@ -97,6 +110,34 @@ def check_main(argv: Sequence[str] | None = None) -> int:
     if unreadable:
         raise UserError(unreadable[0] + (f" (and {len(unreadable) - 1} more files)" if len(unreadable) > 1 else ""))
     return 1 if config.strict and any(report.problems for report in reports) else 0
+
+
+@command("data verify")
+def verify_main(argv: Sequence[str] | None = None) -> int:
+    """Run `iefvad data verify` and return the exit status: 1 if something is damaged."""
+    parser = make_parser(
+        "data verify",
+        "Read all of a feature store, a packed store, a run folder, a model or a .safetensors file, and compare it with"
+        " the checksums that were written with it. Every command compares what it reads; this one reads everything.",
+        usage="PATH ... [options]",
+    )
+    parser.add_argument("paths", type=str, nargs="+", help="stores, run folders, models", metavar="PATH")
+    add_options(parser, VerifyConfig)
+    arguments = parser.parse_args(argv)
+    config = from_namespace(VerifyConfig, arguments)
+    damaged = False
+    for path in map(Path, arguments.paths):
+        found = verify(path, forget=config.forget)
+        parts = [f"{found.intact} intact", f"{len(found.damaged)} damaged"]
+        parts += [f"{len(found.unknown)} without checksums, of an earlier version"] if found.unknown else []
+        print(f"{path}: {found.what}, {', '.join(parts)}")
+        shown = list(found.damaged.items())[: config.names or None]
+        for name, reason in shown:
+            print(f"  {readable(name)}: {readable(reason)}")
+        if len(found.damaged) > len(shown):
+            print(f"  and {len(found.damaged) - len(shown)} more; --names 0 names all")
+        damaged = damaged or bool(found.damaged)
+    return 1 if damaged else 0
 
 
 @command("data gt")

@@ -79,13 +79,16 @@ class Clips:
         self.labels = torch.tensor([float(bool(videos[index].classes)) for index, _ in self.items])
         self.lengths = torch.tensor([min(videos[index].segments, max_segments) for index, _ in self.items])
         self._starts = torch.cumsum(self.lengths, 0) - self.lengths
-        self._missing: set[int] = set()  # clips that the table does not hold yet
+        self._missing: set[int] = set()  # clips that the table does not hold yet, or whose checksums were not compared
         self._scratch = _Buffer(torch.float16)
+        self._mapped = False
         packed = self._packed()
         if packed is not None:
             table, self._starts = packed
             self.dim = table.shape[2]
             self._table: Tensor | None = table
+            self._missing = set(range(len(self)))
+            self._mapped = True
             return
         self.dim = videos[0].features(videos[0].crops[0])[0].shape[1]
         rows = int(self.lengths.sum()) + 1
@@ -222,6 +225,13 @@ class Clips:
             return
         assert self._table is not None
         for position in self._missing.intersection(positions):
+            if self._mapped:
+                index, crop = self.items[position]
+                reader = self.videos[index].reader
+                assert isinstance(reader, PackedReader)
+                reader.check_bytes(crop)
+                self._missing.discard(position)
+                continue
             start, length = int(self._starts[position]), int(self.lengths[position])
             image, event = self._read(position)
             self._table[0, start : start + length] = image

@@ -35,6 +35,7 @@ def load_store(
     annotations: PathLike | None = None,
     gt: PathLike | None = None,
     nan: Nan = "error",
+    verify: bool = True,
 ) -> Benchmark:
     """Load a benchmark whose features are in a feature store.
 
@@ -48,11 +49,12 @@ def load_store(
         annotations: Frame annotations of the test videos. Default: ``annotations.txt`` of the store, if it exists.
         gt: gt.npy in the order of the test list. It replaces the annotations.
         nan: "error", or "zero" to replace NaN and infinity by 0.
+        verify: Compare features with their checksums when they are read first.
 
     Raises:
         UserError: The folder is not a store, a list names videos that the store lacks, or the truth does not fit.
     """
-    store = FeatureStore(root)
+    store = FeatureStore(root, verify=verify)
     notes: list[str] = []
     lists = [_default(store.root, given, name) for given, name in ((train_list, "train.csv"), (test_list, "test.csv"))]
     if not any(lists):
@@ -123,7 +125,9 @@ def _stored_videos(
     return videos
 
 
-def load_packed(root: PathLike, *, annotations: PathLike | None = None, gt: PathLike | None = None) -> Benchmark:
+def load_packed(
+    root: PathLike, *, annotations: PathLike | None = None, gt: PathLike | None = None, verify: bool = True
+) -> Benchmark:
     """Load a benchmark from a packed store.
 
     Training videos that were longer than ``max_segments`` have only their averaged bins. A note says so.
@@ -132,11 +136,12 @@ def load_packed(root: PathLike, *, annotations: PathLike | None = None, gt: Path
         root: Folder of the store.
         annotations: Frame annotations that replace the truth in the store.
         gt: gt.npy, in the order of the test list, that replaces the truth in the store.
+        verify: Compare features with their checksums when they are read first.
 
     Raises:
         UserError: The folder is not a complete packed store, or the truth does not fit.
     """
-    store = PackedStore(root)
+    store = PackedStore(root, verify=verify)
     train, test = (store.benchmark_videos(split) for split in SPLITS)
     if gt is not None:
         attach_gt(test, gt)

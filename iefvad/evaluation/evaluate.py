@@ -40,6 +40,7 @@ class EvaluateConfig:
     gt: str | None = option(None, "gt.npy of the test videos, in the order of the test list")
     event_folder: str | None = option(None, "folder that replaces `rgb` in a listed path to find the event features")
     image_folder: str | None = option(None, "folder of the image features in a listed path [default: rgb]")
+    verify: bool = option(True, "compare stored features with their checksums when they are read first")
     test_crops: str | None = option(None, "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all")
     robustness: bool | Damage = option(
         True,
@@ -88,7 +89,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
         # A store has its own lists and truth; those of the run belong to other files.
         own = dict.fromkeys(("train_list", "test_list", "annotations", "gt"))
         overrides = own | overrides
-    run.config = replace(run.config, device=config.device, **overrides)
+    run.config = replace(run.config, device=config.device, verify=config.verify, **overrides)
     device = resolve_device(config.device)
     benchmark = _test_data(run.config)
     crops, chunk = run.config.test_crops, run.config.max_segments
@@ -130,7 +131,7 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
             " and --gt."
         )
     data = {name: value for name in DATA if (value := getattr(config, name)) is not None}
-    benchmark = _test_data(TrainConfig(**data, modality=model.config.modality))
+    benchmark = _test_data(TrainConfig(**data, verify=config.verify, modality=model.config.modality))
     _check_fit(model, benchmark)
     known = model.provenance
     method = known.get("method", "released" if model.config.released else "unknown")

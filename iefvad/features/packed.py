@@ -15,12 +15,14 @@ Both safetensors files contain these tensors:
 - ``event_density``, float32: one number per segment of the videos that have it.
 - ``starts`` and ``ends``, float64: the times of these segments in seconds, of the videos that have them. Stores of
   earlier versions lack both.
+- ``checks``, uint8 (clips, 8): the checksum of each clip's image rows and event rows, one after the other. Stores of
+  earlier versions have none.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from torch import Tensor
 
 from iefvad.features.readers import Reader
 from iefvad.features.videos import Video
+from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.utils.tensors import map_half
@@ -41,6 +44,8 @@ SPLITS = ("train", "test")
 CATALOGUE, JOURNAL = "packed.json", "import.journal"
 _FLAGS = {"truth": "truth", "event_density": "event_density", "starts": "times", "ends": "times"}
 """Small tensor -> key of a catalogue's entry that says whether the video has it."""
+_IN_FILE = ("event_density", "starts", "ends", "truth")
+"""The small tensors in the order of the file."""
 _AGAIN = "run the same `iefvad features import` again"
 
 
@@ -59,6 +64,7 @@ class PackedStore:
 
     Args:
         root: Folder of the store.
+        verify: Compare the rows of each clip with their checksum when they are read first.
 
     Attributes:
         features: Memory-mapped float16 (2, R, D) per split; the last row of each stream is zero.
@@ -75,8 +81,9 @@ class PackedStore:
         UserError: ``root`` is not a packed store, or the store is damaged or unfinished.
     """
 
-    def __init__(self, root: PathLike) -> None:
+    def __init__(self, root: PathLike, *, verify: bool = True) -> None:
         self.root = Path(root)
+        self.verify = verify
         try:
             content = json.loads((self.root / CATALOGUE).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
@@ -91,6 +98,9 @@ class PackedStore:
             self.settings: dict[str, Any] = content["settings"]
             self.notes: list[str] = content["notes"]
             self.videos: list[dict[str, Any]] = content["videos"]
+            self._small: dict[str, str] = content.get("checks", {})
+            if content.pop("check", None) not in (None, catalogue_check(content)):
+                raise UserError(f"{self.root / CATALOGUE} is damaged: delete the folder and {_AGAIN}")
         except (FileNotFoundError, NotADirectoryError):
             if (self.root / JOURNAL).is_file():
                 raise UserError(
@@ -106,8 +116,40 @@ class PackedStore:
         self.features: dict[str, Tensor] = {}
         self.offsets: dict[str, Tensor] = {}
         self._extras: dict[str, dict[str, np.ndarray]] = {}
+        self._checks: dict[str, np.ndarray | None] = {}
+        self._verified: set[tuple[str, int]] = set()
         for split in SPLITS:
             self._open(split)
+
+    def has_checks(self, split: str) -> bool:
+        """Return whether the clips of a split have checksums."""
+        return self._checks[split] is not None
+
+    def check(self, split: str, clip: int) -> None:
+        """Compare the rows of a clip with their checksum, once.
+
+        Raises:
+            UserError: they differ.
+        """
+        checks = self._checks[split]
+        if not self.verify or checks is None or (split, clip) in self._verified:
+            return
+        start, end = self.offsets[split][clip : clip + 2].tolist()
+        rows = self.features[split][:, start:end]
+        if checksums.checksum(rows[0], rows[1]) != checks[clip].tobytes().hex():
+            name = next(name for name, first, crops in self._clips(split) if first <= clip < first + crops)
+            raise UserError(
+                f"{self.root / table_name(split)} is damaged: the features of {name} changed since they were written."
+                f" Delete {self.root} and {_AGAIN}; `iefvad data verify {self.root}` names all damaged videos."
+            )
+        self._verified.add((split, clip))
+
+    def _clips(self, split: str) -> Iterator[tuple[str, int, int]]:
+        """Yield name, first clip and number of crops of each video of a split."""
+        first = 0
+        for entry in self.listed(split):
+            yield entry["name"], first, len(entry["crops"])
+            first += len(entry["crops"])
 
     def listed(self, split: str) -> list[dict[str, Any]]:
         """Return the catalogue's entries of one split, in order."""
@@ -161,10 +203,15 @@ class PackedStore:
                 offsets = tensors.get_tensor("offsets")
                 sizes = {key: size for key, size in sizes.items() if size or key in tensors.keys()}  # noqa: SIM118
                 self._extras[split] = {key: tensors.get_tensor(key) for key in sizes}
+                known = "checks" in tensors.keys()  # noqa: SIM118
+                small = [offsets, *(self._extras[split][key] for key in _IN_FILE if key in sizes)]
+                checks = self._checks[split] = tensors.get_tensor("checks") if known else None
             consistent = (
                 shape == (2, int(expected[-1]) + 1, self.dim)
                 and np.array_equal(offsets, expected)
                 and all(self._extras[split][key].shape == (size,) for key, size in sizes.items())
+                and (checks is None or checks.shape == (len(rows), 8))
+                and self._small.get(split) in (None, checksums.checksum(*small))
             )
         except FileNotFoundError:
             raise UserError(f"{path} is missing: delete {self.root} and {_AGAIN}") from None
@@ -200,8 +247,13 @@ class PackedReader(Reader):
         start, end = self.store.offsets[self.split][self._clips[crop] : self._clips[crop] + 2].tolist()
         return start, end
 
+    def check_bytes(self, crop: int) -> None:
+        """Compare a crop's rows with their checksum, once. Raises UserError if they differ."""
+        self.store.check(self.split, self._clips[crop])
+
     def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read the image and event features of one crop, float32 (T, D) each."""
+        self.check_bytes(crop)
         start, end = self.span(crop)
         image, event = self.store.features[self.split][:, start:end].float().numpy()
         names = self.where(crop)
@@ -214,6 +266,11 @@ class PackedReader(Reader):
     def files(self, crop: int) -> list[Path]:
         """Return the file of the video's split."""
         return [self.store.root / table_name(self.split)]
+
+
+def catalogue_check(content: dict[str, Any]) -> str:
+    """Return the checksum of a catalogue, a JSON value without the entry "check"."""
+    return checksums.checksum(memoryview(json.dumps(content, sort_keys=True).encode()))
 
 
 def stored_rows(entry: dict[str, Any], max_segments: int) -> int:

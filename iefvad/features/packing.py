@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,20 @@ import numpy as np
 from tqdm import tqdm
 
 from iefvad.features.npy import split_crop
-from iefvad.features.packed import CATALOGUE, FORMAT, JOURNAL, SPLITS, PackedStore, stored_rows, table_name
+from iefvad.features.packed import (
+    CATALOGUE,
+    FORMAT,
+    JOURNAL,
+    SPLITS,
+    PackedStore,
+    catalogue_check,
+    stored_rows,
+    table_name,
+)
 from iefvad.features.readers import Nan, NpyReader, Reader
 from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark, Video, resample
+from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike, storage_error, write_json
 from iefvad.utils.tensors import header, to_half
@@ -44,6 +53,7 @@ class _Table:
     offsets: list[int] = field(default_factory=lambda: [0])
     head: bytes = b""
     tail: bytes = b""
+    check: str = ""
 
     @property
     def rows(self) -> int:
@@ -99,7 +109,8 @@ def pack(benchmark: Benchmark, out: PathLike, *, max_segments: int = 256, progre
         journal = _Journal(out, plan, tables, strict=strict)
         _write(tables, journal, progress)
         document |= {"plan": plan, "notes": _notes(benchmark, journal), "videos": entries}
-        write_json(out / CATALOGUE, document)
+        document["checks"] = {table.split: table.check for table in tables}
+        write_json(out / CATALOGUE, document | {"check": catalogue_check(document)})
         journal.remove()
     except OSError as error:
         raise storage_error(error, out) from error
@@ -207,9 +218,12 @@ def _frame(table: _Table, videos: Sequence[Video]) -> None:
         ("starts", "F64", [sum(map(len, starts))], 8 * sum(map(len, starts))),
         ("ends", "F64", [sum(map(len, ends))], 8 * sum(map(len, ends))),
         ("truth", "U8", [sum(map(len, truth))], sum(map(len, truth))),
+        ("checks", "U8", [len(table.clips), 8], 8 * len(table.clips)),
     ]
     table.head = header(parts, align=_ALIGN, before=offsets.nbytes) + offsets.tobytes()
-    table.tail = b"".join(array.tobytes() for array in [*density, *starts, *ends, *truth])
+    small = b"".join(array.tobytes() for array in [*density, *starts, *ends, *truth])
+    table.check = checksums.checksum(offsets, memoryview(small))
+    table.tail = small + bytes(8 * len(table.clips))  # the checksums of the clips come when all are written
 
 
 def _plan(
@@ -258,7 +272,7 @@ class _Journal:
             self._append({"plan": plan})
             return
         for line in lines[1:]:
-            checked = _checksum(tables, line["split"], line["clip"]) == line["crc32"]
+            checked = _checksum(tables, line["split"], line["clip"]) == line.get("xxh3")
             if checked and not (strict and line["notes"]):
                 self.done[line["split"], line["clip"]] = line
         if not self.path.read_bytes().endswith(b"\n"):
@@ -266,9 +280,9 @@ class _Journal:
                 file.write(b"\n")
         print(f"{out}: {len(self.done)} of {sum(len(table.clips) for table in tables)} clips are there; continuing.")
 
-    def add(self, split: str, clip: int, crc32: int, notes: list[str]) -> None:
+    def add(self, split: str, clip: int, check: str, notes: list[str]) -> None:
         """Note that the bytes of a clip are written."""
-        line = {"split": split, "clip": clip, "crc32": crc32, "notes": notes}
+        line = {"split": split, "clip": clip, "xxh3": check, "notes": notes}
         self._append(line)
         self.done[split, clip] = line
 
@@ -329,8 +343,11 @@ def _write(tables: Sequence[_Table], journal: _Journal, progress: bool) -> None:
                         for position, values in zip(positions[:2], (image, event), strict=True):
                             file.seek(position)
                             _write_all(file, values)
-                        journal.add(table.split, clip, zlib.crc32(event, zlib.crc32(image)), notes)
+                        journal.add(table.split, clip, checksums.checksum(image, event), notes)
                     bar.update(end - start)
+                file.seek(table.size - 8 * len(table.clips))
+                checks = (journal.done[table.split, clip]["xxh3"] for clip in range(len(table.clips)))
+                _write_all(file, memoryview(b"".join(map(bytes.fromhex, checks))))
                 os.fsync(file.fileno())
 
 
@@ -357,15 +374,15 @@ def _write_all(file: Any, values: memoryview) -> None:
         values = values[file.write(values) :]
 
 
-def _checksum(tables: Sequence[_Table], split: str, clip: int) -> int:
+def _checksum(tables: Sequence[_Table], split: str, clip: int) -> str:
     table = next(table for table in tables if table.split == split)
-    checksum = 0
     *positions, size = table.positions(clip)
     with open(table.path, "rb") as file:
+        parts = []
         for position in positions:
             file.seek(position)
-            checksum = zlib.crc32(file.read(size), checksum)
-    return checksum
+            parts.append(memoryview(file.read(size)))
+    return checksums.checksum(*parts)
 
 
 def _notes(benchmark: Benchmark, journal: _Journal) -> list[str]:

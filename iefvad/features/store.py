@@ -1,7 +1,8 @@
 """Feature store: one safetensors file and one JSON sidecar per video. Writing can be interrupted and resumed.
 
 - ``ROOT/store.json``: the settings that all videos share.
-- ``ROOT/NAME.safetensors``: ``image`` and ``event``, float16 (crops, T, D) each.
+- ``ROOT/NAME.safetensors``: ``image`` and ``event``, float16 (crops, T, D) each. The header has
+  the checksum of each crop.
 - ``ROOT/NAME.json``: the sidecar. It is written last and marks the video as complete.
 - ``ROOT/index.csv``: a summary, rebuilt from the sidecars.
 
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike, flush, open_regular, replacing_durably, storage_errors
 from iefvad.utils.tensors import header, to_half
@@ -95,6 +97,8 @@ class FeatureStore:
         root: Folder of the store.
         settings: Settings of the features. Required to create a store; compared with an existing one.
         create: Create the store if it does not exist.
+        verify: Compare the features of each crop with their checksum when they are read first. Stores of earlier
+            versions have no checksums.
 
     Attributes:
         root: Folder of the store.
@@ -105,7 +109,9 @@ class FeatureStore:
             key with both values.
     """
 
-    def __init__(self, root: PathLike, *, settings: dict[str, Any] | None = None, create: bool = False) -> None:
+    def __init__(
+        self, root: PathLike, *, settings: dict[str, Any] | None = None, create: bool = False, verify: bool = True
+    ) -> None:
         self.root = Path(root)
         wanted = None if settings is None else _recorded({"format": FORMAT, **settings})
         stored = self._read_settings()
@@ -132,6 +138,8 @@ class FeatureStore:
                 f"{self.root} was made with other settings ({differences}); use these settings or another folder"
             )
         self.settings: dict[str, Any] = stored
+        self.verify = verify
+        self._verified: set[tuple[str, int]] = set()  # name and index of crops whose checksums agreed
 
     def names(self) -> list[str]:
         """Return the names of the complete videos, sorted. Names may contain ``/`` (sub-folders)."""
@@ -181,11 +189,14 @@ class FeatureStore:
             # Both files are written in full before either of them takes its place. The old sidecar is removed first.
             # Otherwise a kill between the two renames would leave an old sidecar beside new features, which looks
             # complete.
+            side = _json(asdict(sidecar))
             with replacing_durably(side_path) as side_file:
-                side_file.write(_json(asdict(sidecar)))
+                side_file.write(side)
                 flush(side_file)
                 with replacing_durably(features, before=lambda: side_path.unlink(missing_ok=True)) as file:
-                    _write_safetensors(file, tensors, {"source_hash": sidecar.source_hash})
+                    metadata = {"source_hash": sidecar.source_hash, "sidecar": checksums.checksum(memoryview(side))}
+                    _write_safetensors(file, tensors, metadata)
+            self._verified -= {(name, index) for index in range(len(sidecar.crops))}
 
     def read(self, name: str) -> tuple[np.ndarray, np.ndarray, Sidecar]:
         """Read one video.
@@ -194,11 +205,14 @@ class FeatureStore:
             Image and event features, float16 (crops, T, D) each, and the sidecar.
 
         Raises:
-            UserError: The video is missing or not complete.
+            UserError: The video is missing, not complete or damaged.
         """
         sidecar = self.sidecar(name)
         with safe_open(self._paths(name)[0], framework="np") as tensors:
-            return tensors.get_tensor("image"), tensors.get_tensor("event"), sidecar
+            image, event = tensors.get_tensor("image"), tensors.get_tensor("event")
+            for index in range(len(sidecar.crops)):
+                self._check(name, index, image[index], event[index], tensors.metadata())
+        return image, event, sidecar
 
     def read_crop(self, name: str, crop_index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read one crop of a video, without reading the others.
@@ -211,14 +225,34 @@ class FeatureStore:
             Image and event features, float16 (T, D) each.
 
         Raises:
-            UserError: The video is missing or not complete, or the store does not have this crop.
+            UserError: The video is missing, not complete or damaged, or the store does not have this crop.
         """
         sidecar = self.sidecar(name)
         if crop_index not in sidecar.crops:
             raise UserError(f"{name} in {self.root} has crops {sidecar.crops}, not {crop_index}; choose one of them")
         row = sidecar.crops.index(crop_index)
         with safe_open(self._paths(name)[0], framework="np") as tensors:
-            return tensors.get_slice("image")[row], tensors.get_slice("event")[row]
+            image, event = tensors.get_slice("image")[row], tensors.get_slice("event")[row]
+            self._check(name, row, image, event, tensors.metadata())
+        return image, event
+
+    def _check(
+        self, name: str, index: int, image: np.ndarray, event: np.ndarray, metadata: Mapping[str, str] | None
+    ) -> None:
+        """Compare a crop's features with their checksum, once. Raises UserError if they differ."""
+        if not self.verify or (name, index) in self._verified:
+            return
+        try:
+            known = checksums.from_header(metadata)
+            for stream, values in (("image", image), ("event", event)):
+                if known and known[stream][index] != checksums.checksum(np.ascontiguousarray(values)):
+                    raise ValueError(f"the {stream} features of crop {index} changed since they were written")
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise UserError(
+                f"{self._paths(name)[0]} is damaged ({error}): extract {name} again. `iefvad data verify {self.root}`"
+                " names all damaged videos."
+            ) from None
+        self._verified.add((name, index))
 
     def sidecar(self, name: str) -> Sidecar:
         """Return the sidecar of a video. Raises UserError if the video is missing or not complete."""
@@ -263,8 +297,8 @@ class FeatureStore:
     def _load(self, name: str) -> Sidecar | None:
         try:
             features, side_path = self._paths(name)
-            with open(side_path, encoding="utf-8") as file:
-                content = json.load(file)
+            text = side_path.read_bytes()
+            content = json.loads(text)
             later = {key: None for key in _LATER if key not in content}
             sidecar = Sidecar(**{key.name: (later | content)[key.name] for key in fields(Sidecar)})
             # safe_open compares the header with the file's length, so a truncated file fails here.
@@ -275,6 +309,7 @@ class FeatureStore:
                 shapes[0] == shapes[1]
                 and shapes[0][:2] == [len(sidecar.crops), sidecar.segments]
                 and metadata.get("source_hash") == sidecar.source_hash
+                and metadata.get("sidecar") in (None, checksums.checksum(memoryview(text)))
                 and sidecar.settings == self.settings
             )
         except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError):
@@ -344,6 +379,10 @@ def _to_half(name: str, kind: str, values: np.ndarray) -> np.ndarray:
 
 def _write_safetensors(file: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     # Not written by the library, which builds the whole file in memory first: 2 GB for the longest videos.
+    checks = {
+        key: [checksums.checksum(np.ascontiguousarray(crop)) for crop in tensor] for key, tensor in tensors.items()
+    }
+    metadata = metadata | {checksums.KEY: checksums.to_header(checks)}
     file.write(header([(key, "F16", tensor.shape, tensor.nbytes) for key, tensor in tensors.items()], metadata))
     for tensor in tensors.values():
         file.write(tensor.data if tensor.size else b"")

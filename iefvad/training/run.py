@@ -80,7 +80,7 @@ class Run:
             later = {name: value for name, value in later_settings(path).items() if name not in config.explicit}
             config = run.config = dataclasses.replace(config, **later)
             old, new = dataclasses.asdict(load_config(path)), dataclasses.asdict(config)
-            free = {"resume", "out", "device", "cache", "cuda_graph", "explicit"}
+            free = {"resume", "out", "device", "cache", "cuda_graph", "explicit", "verify"}
             differing = [key for key in new if key not in free and old[key] != new[key]]
             if differing:
                 changes = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in differing)

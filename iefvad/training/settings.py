@@ -44,6 +44,7 @@ class TrainConfig:
         "event", "folder that replaces --image-folder in a listed path to find the event features"
     )
     nan: Literal["error", "zero"] = option("error", "NaN or Inf in features: report an error, or replace them by 0")
+    verify: bool = option(True, "compare stored features with their checksums when they are read first")
     synth_seed: int = option(0, "seed of the embedded benchmark's videos")
     cache: str | None = option(None, "folder of the embedded benchmark [default: $IEFVAD_CACHE or ~/.cache/iefvad]")
 

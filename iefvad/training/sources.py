@@ -42,7 +42,7 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
                 f"{config.features} is a packed store, which has its own lists: leave --train-list and --test-list out,"
                 " or import again with other lists."
             )
-        return load_packed(config.features, annotations=config.annotations, gt=config.gt)
+        return load_packed(config.features, annotations=config.annotations, gt=config.gt, verify=config.verify)
     if config.features is not None and is_store(config.features):
         return load_store(
             config.features,
@@ -51,6 +51,7 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
             annotations=config.annotations,
             gt=config.gt,
             nan=config.nan,
+            verify=config.verify,
         )
     truth = config.gt or config.annotations
     given = {"--train-list": config.train_list, "--test-list": config.test_list, "--gt": truth}

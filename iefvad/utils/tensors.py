@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import write_bytes
+from iefvad.utils.files import replacing
 from iefvad.utils.text import few
 
 PICKLED = frozenset((".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar"))
@@ -50,24 +50,73 @@ def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read all tensors of a safetensors file, and the metadata of its header. Raises as `open_tensors`."""
+    """Read all tensors of a safetensors file, and the metadata of its header, and compare them with their checksums.
+
+    Files without checksums, such as those of other programs, are read as they are.
+
+    Raises:
+        UserError: as `open_tensors`, or a tensor or the metadata do not have their checksum.
+    """
     with open_tensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = dict(file.metadata() or {})
+    if checksums.KEY in metadata:
+        recorded = metadata.pop(checksums.KEY)
+        found = _checksums(tensors, metadata)
+        if checksums.to_header(found) != recorded:
+            raise UserError(f"{path} is damaged: {_damaged(found, recorded)}. Restore it, or make it again.")
+    return tensors, metadata
+
+
+def _checksums(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the checksum of each tensor, its type and shape included, and of the metadata."""
+    checks = {
+        name: checksums.checksum(memoryview(f"{value.dtype} {list(value.shape)}".encode()), value)
+        for name, value in tensors.items()
+    }
+    return checks | {"": checksums.checksum(memoryview(json.dumps(metadata, sort_keys=True).encode()))}
+
+
+def _damaged(found: Mapping[str, str], recorded: str) -> str:
+    """Say which tensors do not have their checksums."""
+    try:
+        known = checksums.from_header({checksums.KEY: recorded})
+    except ValueError:
+        return "its checksums cannot be read"
+    differing = sorted(name for name in {*found, *known} if found.get(name) != known.get(name))
+    return f"{few([name or 'the metadata' for name in differing])} changed since it was written"
+
+
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, completely or not at all. Equal tensors and metadata give equal bytes.
+    """Write a safetensors file with checksums, completely or not at all. Equal tensors and metadata give equal bytes.
+
+    The library itself writes metadata in an order that changes between processes, and builds the file in memory first.
 
     Args:
         path: The file; missing parent folders are created.
         tensors: Tensors by name, on any device. Of a view, only the visible part is written.
-        metadata: At most one entry: safetensors writes several entries in an order that changes between processes.
+        metadata: Text entries of the header.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_bytes(path, save(plain, dict(metadata or {})))
+    # Wide types first, so that every tensor is aligned.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    plain = {name: tensors[name].detach().cpu().contiguous() for name in order}
+    entries = [(name, _DTYPES[value.dtype], list(value.shape), value.nbytes) for name, value in plain.items()]
+    kept = {name: text for name, text in (metadata or {}).items() if name != checksums.KEY}
+    checks = checksums.to_header(_checksums(plain, kept))
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(header(entries, kept | {checksums.KEY: checks}))
+        for value in plain.values():
+            if value.numel():
+                file.write(value.flatten().view(torch.uint8).numpy().data)
 
 
 def header(

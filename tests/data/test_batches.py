@@ -156,7 +156,9 @@ def test_clips_are_read_once_where_memory_allows(store: PackedStore) -> None:
         for _ in range(3):
             clips.batch([4, 5])
         assert reader.reads == [0, 5] * times
-    assert not clips_of("packed", store)._missing
+    packed = clips_of("packed", store)
+    packed.batch([4, 5])
+    assert packed._missing == {0, 1, 2, 3, *range(6, len(packed))}, "the checksums of unused clips were compared"
 
 
 def test_packed_clips_are_the_file_itself(store: PackedStore) -> None:

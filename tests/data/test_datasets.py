@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from iefvad.data.datasets import load_lists, load_store
 from iefvad.data.lists import read_list
@@ -402,9 +404,11 @@ def test_repeated_tail_keeps_the_last_frame_s_truth(tmp_path: Path) -> None:
 
 def test_store_features_tampered_with(store: FeatureStore) -> None:
     path = store.root / "n.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-2 : len(data)] = np.array([np.nan], "<f2").tobytes()  # the last value of the last crop of "image"
-    path.write_bytes(data)
+    with safe_open(path, "np") as file:
+        image, event, metadata = file.get_tensor("image"), file.get_tensor("event"), file.metadata()
+    image[-1, -1, -1] = np.nan
+    del metadata["xxh3"]  # as a store of an earlier version
+    save_file({"image": image, "event": event}, path, metadata)
     with pytest.raises(UserError, match=r"n \(image\): 1 of 24 features are NaN"):
         load_store(store.root).train[2].features(5)
     benchmark = load_store(store.root, nan="zero")

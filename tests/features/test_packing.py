@@ -108,7 +108,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("journal", 1, 10),
         ("rows", 1, 10),
         ("rows", 6, 8),
-        ("rows", 19, 1),
+        ("rows", 20, 1),
         ("journal", 2, 10),
         ("journal", 7, 5),
         ("fsync", 3, 2),  # after the training clips
