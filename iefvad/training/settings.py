@@ -21,7 +21,7 @@ from iefvad.utils.text import few
 Preset = Literal["synth", "own", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
 Method = Literal["ief", "paper", "released"]
 Protocol = Literal["clean", "paper", "released"]
-Model = Literal["ief-vad", "concat", "cross-attention", "sultani", "rtfm", "ur-dmu", "vadclip"]
+Model = Literal["ief-vad", "concat", "cross-attention", "sultani", "rtfm", "ur-dmu", "mgfn", "vadclip"]
 """IEF-VAD and the baselines (`iefvad.model.baselines.config.BASELINES`)."""
 
 

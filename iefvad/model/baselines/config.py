@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from iefvad.model.inputs import check_projection
 
-BaselineName = Literal["concat", "cross-attention", "sultani", "rtfm", "ur-dmu", "vadclip"]
+BaselineName = Literal["concat", "cross-attention", "sultani", "rtfm", "ur-dmu", "mgfn", "vadclip"]
 
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 """The methods of `docs/baselines.md`."""
@@ -15,7 +15,7 @@ BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 TWO_STREAMS: tuple[BaselineName, ...] = ("concat", "cross-attention")
 """Methods that fuse two streams. The others score one stream, or the concatenation of both."""
 
-PAIRED: tuple[BaselineName, ...] = ("sultani", "rtfm", "ur-dmu")
+PAIRED: tuple[BaselineName, ...] = ("sultani", "rtfm", "ur-dmu", "mgfn")
 """Methods whose loss compares the videos of a batch with each other. A batch cannot be shared by processes."""
 
 

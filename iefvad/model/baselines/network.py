@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.baselines.method import Found, Method, Mil
+from iefvad.model.baselines.mgfn import MGFN
 from iefvad.model.baselines.plain_fusion import Concat, CrossAttended
 from iefvad.model.baselines.rtfm import RTFM
 from iefvad.model.baselines.sultani import Sultani
@@ -26,6 +27,7 @@ _METHODS: dict[str, Callable[[BaselineConfig], Method]] = {
     "sultani": lambda config: Sultani(config.width),
     "rtfm": lambda config: RTFM(config.width),
     "ur-dmu": lambda config: URDMU(config.width),
+    "mgfn": lambda config: MGFN(config.width),
     "vadclip": lambda config: VadCLIP(config.width),
 }
 

@@ -105,6 +105,22 @@ def test_one_stream_ignores_the_other(name: str, modality: str):
         (BaselineConfig("rtfm", 2048, "image"), 9_438_720 + 1_049_088 + 4 * 262_656 + 1_114_881),
         # I3D, 1024 wide; 6.49 million are published.
         (BaselineConfig("ur-dmu", 1024, "image"), 6_492_929),
+        # I3D, 2048 wide; a conversion of the published checkpoint has 115 MB. 3·2048·64 + 64 and 3·64 + 64; three
+        # glance blocks, each with a convolution 3·64² + 64, an attention 2·64 + 3·64² + 64² + 64 and a feed-forward
+        # layer 2·64 + 8·64² + 5·64; focus blocks with 2·d + d² + (5 + 1)·d/64 + d² + d instead of the attention;
+        # normalised and widened twice; a norm and 1024 + 1.
+        (
+            BaselineConfig("mgfn", 2048, "image"),
+            393_280
+            + 256
+            + 3 * (15 * 64**2 + 11 * 64)
+            + 3 * (13 * 128**2 + 11 * 128 + 6 * 2)
+            + 2 * (13 * 1024**2 + 11 * 1024 + 6 * 16)
+            + (2 * 64 + 64 * 128 + 128)
+            + (2 * 128 + 128 * 1024 + 1024)
+            + 2 * 1024
+            + 1025,
+        ),
         # CLIP ViT-B/16, 512 wide: a transformer layer 12·512² + 13·512, the graph 2·512², and a feed-forward layer
         # 8·512² + 5·512, and 512 + 1.
         (BaselineConfig("vadclip", 512, "image"), 22 * 512**2 + 18 * 512 + 513),

@@ -9,6 +9,7 @@ import torch
 
 from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.baselines.method import Found, highest, ranking
+from iefvad.model.baselines.mgfn import contrastive_loss
 from iefvad.model.baselines.network import BaselineNetwork
 from iefvad.model.baselines.ur_dmu import latent_kl, magnitude_loss, memory_loss, triplet_loss
 
@@ -47,6 +48,30 @@ def test_rtfm():
 def test_rtfm_chooses_the_largest_magnitudes():
     values = torch.tensor([[1.0, 5.0, 2.0, 4.0, 3.0]])
     assert highest(values, torch.ones(1, 5, dtype=torch.bool), 3).tolist() == [[False, True, False, True, True]]
+
+
+def test_mgfn():
+    loss = parts("mgfn", magnitudes=torch.tensor([[30.0, 80.0, 40.0], [20.0, 60.0, 990.0]]))
+    abnormal, normal = (0.2 + 0.9 + 0.6) / 3, (0.3 + 0.5) / 2
+    assert float(loss.cls) == pytest.approx(-(math.log(abnormal) + math.log(1 - normal)) / 2)
+    contrast = 200 - ((30 + 80 + 40) / 3 - (20 + 60) / 2)
+    penalty = 8e-4 * (0.7**2 + 0.3**2) + 8e-3 * (0.2 + 0.9 + 0.6)
+    assert float(loss.reg) == pytest.approx(1e-3 * contrast + penalty)
+
+
+def test_mgfn_chooses_by_magnitude_not_by_score():
+    scores = torch.tensor([[0.9, 0.1, 0.2, 0.3]])
+    found = Found(scores.logit(), torch.zeros(1, 4, 1), {"magnitudes": torch.tensor([[1.0, 2.0, 3.0, 4.0]])})
+    loss = BaselineNetwork(BaselineConfig("mgfn", 8)).method.loss(found, torch.ones(1), torch.ones(1, 4).bool())
+    assert float(loss.cls) == pytest.approx(-math.log((0.1 + 0.2 + 0.3) / 3))
+
+
+def test_mgfn_contrasts_magnitudes():
+    magnitudes = torch.tensor([10.0, 300.0, 16.0, 50.0, 110.0])
+    found = contrastive_loss(magnitudes, torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0]))
+    within = 6 + (250 + 190 + 60) / 3
+    between = (0 + 0 + 160 + 166 + 100 + 106) / 6
+    assert float(found) == pytest.approx(within + between)
 
 
 @pytest.mark.parametrize("name", ["vadclip", "concat", "cross-attention"])
