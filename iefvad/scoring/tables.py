@@ -20,7 +20,7 @@ def headline_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, An
         rows.append(
             {"model": model}
             | {title: found.get(key) for title, key in (("AUC", "auc"), ("AP", "ap"), ("Ano-AUC", "ano_auc"))}
-            | {"Brier": found.get("brier")}
+            | {"Brier": found.get("brier"), "ECE": found.get("ece")}
             | {field: (weights.get(field) or {}).get("overall") for field in ("w_img", "w_evt")}
         )
     return rows
