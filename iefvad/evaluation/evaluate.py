@@ -16,7 +16,16 @@ from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark
 from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.config import Noise
-from iefvad.scoring.robustness import Damage, robustness
+from iefvad.scoring.robustness import (
+    DRAWS,
+    RATIOS,
+    Damage,
+    Mask,
+    explain,
+    over_seeds,
+    robustness,
+    robustness_table,
+)
 from iefvad.scoring.scorer import check_encoder, crop_notes, density_scores, score_videos, tested_crops
 from iefvad.scoring.tables import table
 from iefvad.training.results import Results, Subject, finish, write_results
@@ -44,8 +53,17 @@ class EvaluateConfig:
     test_crops: str | None = option(None, "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all")
     robustness: bool | Damage = option(
         True,
-        "also measure with one modality damaged (Appendix H of the paper). features: a fraction of its dimensions is 0;"
-        " segments: a fraction of its time steps is scaled by 0.01; true: what the run's protocol says; false: no",
+        "also measure with one modality damaged (Appendix H of the paper). features: a fraction of its dimensions is"
+        " masked; segments: a fraction of its time steps is scaled by 0.01; true: as the protocol says; false: no",
+    )
+    draws: int = option(
+        DRAWS, "number of times that dimensions or time steps are drawn for --robustness; 20 for a study"
+    )
+    ratios: list[float] = option(list(RATIOS), "fractions that are damaged for --robustness")
+    mask: Mask | None = option(
+        None,
+        "what masked dimensions become: mean of the training features, or zero [default: mean if the network"
+        " standardises its features]",
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     out: str | None = option(
@@ -96,7 +114,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     benchmark.notes += crop_notes(benchmark.test, crops)
     results = Results()
     used: dict[str, int | None] = {}
-    degradation: list[dict[str, Any]] | None = None
+    damaged: dict[int, list[dict[str, Any]]] = {}
     for seed in run.config.seeds:
         for variant in run.variants:
             backend = "auto" if run.config.fused else "reference"
@@ -104,15 +122,13 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
             _check_fit(model, benchmark)
             results.add(variant.name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk), model)
             used = used or {key: model.provenance.get(key) for key in ("train_videos", "held_out_videos")}
-            first = variant == run.variants[0] and seed == run.config.seeds[0]
-            if first and config.robustness and variant.modality == "fusion":
-                damage = _damage(config.robustness, run.config.robustness)
-                degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk, damage=damage)
+            if config.robustness and variant == run.variants[0] and variant.modality == "fusion":
+                damaged[seed] = _robustness(config, model, benchmark, crops, chunk, run.config.robustness)
     _add_density(results, run.config.seeds[0], benchmark)
     if config.out is not None:
         run = replace(run, config=replace(run.config, out=config.out))
         run.path = run.config.run_dir
-    return _shown(finish(run, benchmark, results, used=used, robustness=degradation))
+    return _shown(finish(run, benchmark, results, used=used, robustness=over_seeds(damaged) or None))
 
 
 def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
@@ -145,10 +161,10 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
         name = baseline_name(model.config.model, name)
     results = Results()
     results.add(name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk), model)
-    degradation = None
+    damaged = {}
     if config.robustness and fused:
-        damage = _damage(config.robustness, "segments" if known.get("protocol") == "released" else "features")
-        degradation = robustness(model, benchmark.test, crops=crops, chunk=chunk, damage=damage)
+        usual: Damage = "segments" if known.get("protocol") == "released" else "features"
+        damaged[seed] = _robustness(config, model, benchmark, crops, chunk, usual)
     _add_density(results, seed, benchmark)
     given = {key: value for key, value in dataclasses.asdict(config).items() if value is not None}
     subject = Subject(
@@ -164,7 +180,7 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
         settings={"model": dataclasses.asdict(model.config), "evaluation": given, "provenance": known},
         command=_command(path, config),
     )
-    return _shown(write_results(subject, benchmark, results, robustness=degradation))
+    return _shown(write_results(subject, benchmark, results, robustness=over_seeds(damaged) or None))
 
 
 def _test_data(config: TrainConfig) -> Benchmark:
@@ -190,8 +206,19 @@ def _test_data(config: TrainConfig) -> Benchmark:
     )
 
 
-def _damage(wanted: bool | Damage, protocol: Damage) -> Damage:
-    return protocol if isinstance(wanted, bool) else wanted
+def _robustness(
+    config: EvaluateConfig, model: IEFVAD | Baseline, benchmark: Benchmark, crops: str, chunk: int, usual: Damage
+) -> list[dict[str, Any]]:
+    return robustness(
+        model,
+        benchmark.test,
+        crops=crops,
+        chunk=chunk,
+        ratios=config.ratios,
+        draws=config.draws,
+        damage=usual if isinstance(config.robustness, bool) else config.robustness,
+        mask=config.mask,
+    )
 
 
 def _is_any_store(path: str | Path) -> bool:
@@ -238,7 +265,10 @@ def _add_density(results: Results, seed: int, benchmark: Benchmark) -> None:
 
 def _shown(document: dict[str, Any]) -> dict[str, Any]:
     if "robustness" in document:
-        print("\nrobustness to damage of one modality (Appendix H)\n" + table(document["robustness"]))
+        rows = document["robustness"]
+        print(f"\nrobustness to damage of one modality (Appendix H). {explain(rows)}\n{table(robustness_table(rows))}")
+        for found in document["direction"].values():
+            print(found["text"])
     return document
 
 
@@ -246,6 +276,8 @@ def _command(path: Path, config: EvaluateConfig) -> str:
     """The command line of this evaluation, without default values."""
     words = ["iefvad", "evaluate", str(path)]
     for field in dataclasses.fields(config):
-        if (value := getattr(config, field.name)) != field.default:
-            words += [f"--{field.name.replace('_', '-')}", str(value).lower() if value is False else str(value)]
+        usual = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if (value := getattr(config, field.name)) != usual:
+            values = value if isinstance(value, list) else [str(value).lower() if value is False else value]
+            words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)

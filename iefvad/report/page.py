@@ -104,7 +104,7 @@ def table(
             value = row.get(key)
             text = cell(value)
             bold = text != "-" and (text == winners[key] or (key in across and text == champion))
-            token = token_of(str(value), list(models)) if number == 0 and value in models else ""
+            token = token_of(str(value)) if number == 0 and value in models else ""
             cells.append(Cell(text, "text" if key in wordy else "best" if bold else "", token))
         body.append(cells)
     return Table([Column(key, "text" if key in wordy else "") for key in keys], body)

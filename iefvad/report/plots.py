@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,32 +15,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from iefvad.report.style import PALETTE, SERIES, token_of
+from iefvad.report.drawing import WIDTH, colour, dress, label, legend, legend_below, line_style, new_figure
+from iefvad.report.style import SERIES, token_of
 from iefvad.scoring.metrics import curves
+from iefvad.scoring.seeds import Spread
 from iefvad.scoring.tables import class_rows
 from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.intervals import runs
 from iefvad.utils.text import clock
 from iefvad.video import SEGMENT
 
-WIDTH = 10.0  # inches; at 1000 px on the page a font of 9 pt reads as 12 px
+_BARS = 45  # bars in one row of half a page
 MAX_POINTS = 900  # points of one line; more than the page has pixels
-_DASHES: dict[str, Any] = {"fusion": "-", "image": (0, (5, 1.6)), "event": (0, (5, 1.4, 1.2, 1.4))}
 _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
-
-
-def colour(token: str) -> str:
-    """Return the light colour of a palette token."""
-    return PALETTE[token][0]
-
-
-def _figure(height: float, rows: int = 1, columns: int = 1, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor=colour("card"))
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for ax in axes:
-        _dress(ax)
-    return figure, axes
 
 
 def _stack(heights: Sequence[float], gaps: Sequence[float]) -> tuple[Figure, list[Axes]]:
@@ -53,44 +42,11 @@ def _stack(heights: Sequence[float], gaps: Sequence[float]) -> tuple[Figure, lis
         top -= gap + height
         box = (left / WIDTH, top / total, (WIDTH - left - right) / WIDTH, height / total)
         axes.append(figure.add_axes(box, sharex=axes[0] if axes else None))
-        _dress(axes[-1])
+        dress(axes[-1])
         axes[-1].yaxis.set_label_coords(-0.045, 0.5)
     for ax in axes[:-1]:
         ax.tick_params(labelbottom=False)
     return figure, axes
-
-
-def _dress(ax: Axes) -> None:
-    ax.set_facecolor(colour("card"))
-    ax.grid(True, color=colour("grid"), linewidth=0.7)
-    ax.set_axisbelow(True)
-    ax.tick_params(colors=colour("muted"), labelsize=8.5, length=0, pad=5)
-    for side, spine in ax.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(colour("grid"))
-
-
-def _label(ax: Axes, x: str = "", y: str = "", title: str = "") -> None:
-    ax.set_xlabel(x, fontsize=9, color=colour("muted"), parse_math=False)
-    ax.set_ylabel(y, fontsize=9, color=colour("muted"), parse_math=False)
-    if title:
-        ax.set_title(title, fontsize=10, color=colour("ink"), loc="left", fontweight="bold", parse_math=False)
-
-
-def _legend(ax: Axes, handles: Sequence[Any], names: Sequence[str], **where: Any) -> None:
-    # First other labels: matplotlib drops labels that begin with "_" and reads "$" as mathematics.
-    legend = ax.legend(handles, ["x"] * len(handles), fontsize=8.5, frameon=False, labelcolor=colour("ink"), **where)
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_parse_math(False)
-        text.set_text(name)
-
-
-def _line_style(model: str, models: list[str]) -> dict[str, Any]:
-    return {
-        "color": colour(token_of(model, models)),
-        "linestyle": _DASHES.get(model, (0, (1.5, 1.3))),
-        "linewidth": 2.2 if model == "fusion" else 1.5,
-    }
 
 
 def _thin(x: np.ndarray, y: np.ndarray, cells: int = 500) -> tuple[np.ndarray, np.ndarray]:
@@ -106,14 +62,14 @@ def roc(models: Mapping[str, Sequence[VideoScores]]) -> Figure | None:
     found = {model: c for model, videos in models.items() if (c := curves(videos)) is not None}
     if not found:
         return None
-    figure, (ax,) = _figure(4.2, width=WIDTH / 2)
+    figure, (ax,) = new_figure(4.8, width=WIDTH / 2)
     ax.plot([0, 1], [0, 1], color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
     for model in _fusion_last(found):
-        ax.plot(*_thin(found[model].fpr, found[model].tpr), **_line_style(model, list(models)))
-    handles = [Line2D([], [], **_line_style(m, list(models))) for m in found]
-    _legend(ax, handles, [f"{m}, AUC {c.auc:.3f}" for m, c in found.items()], loc="lower right")
-    _label(ax, "false positive rate", "true positive rate", "ROC")
-    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+        ax.plot(*_thin(found[model].fpr, found[model].tpr), **line_style(model), clip_on=False)
+    handles = [Line2D([], [], **line_style(m)) for m in found]
+    legend_below(figure, handles, [f"{m}, AUC {c.auc:.3f}" for m, c in found.items()])
+    label(ax, "false positive rate", "true positive rate", "ROC")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
     return figure
 
 
@@ -122,18 +78,18 @@ def precision_recall(models: Mapping[str, Sequence[VideoScores]]) -> Figure | No
     found = {model: c for model, videos in models.items() if (c := curves(videos)) is not None}
     if not found:
         return None
-    figure, (ax,) = _figure(4.2, width=WIDTH / 2)
+    figure, (ax,) = new_figure(4.8, width=WIDTH / 2)
     truth = [v.truth for v in models[next(iter(found))] if v.truth is not None]
     chance = float(np.concatenate(truth).mean())
     ax.axhline(chance, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
     for model in _fusion_last(found):
         line = _thin(found[model].recall, found[model].precision)
-        ax.plot(*line, drawstyle="steps-pre", **_line_style(model, list(models)))
-    handles = [Line2D([], [], **_line_style(m, list(models))) for m in found]
+        ax.plot(*line, drawstyle="steps-pre", **line_style(model), clip_on=False)
+    handles = [Line2D([], [], **line_style(m)) for m in found]
     names = [f"{m}, AP {c.ap:.3f}" for m, c in found.items()]
-    _legend(ax, handles, names, loc="upper right" if chance < 0.5 else "best")
-    _label(ax, "recall", "precision", f"Precision and recall (chance {chance:.3f})")
-    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    legend_below(figure, handles, names)
+    label(ax, "recall", "precision", f"Precision and recall (chance {chance:.3f})")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
     return figure
 
 
@@ -203,7 +159,6 @@ def timeline(
         name: Name of the main model in the legend.
     """
     others = dict(others or {})
-    models = [name, *others]
     panels = ["score"] + ["weights"] * (video.w_img is not None or video.w_evt is not None)
     panels += ["gain"] * (video.gain is not None)
     heights = {"score": 1.5, "weights": 0.75, "gain": 0.42}
@@ -215,10 +170,10 @@ def timeline(
     handles: list[Any] = []
     names: list[str] = []
 
-    def draw(ax: Axes, values: np.ndarray, token: str, label: str, width: float) -> None:
-        ax.plot(*line_points(values, edges), color=colour(token), linewidth=width, zorder=3 if label == name else 2.1)
+    def draw(ax: Axes, values: np.ndarray, token: str, model: str, width: float) -> None:
+        ax.plot(*line_points(values, edges), color=colour(token), linewidth=width, zorder=3 if model == name else 2.1)
         handles.append(Line2D([], [], color=colour(token), linewidth=max(width, 1.4)))
-        names.append(label)
+        names.append(model)
 
     score = axes[0]
     for ax in axes:
@@ -229,9 +184,9 @@ def timeline(
         for ax in axes:
             _shade(ax, intervals or [], "flag", duration)
     dense = video.scores.size * 2 > MAX_POINTS  # the line is then a band between extremes
-    draw(score, video.scores, token_of(name, models) if others or name in SERIES else "fusion", name, 1 if dense else 2)
+    draw(score, video.scores, token_of(name) if others or name in SERIES else "fusion", name, 1 if dense else 2)
     for model, other in others.items():
-        draw(score, other.scores, token_of(model, models), model, 0.9)
+        draw(score, other.scores, token_of(model), model, 0.9)
     shown = [video.scores, *(v.scores for v in others.values())]
     if all(v.size == 0 or (v.min() >= 0 and v.max() <= 1) for v in shown):
         score.set_ylim(-0.02, 1.04)
@@ -240,23 +195,23 @@ def timeline(
         score.axhline(threshold, zorder=2.5, **line)
         handles.append(Line2D([], [], **line))
         names.append(f"threshold {threshold:.3g}")
-    for present, token, label in (
+    for present, token, what in (
         (intervals, "strip" if truth else "flag", "flagged"),
         (truth, "truth", "abnormal (truth)"),
     ):
         if present:
             handles.append(Patch(facecolor=colour(token), edgecolor="none"))
-            names.append(label)
+            names.append(what)
     where = {"loc": "lower left", "ncols": 7, "borderaxespad": 0.2, "handlelength": 1.6, "columnspacing": 1.4}
-    _legend(score, handles, names, bbox_to_anchor=(0, 1), **where)
-    _label(score, y="score")
+    legend(score, handles, names, bbox_to_anchor=(0, 1), **where)
+    label(score, y="score")
     if "weights" in panels:
         _weight_panel(axes[1], video, where)
     if "gain" in panels and video.gain is not None:
         axes[-1].plot(*line_points(video.gain, edges), color=colour("other0"), linewidth=1.2)
         axes[-1].set_ylim(0, max(1.0, float(video.gain.max(initial=0))) * 1.04)
         axes[-1].yaxis.set_major_locator(MaxNLocator(2))
-        _label(axes[-1], y="gain")
+        label(axes[-1], y="gain")
     _time_axis(axes[-1], duration)
     return figure
 
@@ -275,8 +230,8 @@ def _weight_panel(ax: Axes, video: VideoScores, where: dict[str, Any]) -> None:
         ax.set_ylim(middle - half, middle + half)
     ax.yaxis.set_major_locator(MaxNLocator(3))
     handles = [Line2D([], [], color=colour(token), linewidth=1.4) for _, token, _ in lines]
-    _legend(ax, handles, [n for _, _, n in lines], bbox_to_anchor=(0, 1), **where)
-    _label(ax, y="weight")
+    legend(ax, handles, [n for _, _, n in lines], bbox_to_anchor=(0, 1), **where)
+    label(ax, y="weight")
 
 
 def _time_axis(ax: Axes, duration: float) -> None:
@@ -291,31 +246,54 @@ def _time_axis(ax: Axes, duration: float) -> None:
 
 
 def class_bars(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> Figure | None:
-    """Draw bars of "auc" or "ap" per anomaly class, one colour per model. None where no value is defined."""
+    """Draw bars of "auc" or "ap" per anomaly class, one colour per model, half a page wide.
+
+    Many bars are divided among several rows. With several seeds a bar is their mean, and a line shows its deviation.
+
+    Args:
+        metrics: Model → its object of metrics.json, or what `metrics.evaluate` returns.
+        key: "auc" or "ap".
+
+    Returns:
+        The figure; None where no value is defined.
+    """
     rows = class_rows(metrics, key)
     models = [m for m in metrics if any(row.get(m) is not None for row in rows)]
     if not models:
         return None
-    figure, (ax,) = _figure(3.4)
-    width = 0.8 / len(models)
+    lines = math.ceil(len(rows) / max(1, min(7, _BARS // len(models))))
+    each = math.ceil(len(rows) / lines)
+    figure, axes = new_figure(max(4.6, 1.75 * lines + 0.4), lines, width=WIDTH / 2)
+    for number, ax in enumerate(axes):
+        _class_axes(ax, rows[number * each : (number + 1) * each], models, each)
+        if key == "auc":
+            ax.axhline(0.5, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)), zorder=3)
+        label(ax, y=key.upper())
+    legend_below(figure, [Patch(facecolor=colour(token_of(m))) for m in models], models)
+    return figure
+
+
+def _class_axes(ax: Axes, rows: Sequence[Mapping[str, Any]], models: Sequence[str], places: int) -> None:
+    width = 0.84 / len(models)
     for i, model in enumerate(models):
         values = [np.nan if row.get(model) is None else float(row[model]) for row in rows]
-        at = np.arange(len(rows)) - 0.4 + (i + 0.5) * width
-        ax.bar(at, values, width * 0.9, color=colour(token_of(model, list(metrics))), zorder=2)
-    if key == "auc":
-        ax.axhline(0.5, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)), zorder=3)
-    ax.set(ylim=(0, 1.02), xlim=(-0.6, len(rows) - 0.4))
+        spread = [found.std or 0.0 if isinstance(found := row.get(model), Spread) else 0.0 for row in rows]
+        at = np.arange(len(rows)) - 0.42 + (i + 0.5) * width
+        ax.bar(at, values, width * 0.9, color=colour(token_of(model)), zorder=2)
+        if any(spread):
+            upper = np.minimum(spread, 1 - np.nan_to_num(values))  # nothing reaches beyond 1
+            ax.errorbar(at, values, [spread, upper], fmt="none", ecolor=colour("ink"), elinewidth=0.8, zorder=3)
+    ax.set(ylim=(0, 1), xlim=(-0.6, places - 0.4))
     ax.grid(False, axis="x")
-    labels = [f"{row['class']} ({row['videos']})" for row in rows]
-    slanted = sum(map(len, labels)) > 100
-    ax.set_xticks(range(len(rows)), labels, rotation=28 if slanted else 0, ha="right" if slanted else "center")
+    letters = 70 // places  # of a label that leaves room for the next one
+    names = [f"{textwrap.shorten(row['class'], 26, placeholder='…')}\n({row['videos']})" for row in rows]
+    slanted = any(len(name.split("\n")[0]) > letters for name in names)
+    names = [name.replace("\n", " ") for name in names] if slanted else names
+    where: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if slanted else {"ha": "center"}
+    ax.set_xticks(range(len(rows)), names, rotation=22 if slanted else 0, **where)
     for text in ax.get_xticklabels():
         text.set_parse_math(False)
         text.set_color(colour("ink"))
-    handles = [Patch(facecolor=colour(token_of(m, list(metrics)))) for m in models]
-    _legend(ax, handles, models, loc="lower left", bbox_to_anchor=(0, 1), ncols=6, borderaxespad=0.2)
-    _label(ax, y=key.upper())
-    return figure
 
 
 def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -339,18 +317,18 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     panels = [(key, title) for key, title in wanted if any(k == key for k, _ in series)]
     if not panels:
         return None
-    figure, axes = _figure(2.9, 1, len(panels))
+    figure, axes = new_figure(3.2, 1, len(panels))
     for ax, (key, title) in zip(axes, panels, strict=True):
         for model in models:
             points = series.get((key, model), [])
             mark = "o" if len(points) <= 40 else ""
             if points:
-                style = _line_style(model, models)
+                style = line_style(model)
                 ax.plot(*zip(*points, strict=True), **style, marker=mark, markersize=3)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        _label(ax, "epoch", "", title)
-    handles = [Line2D([], [], **_line_style(m, models)) for m in models]
-    _legend(axes[0], handles, models, loc="best")
+        label(ax, "epoch", "", title)
+    handles = [Line2D([], [], **line_style(m)) for m in models]
+    legend_below(figure, handles, models)
     return figure
 
 
@@ -360,24 +338,24 @@ def learned_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     Args:
         history: Rows of log.jsonl of one seed (model, epoch, q_mean, q_min, q_max, nu_image, nu_event).
     """
-    models = list(dict.fromkeys(str(row["model"]) for row in history if "model" in row))
     wanted = {"q_mean": "process noise q", "nu_image": "ν, image", "nu_event": "ν, event"}
     panels = [key for key in wanted if any(key in row for row in history)]
     if not panels:
         return None
-    figure, axes = _figure(2.9, 1, len(panels), width=WIDTH * len(panels) / 3)
+    learning = [row for row in history if any(key in row for key in panels)]
+    models = list(dict.fromkeys(str(row["model"]) for row in learning))
+    figure, axes = new_figure(3.2, 1, len(panels), width=WIDTH * len(panels) / 3)
     for ax, key in zip(axes, panels, strict=True):
-        shown = [model for model in models if any(row["model"] == model and key in row for row in history)]
-        for model in shown:
+        for model in models:
             rows = [row for row in history if row["model"] == model and key in row]
             epochs = [row["epoch"] for row in rows]
-            ax.plot(epochs, [row[key] for row in rows], **_line_style(model, models))
+            ax.plot(epochs, [row[key] for row in rows], **line_style(model))
             if key == "q_mean":
                 low, high = ([row[name] for row in rows] for name in ("q_min", "q_max"))
-                ax.fill_between(epochs, low, high, color=colour(token_of(model, models)), alpha=0.12, linewidth=0)
+                ax.fill_between(epochs, low, high, color=colour(token_of(model)), alpha=0.12, linewidth=0)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        _label(ax, "epoch", "", wanted[key])
-        _legend(ax, [Line2D([], [], **_line_style(m, models)) for m in shown], shown, loc="best")
+        label(ax, "epoch", "", wanted[key])
+    legend_below(figure, [Line2D([], [], **line_style(m)) for m in models], models)
     return figure
 
 
@@ -395,7 +373,7 @@ def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
     panels = [(key, title) for key, title in wanted if any(row.get(key) is not None for row in rows)]
     if not masked or not panels:
         return None
-    figure, axes = _figure(2.7 * ((len(panels) + 1) // 2), (len(panels) + 1) // 2, min(2, len(panels)))
+    figure, axes = new_figure(2.7 * ((len(panels) + 1) // 2), (len(panels) + 1) // 2, min(2, len(panels)))
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     for ax, (key, title) in zip(axes, panels, strict=False):
@@ -406,9 +384,9 @@ def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
                 if row.get(key) is not None and (row["masked"] == name or float(row["ratio"]) == 0)
             )
             if points:
-                ax.plot(*zip(*points, strict=True), **_line_style(name, masked), marker="o", markersize=3.5)
+                ax.plot(*zip(*points, strict=True), **line_style(name), marker="o", markersize=3.5)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
-        _label(ax, "masked feature dimensions", "", title)
-    handles = [Line2D([], [], **_line_style(m, masked), marker="o", markersize=3.5) for m in masked]
-    _legend(axes[0], handles, [f"{m} masked" for m in masked], loc="best")
+        label(ax, "masked feature dimensions", "", title)
+    handles = [Line2D([], [], **line_style(m), marker="o", markersize=3.5) for m in masked]
+    legend_below(figure, handles, [f"{m} masked" for m in masked])
     return figure

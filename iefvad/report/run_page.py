@@ -12,6 +12,7 @@ from markupsafe import Markup
 from iefvad.report import plots
 from iefvad.report.images import inline_svg
 from iefvad.report.page import Table, flatten, table, write_page
+from iefvad.report.radar import radar
 from iefvad.report.style import SERIES
 from iefvad.scoring.metrics import bootstrap_auc, roc_auc
 from iefvad.scoring.tables import class_rows, headline_rows
@@ -171,8 +172,10 @@ def _classes(metrics: Metrics) -> dict[str, Any] | None:
     if plot is None:
         return None
     models = list(metrics)
+    circle = radar(metrics)
     return {
         "bars": inline_svg(plot, "AUC per anomaly class", "bars"),
+        "radar": circle and inline_svg(circle, "AUC per anomaly class, around a circle", "radar"),
         "auc": table(class_rows(metrics), across=models),
         "ap": table(class_rows(metrics, "ap"), across=models),
     }

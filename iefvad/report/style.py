@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 # Plots are drawn in the light colours, and inline SVG replaces each by var(--name): so no light value occurs twice.
 # Series follow Okabe and Ito's set, which colour-blind people can tell apart, darkened for contrast on white.
 PALETTE: dict[str, tuple[str, str]] = {
@@ -22,24 +24,48 @@ PALETTE: dict[str, tuple[str, str]] = {
     "other1": ("#6a6f76", "#b3b9c1"),
     "other2": ("#7a5c2e", "#cdb085"),
     "other3": ("#3f51b5", "#a3aef5"),
+    "other4": ("#c2255c", "#ff8fb1"),
+    "other5": ("#5c8a12", "#b4dc6a"),
+    "other6": ("#0e8ea0", "#6fd8e6"),
+    "other7": ("#8a2be2", "#c9a0ff"),
+    "other8": ("#d2452b", "#ff9a80"),
+    "other9": ("#8d8600", "#ded54f"),
+    "other10": ("#3c1f66", "#d8c9f5"),
 }
 """Token → (light colour, dark colour). Pages define each token as a CSS custom property `--token`."""
 
 SERIES = ("fusion", "image", "event")
 """Models that have their own colour; the token is the model's name."""
 
-OTHERS = ("other0", "other1", "other2", "other3")
-"""Tokens of all other models, in order of appearance."""
+OTHERS = tuple(f"other{number}" for number in range(11))
+"""Tokens of all other models."""
+
+_KNOWN = {
+    "paper": "other0",
+    "event density": "other1",
+    "released": "other2",
+    "q": "other3",
+    "concat": "other4",
+    "rtfm": "other5",
+    "sultani": "other6",
+    "ur-dmu": "other7",
+    "vadclip": "other8",
+    "mgfn": "other9",
+    "cross-attention": "other10",
+}
+"""Tokens of the models that `iefvad train` names; "paper", "released" and "q" are rows such as "fusion (paper)"."""
 
 
-def token_of(model: str, models: list[str]) -> str:
-    """Return the palette token of a model: its own for those of `SERIES`, by order of appearance for all others.
+def token_of(model: str) -> str:
+    """Return the palette token of a model. It depends on the name alone, so a model has one colour on all pages.
 
-    Args:
-        model: Name of the model.
-        models: Names of all models that are shown together.
+    The single streams of a baseline, such as "rtfm (image)", have the colours of the streams. A name that is not known
+    gets one of `OTHERS`.
     """
-    if model in SERIES:
-        return model
-    rest = [m for m in models if m not in SERIES]
-    return OTHERS[rest.index(model) % len(OTHERS)] if model in rest else OTHERS[0]
+    name, _, row = model.rstrip(")").partition(" (")
+    for candidate in (model, row, row.partition(" = ")[0], name if not row else ""):
+        if candidate in SERIES:
+            return candidate
+        if candidate in _KNOWN:
+            return _KNOWN[candidate]
+    return OTHERS[zlib.crc32(model.encode("utf-8", "surrogateescape")) % len(OTHERS)]

@@ -220,6 +220,47 @@ def _brier(videos: Sequence[VideoScores]) -> float | None:
     return total / frames
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """How often frames of about the same score are abnormal (reliability diagram).
+
+    Bins are equally wide; those without frames are left out.
+
+    Attributes:
+        score: Mean score of each bin, ascending.
+        abnormal: Fraction of its frames that are abnormal.
+        frames: Number of its frames.
+        ece: Expected calibration error: mean distance of the first two, weighted by the third.
+    """
+
+    score: Array
+    abnormal: Array
+    frames: Array
+    ece: float
+
+
+def reliability(videos: Sequence[VideoScores], *, bins: int = 15) -> Reliability | None:
+    """Compare scores, read as probabilities, with the truth. Definition: `docs/specification.md#metrics`.
+
+    Args:
+        videos: Scores; videos without truth are left out.
+        bins: Number B of bins [k/B, (k + 1)/B); the last contains 1 also.
+
+    Returns:
+        The comparison; None without frames, or where a score is outside [0, 1].
+    """
+    points = _Points.of([v for v in videos if v.truth is not None])
+    if not points.scores.size or points.scores.min() < 0 or points.scores.max() > 1:
+        return None
+    number = np.minimum((points.scores * bins).astype(np.int64), bins - 1)
+    frames = np.bincount(number, points.weights, minlength=bins)
+    used = frames > 0
+    frames = frames[used]
+    score = np.bincount(number, points.weights * points.scores, minlength=bins)[used] / frames
+    abnormal = np.bincount(number, points.weights * points.labels, minlength=bins)[used] / frames
+    return Reliability(score, abnormal, frames, float(frames @ np.abs(score - abnormal) / frames.sum()))
+
+
 def _why_undefined(videos: Sequence[VideoScores], what: str) -> str:
     if not videos:
         return f"{what} are undefined: no such video has frame-level truth"
@@ -229,15 +270,16 @@ def _why_undefined(videos: Sequence[VideoScores], what: str) -> str:
     return f"{what} are undefined: every frame is {'abnormal' if abnormal else 'normal'}"
 
 
-def evaluate(videos: Sequence[VideoScores], *, bootstrap: int = 0) -> dict[str, Any]:
+def evaluate(videos: Sequence[VideoScores], *, bootstrap: int = 0, classes: bool = True) -> dict[str, Any]:
     """Compute all metrics of one model. Definitions: `docs/specification.md#metrics`.
 
     Args:
         videos: Scores of the test videos.
         bootstrap: Number of resamples of the 95% interval of the AUC; 0 for no interval.
+        classes: Compute the metrics per class too.
 
     Returns:
-        Plain JSON values: auc and ap over all frames that have truth; ano_auc over the videos with a class; brier;
+        Plain JSON values: auc and ap over all frames that have truth; ano_auc over the videos with a class; brier; ece;
         per_class {class: {auc, ap, videos}} over the videos of one class alone, where a video of several classes counts
         in each; weights {w_img, w_evt and gain: {overall, abnormal, normal}} over segments; videos, abnormal_videos,
         segments, frames, abnormal_frames; auc_ci [low, high] where `bootstrap` is not 0; notes. What cannot be computed
@@ -264,13 +306,14 @@ def evaluate(videos: Sequence[VideoScores], *, bootstrap: int = 0) -> dict[str, 
     anomalous = [v for v in known if v.classes]
     ano_auc, _ = rank(anomalous, "Ano-AUC and its AP")
     per_class: dict[str, dict[str, Any]] = {}
-    for name in sorted({c for v in videos for c in v.classes}):
+    for name in sorted({c for v in videos for c in v.classes if classes}):
         members = [v for v in known if name in v.classes]
         class_auc, class_ap = rank(members, f"AUC and AP of class {name}")
         per_class[name] = {"auc": class_auc, "ap": class_ap, "videos": len(members)}
     brier = None
+    calibration = reliability(known)
     if any(v.scores.size and (v.scores.min() < 0 or v.scores.max() > 1) for v in known):
-        notes.append("the Brier score is undefined: the scores are not probabilities (outside [0, 1])")
+        notes.append("Brier score and ECE are undefined: the scores are not probabilities (outside [0, 1])")
     else:
         brier = _brier(known)
     result: dict[str, Any] = {
@@ -278,6 +321,7 @@ def evaluate(videos: Sequence[VideoScores], *, bootstrap: int = 0) -> dict[str, 
         "ap": ap,
         "ano_auc": ano_auc,
         "brier": brier,
+        "ece": None if calibration is None else calibration.ece,
         "per_class": per_class,
         "weights": _weights(videos),
         "videos": len(videos),
@@ -300,17 +344,17 @@ def robustness_row(
 
     Args:
         masked: The masked modality: "none", "image" or "event".
-        ratio: Fraction of its feature dimensions that is masked.
+        ratio: Fraction of its feature dimensions or time steps that is damaged.
         clean: Scores on clean features.
         degraded: Scores on masked features, of the same videos in the same order.
 
     Returns:
-        masked, ratio, auc, ap, ano_auc, brier, kl, and for each of w_img, w_evt and gain that the model has its mean
-        over all segments, with "_abnormal" over abnormal and with "_normal" over normal segments.
+        masked, ratio, auc, ap, ano_auc, brier, ece, kl, and for each of w_img, w_evt and gain that the model has its
+        mean over all segments, with "_abnormal" over abnormal and with "_normal" over normal segments.
     """
-    found = evaluate(degraded)
+    found = evaluate(degraded, classes=False)
     row: dict[str, Any] = {"masked": masked, "ratio": float(ratio)}
-    row.update({key: found[key] for key in ("auc", "ap", "ano_auc", "brier")})
+    row.update({key: found[key] for key in ("auc", "ap", "ano_auc", "brier", "ece")})
     row["kl"] = prediction_kl(clean, degraded)
     for field, means in found["weights"].items():
         row.update(

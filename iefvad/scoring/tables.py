@@ -7,21 +7,30 @@ from typing import Any
 
 import numpy as np
 
+from iefvad.scoring.seeds import Spread, quantity
+
 
 def headline_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of the main table, one per model.
+    """Return the rows of the main table, one per model. With several seeds the values are `Spread`s.
 
     Args:
-        metrics: Model → what `metrics.evaluate` returns.
+        metrics: Model → its object of metrics.json, or what `metrics.evaluate` returns.
     """
     rows = []
     for model, found in metrics.items():
-        weights = found.get("weights") or {}
         rows.append(
             {"model": model}
-            | {title: found.get(key) for title, key in (("AUC", "auc"), ("AP", "ap"), ("Ano-AUC", "ano_auc"))}
-            | {"Brier": found.get("brier")}
-            | {field: (weights.get(field) or {}).get("overall") for field in ("w_img", "w_evt")}
+            | {
+                title: quantity(found, key)
+                for title, key in (
+                    ("AUC", "auc"),
+                    ("AP", "ap"),
+                    ("Ano-AUC", "ano_auc"),
+                    ("Brier", "brier"),
+                    ("ECE", "ece"),
+                )
+            }
+            | {field: quantity(found, "weights", field, "overall") for field in ("w_img", "w_evt")}
         )
     return rows
 
@@ -30,22 +39,27 @@ def class_rows(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> li
     """Return the rows of the per-class table: class, number of videos, then one column per model.
 
     Args:
-        metrics: Model → what `metrics.evaluate` returns.
+        metrics: Model → its object of metrics.json, or what `metrics.evaluate` returns.
         key: "auc" or "ap".
     """
     names = sorted({c for found in metrics.values() for c in found.get("per_class") or {}})
     rows: list[dict[str, Any]] = []
     for name in names:
-        per_model = {model: (found.get("per_class") or {}).get(name, {}) for model, found in metrics.items()}
-        row: dict[str, Any] = {"class": name, "videos": max(int(m.get("videos", 0)) for m in per_model.values())}
-        rows.append(row | {model: m.get(key) for model, m in per_model.items()})
+        videos = [(found.get("per_class") or {}).get(name, {}).get("videos", 0) for found in metrics.values()]
+        row: dict[str, Any] = {"class": name, "videos": max(map(int, videos))}
+        rows.append(row | {model: quantity(found, "per_class", name, key) for model, found in metrics.items()})
     return rows
 
 
 def cell(value: Any) -> str:
-    """Return the text of one table cell: floats with 4 decimals, a dash for None, NaN and infinity."""
+    """Return the text of one table cell: floats with 4 decimals, a dash for None, NaN and infinity.
+
+    A `Spread` is written as mean ± deviation.
+    """
     if value is None:
         return "-"
+    if isinstance(value, Spread):
+        return cell(value.mean) + (f" ± {cell(value.std)}" if value.std is not None else "")
     if isinstance(value, (float, np.floating)):
         return f"{value:.4f}" if np.isfinite(value) else "-"
     return str(value)

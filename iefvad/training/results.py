@@ -15,6 +15,7 @@ from torch import nn
 from iefvad.features.videos import Benchmark
 from iefvad.model.network import Network
 from iefvad.report.run_page import write_report
+from iefvad.scoring.direction import direction
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.scorer import tested_crops
 from iefvad.scoring.tables import class_rows, headline_rows, table
@@ -162,7 +163,7 @@ def write_results(
         benchmark: The data.
         results: The scores.
         seconds: Duration to print.
-        robustness: Rows of the robustness table.
+        robustness: Rows of `robustness.over_seeds`.
 
     Raises:
         UserError: a file cannot be written.
@@ -184,6 +185,7 @@ def write_results(
     }
     if robustness is not None:
         document["robustness"] = robustness
+        document["direction"] = direction(robustness)
     write_json(subject.path / "metrics.json", document)
     write_with(
         subject.path / "report.html",

@@ -75,8 +75,9 @@ def add_options(parser: ArgumentParser, cls: type, groups: dict[str, str] | None
             target.add_argument(flag, action="store_true", help=text)
         elif field.metadata["switch"]:
             target.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=default, help=text)
-        elif hint in (list[int], list[int] | None):
-            target.add_argument(flag, nargs="+", type=int, default=default, help=text, metavar="N")
+        elif hint in (list[int], list[int] | None, list[float]):
+            kind, metavar = (float, "F") if hint == list[float] else (int, "N")
+            target.add_argument(flag, nargs="+", type=kind, default=default, help=text, metavar=metavar)
         else:
             target.add_argument(flag, type=hint, default=default, help=text, metavar=_metavar(hint))
 

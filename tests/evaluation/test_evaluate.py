@@ -15,7 +15,7 @@ from iefvad.cli.evaluate import main
 from iefvad.cli.train import main as train
 from iefvad.data.datasets import load_store
 from iefvad.model.config import ModelConfig
-from iefvad.scoring.robustness import Damaged
+from iefvad.scoring.direction import VERDICTS
 from iefvad.scoring.scorer import Scorer, choose_crops, score_videos
 from iefvad.training.settings import load_config
 from tests.helpers.stores import DIM, training_flags, write_store
@@ -42,8 +42,28 @@ def test_evaluation_reproduces_the_training_figures_and_adds_robustness(run, tmp
     by = {(row["masked"], row["ratio"]): row["kl"] for row in rows}
     for stream in ("image", "event"):
         assert by[stream, 0.5] > by[stream, 0.05] >= 0
-    assert "robustness" in capsys.readouterr().out
+    assert all((row["draws"], row["mask"], row["seeds"]) == (5, "mean", [0]) for row in rows[1:])
+    printed = capsys.readouterr().out
+    assert "robustness" in printed and "Feature dimensions become the mean of" in printed and "5 draws" in printed
+    for stream in ("image", "event"):
+        judged = found["direction"][stream]
+        assert judged["ratio"] == 0.5 and judged["verdict"] in VERDICTS and judged["text"] in printed
     assert (tmp_path / "again" / "report.html").exists()
+
+
+def test_draws_ratios_and_mask_are_options(run, tmp_path, capsys):
+    words = ["--draws", "2", "--ratios", "0.25", "1", "--robustness", "segments", "--mask", "zero"]
+    assert main([str(run), "--out", str(tmp_path / "again"), *words]) == 0
+    rows = json.loads((tmp_path / "again" / "metrics.json").read_text())["robustness"]
+    assert [(row["masked"], row["ratio"]) for row in rows[1:3]] == [("image", 0.25), ("image", 1.0)]
+    assert all((row["damage"], row["draws"], len(row["values"]["auc"][0])) == ("segments", 2, 2) for row in rows[1:])
+    capsys.readouterr()
+    for wrong, message in (
+        (["--draws", "0"], "--draws must be 1 or more"),
+        (["--ratios", "0"], "--ratios must be fractions above 0"),
+    ):
+        assert main([str(run), "--out", str(tmp_path / "wrong"), *wrong]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_saved_model_gives_the_figures_of_its_run(run, tmp_path, capsys):
@@ -84,16 +104,6 @@ def test_features_of_another_width_are_refused(run, tmp_path, capsys):
     store = load_config(run / "config.yaml").features
     assert main([str(tmp_path / "wide"), "--features", store]) == 2
     assert f"{DIM} wide, and the model takes {DIM + 8}" in capsys.readouterr().err
-
-
-def test_masking_zeroes_the_dimensions_of_one_stream_alone(tmp_path):
-    video = load_store(write_store(tmp_path / "store")).test[0]
-    masked = Damaged(video, "event", dimensions=torch.tensor([1, 4]), steps=None)
-    (image, event), (image_masked, event_masked) = video.features(0), masked.features(0)
-    assert torch.equal(image, image_masked)
-    assert (event_masked[:, [1, 4]] == 0).all()
-    kept = [index for index in range(DIM) if index not in (1, 4)]
-    assert torch.equal(event[:, kept], event_masked[:, kept])
 
 
 @pytest.mark.parametrize("released", [False, True])

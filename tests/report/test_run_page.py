@@ -121,8 +121,8 @@ def test_report_has_every_section(full):
     assert f"{found['fusion']['auc']:.4f}" in page.text
     assert "fixed descriptor" in page.text and "train.milestones" in page.text and "[4, 8]" in page.text
     assert "python -m iefvad.train" in page.text
-    # Two curves, bars, robustness, training, and one per timeline.
-    assert text.count("<svg") == 5 + page.tags.count("h3") and page.tags.count("h3") >= 5
+    # Two curves, bars, radar, robustness, training, and one per timeline.
+    assert text.count("<svg") == 6 + page.tags.count("h3") and page.tags.count("h3") >= 5
     assert text.index('id="results"') < text.index('id="curves"') < text.index('id="timelines"')
 
 

@@ -128,8 +128,37 @@ def test_result_is_plain_json_and_videos_without_truth_are_named_in_number():
 
 def test_scores_that_are_no_probabilities_have_no_brier_score():
     found = evaluate([video(scores=[3.0, -1.0], segments_truth=[1, 0])])
-    assert found["auc"] == 1.0 and found["brier"] is None
+    assert found["auc"] == 1.0 and found["brier"] is None and found["ece"] is None
     assert any("not probabilities" in note for note in found["notes"])
+
+
+def test_hand_computed_calibration():
+    # 16 frames at 0.1 without, 32 frames at 0.95 with 24 abnormal ones: (16·0.1 + 32·(0.95 − 0.75)) / 48.
+    truth = np.repeat([0, 1, 1, 0], [16, 16, 8, 8])
+    videos = [video(scores=[0.1, 0.95, 0.95], truth=truth), video(scores=[0.5])]
+    assert evaluate(videos)["ece"] == pytest.approx(8 / 48, abs=1e-7)  # scores are float32
+    found = metrics.reliability(videos)
+    assert found.score == pytest.approx([0.1, 0.95]) and found.abnormal.tolist() == [0, 0.75]
+    assert found.frames.tolist() == [16, 32]
+    # Scores that say what happens have no error: a quarter of the frames at 0.25 is abnormal.
+    assert evaluate([video(scores=[0.25], truth=np.repeat([0, 1], [12, 4]))])["ece"] == 0
+    # A bin holds its lower edge, and the last one 1 also.
+    edges = metrics.reliability([video(scores=[0.0, 0.5, 1.0], truth=np.zeros(48))], bins=2)
+    assert edges.frames.tolist() == [16, 32] and edges.score.tolist() == [0, 0.75]
+    assert metrics.reliability([video(scores=[0.5])]) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_equals_a_loop_over_bins_of_frames(seed):
+    videos = random_videos(seed)
+    scores = np.concatenate([video_scores.to_frames(v.scores) for v in videos]).astype(np.float64)
+    truth = np.concatenate([v.truth for v in videos])
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (scores >= low) & (scores < low + 1 / 15)
+        if inside.any():
+            error += inside.mean() * abs(scores[inside].mean() - truth[inside].mean())
+    assert evaluate(videos)["ece"] == pytest.approx(error, abs=1e-12)  # sums in another order, float64
 
 
 def test_bad_input_is_named():
@@ -162,7 +191,7 @@ def test_robustness_row_has_the_columns_of_the_paper():
     videos = random_videos(1)
     row = metrics.robustness_row("image", 0.3, videos, videos)
     assert row["kl"] == 0.0 and row["masked"] == "image" and row["ratio"] == 0.3
-    assert {"auc", "ap", "brier", "w_img", "w_img_abnormal", "w_img_normal", "w_evt_normal"} <= row.keys()
+    assert {"auc", "ap", "brier", "ece", "w_img", "w_img_abnormal", "w_img_normal", "w_evt_normal"} <= row.keys()
 
 
 def test_bootstrap_interval_is_seeded_and_holds_the_estimate():

@@ -11,9 +11,9 @@ def test_table_aligns_and_leaves_out_what_is_never_defined():
     found = {"fusion": evaluate(random_videos(2)), "density": evaluate([video(scores=[0.1])])}
     text = table(headline_rows(found))
     lines = text.splitlines()
-    assert lines[0].split() == ["model", "AUC", "AP", "Ano-AUC", "Brier", "w_img", "w_evt"]
+    assert lines[0].split() == ["model", "AUC", "AP", "Ano-AUC", "Brier", "ECE", "w_img", "w_evt"]
     assert lines[2].startswith("fusion ") and f"{found['fusion']['auc']:.4f}" in lines[2]
-    assert lines[3].split() == ["density", *["-"] * 6]
+    assert lines[3].split() == ["density", *["-"] * 7]
     assert len({len(line) for line in lines}) == 1
     classes = table(class_rows(found))
     assert classes.splitlines()[0].split() == ["class", "videos", "fusion"]
