@@ -5,7 +5,7 @@
 
 Names are loaded when they are first used, so that importing the package costs next to nothing. A folder is one idea
 and imports only folders above it: utils, model, video, encoders, checkpoints, features, extraction, data, scoring,
-report, detection, training, evaluation, cli.
+report, detection, training, evaluation, sweep, cli.
 """
 
 from __future__ import annotations

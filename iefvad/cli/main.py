@@ -8,6 +8,7 @@ from iefvad.cli.command import dispatch
 
 COMMANDS = {
     "train": ("iefvad.cli.train:main", "train a model and evaluate it; without data, on the embedded benchmark"),
+    "sweep": ("iefvad.cli.sweep:main", "train many networks and compare them: settings, seeds, tables"),
     "extract": ("iefvad.cli.extract:main", "turn videos into a feature store"),
     "evaluate": ("iefvad.cli.evaluate:main", "metrics, robustness and plots of a run or of a released model"),
     "detect": ("iefvad.cli.detect:main", "anomaly scores for your own videos, cameras and streams"),

@@ -7,10 +7,8 @@ the last bit, because both encode in passes of one size and the place of a row i
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from iefvad.extraction.config import ExtractConfig, ExtractReport, encoder_of, s
 from iefvad.extraction.decoding import SHAPE, DecoderCrashError, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
 from iefvad.extraction.jobs import Features, Job, Jobs, hash_source, open_store, sidecar_of
+from iefvad.utils.cluster import cluster
 from iefvad.utils.errors import UserError
 from iefvad.utils.threads import chosen
 from iefvad.video import SEGMENT
@@ -60,43 +59,11 @@ def extract_with_ray(paths: dict[str, Path], out: Path, config: ExtractConfig) -
     settings = store.settings | {"on_truncated": config.on_truncated, "fps": config.fps}
     hashes = {key: value for key, value in encoder.settings.items() if key.endswith("_hash")}
     del encoder
-    with Jobs(store, paths, quiet=config.quiet, fps=config.fps) as jobs, _cluster(ray, config):
+    with Jobs(store, paths, quiet=config.quiet, fps=config.fps) as jobs, cluster(ray, config.ray_address):
         rows = _pipeline(ray, jobs, config, settings, hashes)
         _collect(jobs, rows, settings)
         jobs.wait()
     return jobs.report
-
-
-@contextlib.contextmanager
-def _cluster(ray: Any, config: ExtractConfig) -> Iterator[None]:
-    """Connect to the cluster, or start one on this machine. An existing connection is used and stays open."""
-    mine = not ray.is_initialized()
-    if mine:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        try:
-            ray.init(
-                address=config.ray_address or "local",
-                include_dashboard=None if config.ray_address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"the Ray cluster {config.ray_address or 'on this machine'} does not start or answer ({error}): check"
-                " --ray-address, or use --engine local."
-            ) from error
-    levels = {name: logging.getLogger(name).level for name in ("ray", "ray.data")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        if mine:
-            ray.shutdown()
 
 
 def _pipeline(

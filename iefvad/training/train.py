@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from iefvad.checkpoints.files import save_model
-from iefvad.data.batches import Clips, split_validation
 from iefvad.features.videos import Benchmark
 from iefvad.scoring.scorer import crop_notes, density_scores
 from iefvad.scoring.tables import table
 from iefvad.training import distributed
 from iefvad.training.distributed import Processes
+from iefvad.training.fitting import TrainingData, fit_and_score
 from iefvad.training.protocols import deviations
 from iefvad.training.results import Results, finish
 from iefvad.training.run import Run
 from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark
-from iefvad.training.trainer import Trainer
 
 
 def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
@@ -55,25 +53,13 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
     if processes.is_main:
         _describe(config, benchmark)
     with processes.barrier():
-        training, held_out = split_validation(benchmark.train, config.validation, seed=0)
-        # With a refit there are two tables of clips, so each gets half of the memory.
-        memory = (8 << 30) // (2 if config.refit else 1)
-        clips = Clips(training, max_segments=config.max_segments, memory=memory)
-        whole = Clips(benchmark.train, max_segments=config.max_segments, memory=memory) if config.refit else clips
+        data = TrainingData.of(benchmark, config)
+    used = {"train_videos": len(data.whole.videos), "held_out_videos": len(data.held_out)}
     results = Results()
     for seed in config.seeds:
         for variant in run.variants:
-            with processes.barrier():
-                trainer = Trainer(run, variant, seed, dim=benchmark.dim, processes=processes)
-            fitted = trainer.fit(clips, held_out, benchmark.test, progress=progress)
-            if config.refit and held_out:
-                # The same training on all videos, up to the chosen epoch. The threshold needs held-out videos.
-                again = dataclasses.replace(fitted.settings, epochs=fitted.epoch, min_steps=0, select="last")
-                with processes.barrier():
-                    trainer = Trainer(run, variant, seed, dim=benchmark.dim, processes=processes, refit=again)
-                refitted = trainer.fit(whole, [], benchmark.test, progress=progress)
-                fitted = dataclasses.replace(refitted, threshold=fitted.threshold)
-            results.add(variant.name, seed, trainer.score(benchmark.test), fitted.model)
+            fitted, scores = fit_and_score(run, variant, seed, data, processes=processes, progress=progress)
+            results.add(variant.name, seed, scores, fitted.model)
             provenance = {
                 "threshold": fitted.threshold,
                 "epoch": fitted.epoch,
@@ -81,10 +67,9 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
                 "encoder": benchmark.settings,
                 "chunk": config.max_segments,
                 "test_crops": config.test_crops,
-                "method": trainer.config.method if config.model == "ief-vad" else config.model,
+                "method": fitted.settings.method if config.model == "ief-vad" else config.model,
                 "protocol": config.protocol,
-                "train_videos": len(whole.videos),
-                "held_out_videos": len(held_out),
+                **used,
             }
             with processes.barrier():
                 if processes.is_main:
@@ -97,7 +82,6 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
         density = density_scores(benchmark.test)
         if density is not None:
             results.add("event density", config.seeds[0], density)
-        used = {"train_videos": len(whole.videos), "held_out_videos": len(held_out)}
         return finish(run, benchmark, results, used=used, seconds=time.perf_counter() - begin)
 
 

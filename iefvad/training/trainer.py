@@ -63,6 +63,10 @@ class Fitted:
     settings: Settings
 
 
+class DivergedError(UserError):
+    """Losses or scores became not finite. The same settings and seed always end so."""
+
+
 class Trainer:
     """The training of one network with one seed. `fit` runs it, and resumes where the settings ask for it.
 
@@ -353,8 +357,8 @@ class Trainer:
         normal = [scored.scores for scored in self.score([video for video in held_out if not video.classes])]
         return float(np.quantile(np.concatenate(normal), 0.99)) if normal else None
 
-    def _diverged(self, what: str) -> UserError:
-        return UserError(
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
             f"epoch {self.progress.epoch + 1} of the {self.variant.name} model diverged ({what}): lower --lr (now"
             f" {self.config.lr}) and start again."
         )

@@ -8,6 +8,7 @@ import re
 import sys
 import types
 import typing
+from collections.abc import Collection
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names at run time
@@ -50,17 +51,22 @@ class _HelpFormatter(DefaultHelpFormatter):
         return re.sub(r"\[(default: .*|required)\]$", r"(\1)", text)  # defaults that depend on something else
 
 
-def add_options(parser: ArgumentParser, cls: type, groups: dict[str, str] | None = None) -> None:
+def add_options(
+    parser: ArgumentParser, cls: type, groups: dict[str, str] | None = None, *, without: Collection[str] = ()
+) -> None:
     """Add one option per field of a dataclass: name with hyphens, type, default and help text.
 
     Args:
         parser: The parser of the command.
         cls: A dataclass whose fields are made by `option`.
         groups: Name of the first field of a group → title of the group in the help.
+        without: Names of fields that become no option.
     """
     hints = typing.get_type_hints(cls)
     target: Any = parser
     for field in dataclasses.fields(cls):
+        if field.name in without:
+            continue
         if groups and field.name in groups:
             target = parser.add_argument_group(groups[field.name])
         flag = "--" + field.name.replace("_", "-")
@@ -79,10 +85,10 @@ def add_options(parser: ArgumentParser, cls: type, groups: dict[str, str] | None
             kind, metavar = (float, "F") if hint == list[float] else (int, "N")
             target.add_argument(flag, nargs="+", type=kind, default=default, help=text, metavar=metavar)
         else:
-            target.add_argument(flag, type=hint, default=default, help=text, metavar=_metavar(hint))
+            target.add_argument(flag, type=hint, default=default, help=text, metavar=metavar(hint))
 
 
-def _metavar(hint: Any) -> str:
+def metavar(hint: Any) -> str:
     """Return what stands for the value in the help: the words to choose from, `F` for a float, `N` for an integer."""
     names = {str: "TEXT", float: "F", int: "N", bool: "BOOL"}
     parts = []
@@ -148,5 +154,5 @@ def make_parser(command: str, description: str, usage: str = "[options]") -> Arg
 
 def from_namespace(cls: type[Config], namespace: Namespace) -> Config:
     """Build the dataclass that `add_options` made options of from what the parser returned."""
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(cls) if field.name in namespace]  # type: ignore[arg-type]
     return cls(**{name: namespace[name] for name in names})

@@ -1,0 +1,1 @@
+"""Many trainings as one command: what is trained, by which processes, and the tables over seeds (docs/sweeps.md)."""
