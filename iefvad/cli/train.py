@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from iefvad.cli.command import command
 from iefvad.training import distributed
 from iefvad.training.settings import Settings, TrainConfig, resolve
-from iefvad.training.train import train
+from iefvad.training.train import Interrupted, train
 from iefvad.utils.options import add_options, from_namespace, make_parser
 
 
@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         train(config)
     except distributed.Aborted:
         return 2
-    except KeyboardInterrupt:
+    except Interrupted as interrupted:
         with distributed.main_process_output():
-            path = config.run_dir / "config.yaml"
+            path = interrupted.folder / "config.yaml"
             print(
                 f"\niefvad: interrupted; finished epochs are kept. Continue with:"
                 f" python -m iefvad.train --config {path} --resume",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from iefvad.sweep.trainings import Document, Training, effective, key_of
+from iefvad.utils import locks
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import remove_left_over, storage_errors, write_json, write_text
 
@@ -81,22 +79,10 @@ def locked(out: Path, threads: int) -> Iterator[None]:
         if out.is_dir() and any(out.iterdir()) and not (out / FOLDER_FILE).exists() and not (out / LOCK).exists():
             raise UserError(f"{out} contains something else than a sweep: choose another --out.")
         out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            raise UserError(
-                f"{holder} works in {out}: wait until it ends, or choose another --out for this one."
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    with locks.locked(out / LOCK, out):
         remove_left_over(out)
         _check_folder(out, threads)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _check_folder(out: Path, threads: int) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.files import save_model
@@ -14,6 +17,7 @@ from iefvad.scoring.tables import table
 from iefvad.training import distributed
 from iefvad.training.distributed import Processes
 from iefvad.training.fitting import TrainingData, fit_and_score
+from iefvad.training.folder import claimed
 from iefvad.training.protocols import deviations
 from iefvad.training.results import Results, finish
 from iefvad.training.run import Run
@@ -37,8 +41,23 @@ def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
         UserError: the data or the settings are wrong. What can be known before training is found before.
         Aborted: another process failed.
     """
-    with distributed.start(config.device) as processes:
-        return _train(config, processes, progress and processes.is_main)
+    with distributed.start(config.device) as processes, contextlib.ExitStack() as stack:
+        with processes.barrier():
+            if processes.is_main:
+                config = stack.enter_context(claimed(config))
+        config = dataclasses.replace(config, out=processes.union([config.out or ""])[0] or None)
+        try:
+            return _train(config, processes, progress and processes.is_main)
+        except KeyboardInterrupt:
+            raise Interrupted(config.run_dir) from None
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while a run was trained; `folder` is that of the run."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
 
 
 def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, Any]:
