@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from iefvad.utils.files import remove_left_over, storage_errors, write_json, wri
 
 FORMAT = 1
 LOCK, FOLDER_FILE, LOG = "lock", "sweep.json", "log.jsonl"
+PATIENCE = 2.0  # seconds
 
 
 def text_of(document: Document) -> str:
@@ -84,7 +86,7 @@ def locked(out: Path, threads: int) -> Iterator[None]:
         descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor)
         except OSError as error:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             raise UserError(
@@ -97,6 +99,18 @@ def locked(out: Path, threads: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int) -> None:
+    """Take the lock. Processes that were killed just now may need a moment to be gone."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.05)
 
 
 def _check_folder(out: Path, threads: int) -> None:
