@@ -28,7 +28,7 @@ def serve() -> None:
         if child == 0:
             os.setpgid(0, 0)
             null = os.open(os.devnull, os.O_RDWR)
-            for descriptor in (0, 1):
+            for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
             status = 3
             try:

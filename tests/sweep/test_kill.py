@@ -100,6 +100,21 @@ def kill_and_compare(server: Server, whole: tuple[list[str], dict[str, bytes], f
     return kept
 
 
+def test_ctrl_c_ends_all_processes_and_keeps_what_is_complete(server, whole, tmp_path):
+    line, expected, needed = whole
+    out = tmp_path / "out"
+    child = server.start([*line, "--out", str(out)])
+    until = time.monotonic() + 20 + 10 * needed
+    while not list((out / "trainings").glob("*.json")) and time.monotonic() < until:
+        time.sleep(0.01)
+    os.killpg(child, signal.SIGINT)
+    assert server.wait() == 130
+    assert list((out / "trainings").glob("*.json")) and not (out / "results.csv").exists()
+    server.start([*line, "--out", str(out)])  # at once: no process of the first one holds the folder
+    assert server.wait() == 0
+    assert contents(out) == expected
+
+
 def test_killed_three_times(server, whole, tmp_path):
     kill_and_compare(server, whole, tmp_path, 3)
 
