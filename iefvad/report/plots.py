@@ -360,33 +360,43 @@ def learned_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draw AUC, Brier score, KL and mean w_img against the masked fraction of one modality (paper, Appendix H).
+    """Draw AUC, Brier score, KL and the shift of the weights against the damaged fraction (paper, Appendix H).
 
     Args:
-        rows: Rows of `metrics.robustness_row`. A row of ratio 0 is the common start of both lines.
+        rows: Rows of `robustness.robustness`. A row of ratio 0 is the common start of both lines.
 
     Returns:
-        The figure; None without rows.
+        The figure, with a band of a standard deviation on both sides where there are several draws or seeds; None
+        without rows.
     """
     masked = [m for m in ("image", "event") if any(row["masked"] == m for row in rows)]
-    wanted = [("auc", "AUC"), ("brier", "Brier score"), ("kl", "KL(clean || masked), nats"), ("w_img", "mean w_img")]
+    wanted = [("auc", "AUC"), ("brier", "Brier score"), ("kl", "KL(clean || damaged), nats")]
+    wanted.append(("shift", "weight of the damaged stream, less clean"))
     panels = [(key, title) for key, title in wanted if any(row.get(key) is not None for row in rows)]
     if not masked or not panels:
         return None
-    figure, axes = new_figure(2.7 * ((len(panels) + 1) // 2), (len(panels) + 1) // 2, min(2, len(panels)))
+    lines = (len(panels) + 1) // 2
+    figure, axes = new_figure(2.7 * lines, lines, min(2, len(panels)))
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
+    what = "time steps" if rows[-1].get("damage") == "segments" else "feature dimensions"
     for ax, (key, title) in zip(axes, panels, strict=False):
         for name in masked:
-            points = sorted(
-                (float(row["ratio"]), float(row[key]))
-                for row in rows
-                if row.get(key) is not None and (row["masked"] == name or float(row["ratio"]) == 0)
-            )
-            if points:
-                ax.plot(*zip(*points, strict=True), **line_style(name), marker="o", markersize=3.5)
+            own = [row for row in rows if row.get(key) is not None and row["masked"] in (name, "none")]
+            own.sort(key=lambda row: float(row["ratio"]))
+            ratios, means = [row["ratio"] for row in own], np.array([float(row[key]) for row in own])
+            if key == "shift":
+                ratios, means = [0.0, *ratios], np.append(0.0, means)
+            spread = np.array([row.get("std", {}).get(key) or 0.0 for row in own])
+            spread = np.append(np.zeros(len(means) - len(own)), spread)
+            ax.plot(ratios, means, **line_style(name), marker="o", markersize=3.5)
+            if spread.any():
+                low, high = means - spread, means + spread
+                ax.fill_between(ratios, low, high, color=colour(token_of(name)), alpha=0.14, linewidth=0)
+        if key == "shift":
+            ax.axhline(0, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
-        label(ax, "masked feature dimensions", "", title)
+        label(ax, f"damaged {what}", "", title)
     handles = [Line2D([], [], **line_style(m), marker="o", markersize=3.5) for m in masked]
-    legend_below(figure, handles, [f"{m} masked" for m in masked])
+    legend_below(figure, handles, [f"{m} damaged" for m in masked])
     return figure

@@ -13,8 +13,12 @@ from iefvad.report import plots
 from iefvad.report.images import inline_svg
 from iefvad.report.page import Table, flatten, table, write_page
 from iefvad.report.radar import radar
+from iefvad.report.reliability import reliability_diagram
 from iefvad.report.style import SERIES
+from iefvad.scoring.direction import direction
 from iefvad.scoring.metrics import bootstrap_auc, roc_auc
+from iefvad.scoring.robustness import explain, spread
+from iefvad.scoring.seeds import Spread
 from iefvad.scoring.tables import class_rows, headline_rows
 from iefvad.scoring.video_scores import VideoScores, to_frames
 from iefvad.utils.text import clock, duration
@@ -52,7 +56,7 @@ def write_report(
         config: Settings, nested or not.
         notes: Remarks below the main table.
         history: Rows of log.jsonl (model, epoch, loss, loss_cls, val_*).
-        robustness: Rows of `metrics.robustness_row`.
+        robustness: Rows of `robustness.over_seeds`.
         command: The command line that reproduces the run.
         protocol: What the protocol fixes: rows with `setting`, `protocol` and `this run`.
 
@@ -75,6 +79,7 @@ def write_report(
         results=_results(headline, videos),
         notes=[*notes, *_remarks(headline)],
         curves=_curves(videos),
+        calibration=_calibration(videos),
         classes=_classes(metrics),
         timelines=_timelines(main, videos),
         weights=_weights(metrics),
@@ -129,7 +134,7 @@ def _results(metrics: Metrics, videos: Scores) -> Table:
         by_seed = (metrics[row["model"]].get("seeds") or {}).get("auc")
         row["AUC by seed"] = ", ".join(f"{value:.3f}" for value in by_seed["values"]) if by_seed else None
         row["AUC, 95%"] = _interval(metrics[row["model"]], videos.get(row["model"], ()))
-    order = ["model", "AUC", "AUC by seed", "AUC, 95%", "AP", "Ano-AUC", "Brier", "w_img", "w_evt"]
+    order = ["model", "AUC", "AUC by seed", "AUC, 95%", "AP", "Ano-AUC", "Brier", "ECE", "w_img", "w_evt"]
     return table([{key: row[key] for key in order} for row in rows], models=list(metrics), best=_best)
 
 
@@ -141,7 +146,7 @@ def _interval(found: Mapping[str, Any], videos: Sequence[VideoScores]) -> str | 
 
 
 def _best(column: str) -> str | None:
-    return "max" if column in _HIGH_IS_BEST else "min" if column == "Brier" else None
+    return "max" if column in _HIGH_IS_BEST else "min" if column in ("Brier", "ECE") else None
 
 
 def _remarks(metrics: Metrics) -> list[str]:
@@ -165,6 +170,11 @@ def _curves(videos: Scores) -> list[Markup]:
     if roc is None or precision is None:
         return []
     return [inline_svg(roc, "ROC curves", "roc"), inline_svg(precision, "Precision-recall curves", "pr")]
+
+
+def _calibration(videos: Scores) -> Markup | None:
+    plot = reliability_diagram(videos)
+    return None if plot is None else inline_svg(plot, "Fraction of abnormal frames against the score", "reliability")
 
 
 def _classes(metrics: Metrics) -> dict[str, Any] | None:
@@ -274,13 +284,33 @@ def _robustness(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     plot = plots.robustness(rows)
     if plot is None:
         return None
-    names = {"auc": "AUC", "ap": "AP", "brier": "Brier", "kl": "KL"}
-    weights = [f"{w}{part}" for w in ("w_img", "w_evt") for part in ("", "_abnormal", "_normal")]
-    titles = names | {key: key.replace("_abnormal", ", abnormal").replace("_normal", ", normal") for key in weights}
+    names = {"auc": "AUC", "ap": "AP", "ano_auc": "Ano-AUC", "brier": "Brier", "ece": "ECE", "kl": "KL"}
+    names |= {w: w for w in ("w_img", "w_evt")}
     shown = [
-        {"masked": row["masked"], "fraction": f"{float(row['ratio']):.0%}"}
-        | {title: row.get(key) for key, title in titles.items()}
+        {"damaged": row["masked"], "fraction": f"{float(row['ratio']):.0%}"}
+        | {title: spread(row, key) for key, title in names.items()}
         for row in rows
     ]
-    svg = inline_svg(plot, "Metrics against the masked fraction of one modality", "mask")
-    return {"svg": svg, "table": table(shown)}
+    judged = direction(rows)
+    return {
+        "svg": inline_svg(plot, "Metrics against the damaged fraction of one modality", "mask"),
+        "explanation": explain(rows),
+        "table": table(shown),
+        "direction": table([_direction_row(masked, found) for masked, found in judged.items()]),
+        "verdicts": [found["text"] for found in judged.values()],
+    }
+
+
+def _direction_row(masked: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    last = max(found["by_ratio"], key=lambda row: row["ratio"])
+    shifts = {
+        title: None if last[f"shift{part}"] is None else Spread(last[f"shift{part}"], last[f"std{part}"])
+        for title, part in (("shift", ""), ("on abnormal segments", "_abnormal"), ("on normal segments", "_normal"))
+    }
+    tests = {f"p, {what}": _p_values(found[f"p_{what}"]) for what in ("draws", "videos")}
+    start = {"damaged": masked, "fraction": f"{found['ratio']:.0%}", "weight": found["weight"], "clean": found["clean"]}
+    return start | shifts | tests
+
+
+def _p_values(values: Sequence[float | None]) -> str:
+    return ", ".join("-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in values)

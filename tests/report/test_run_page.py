@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iefvad.features.videos import Video
+from iefvad.model.config import ModelConfig
+from iefvad.model.network import Network
 from iefvad.report import images, plots
 from iefvad.report.run_page import choose_videos, write_report
 from iefvad.report.style import PALETTE
-from iefvad.scoring.metrics import evaluate, robustness_row
+from iefvad.scoring.metrics import evaluate
+from iefvad.scoring.robustness import over_seeds, robustness
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
 
@@ -81,6 +85,18 @@ def scores(name, classes, t, seed=0, fps=25.0, truth=True, weights=True):
     )
 
 
+def damaged(scored):
+    """Rows of two seeds of a network that knows nothing."""
+    random = np.random.default_rng(0)
+    features = {v.name: random.normal(size=(2, len(v.scores), 8)).astype(np.float32) for v in scored}
+    stored = [
+        Video(v.name, v.classes, len(v.scores), v.fps, 0, v.truth, reader=lambda _, name=v.name: tuple(features[name]))
+        for v in scored
+    ]
+    network = Network(ModelConfig(dim=8, heads=2, refine_steps=1))
+    return over_seeds({s: robustness(network, stored, ratios=(0.05, 0.5), draws=2, seed=s) for s in (0, 1)})
+
+
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "sub" / "report.html"
@@ -91,9 +107,7 @@ def full(tmp_path_factory):
     }
     found = {model: evaluate(v) for model, v in videos.items()}
     json.dumps(found, allow_nan=False)
-    clean = videos["fusion"]
-    rows = [robustness_row("none", 0, clean, clean)]
-    rows += [robustness_row(m, r, clean, clean) for m in ("image", "event") for r in (0.05, 0.5)]
+    rows = damaged(videos["fusion"])
     history = [
         {"model": m, "epoch": e, "loss": 2.0 / e, "loss_cls": 1.0 / e, "val_auc": None if e == 1 else 0.5 + e / 10}
         for m in ("fusion", "image")
@@ -116,13 +130,24 @@ def full(tmp_path_factory):
 
 def test_report_has_every_section(full):
     text, page, found = full
-    for anchor in ("results", "curves", "classes", "timelines", "weights", "robustness", "training", "reproduce"):
+    for anchor in (
+        "results",
+        "curves",
+        "calibration",
+        "classes",
+        "timelines",
+        "weights",
+        "robustness",
+        "training",
+        "reproduce",
+    ):
         assert anchor in page.ids and f'href="#{anchor}"' in text
     assert f"{found['fusion']['auc']:.4f}" in page.text
     assert "fixed descriptor" in page.text and "train.milestones" in page.text and "[4, 8]" in page.text
     assert "python -m iefvad.train" in page.text
     # Two curves, bars, radar, robustness, training, and one per timeline.
-    assert text.count("<svg") == 6 + page.tags.count("h3") and page.tags.count("h3") >= 5
+    timelines = page.tags.count("h3") - 1  # one heading is that of the direction test
+    assert text.count("<svg") == 7 + timelines and timelines >= 5
     assert text.index('id="results"') < text.index('id="curves"') < text.index('id="timelines"')
 
 
