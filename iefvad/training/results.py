@@ -183,6 +183,8 @@ def write_results(
         "test_videos": len(benchmark.test),
         "notes": notes,
     }
+    if benchmark.settings.get("corrupt"):
+        document["run"]["corrupt"] = benchmark.settings["corrupt"]
     if robustness is not None:
         document["robustness"] = robustness
         document["direction"] = direction(robustness)
