@@ -81,7 +81,9 @@ def test_a_saved_model_gives_the_figures_of_its_run(run, tmp_path, capsys):
         "method": "ief",
         "test_crops": "0",  # the store has no other crop
         "chunk": 32,
+        "seeds": [0],
         "test_videos": 8,
+        "test_set": trained["run"]["test_set"],
         "notes": [],
     }
     assert len(found["robustness"]) == 11
