@@ -25,7 +25,7 @@ from iefvad.scoring.tables import class_rows, headline_rows
 from iefvad.utils.errors import UserError
 
 _COLOURS = (*SERIES, *OTHERS)
-_METRICS = (("AUC", "auc"), ("AP", "ap"), ("Ano-AUC", "ano_auc"), ("Brier", "brier"))
+_COMPARED = (("AUC", "auc"), ("AP", "ap"), ("Ano-AUC", "ano_auc"))
 _FREE = {"out", "resume", "explicit", "cache", "log"}  # settings that say nothing about the results
 
 Runs = Mapping[str, RunFolder]
@@ -161,17 +161,17 @@ def _differences(group: Runs) -> Table | None:
         pairs = [(first.main, run.main)] + [(m, m) for m in run.metrics if m in first.metrics]
         for before, after in dict.fromkeys(pairs):
             title = after if before == after else f"{after} less {before}"
-            row: dict[str, Any] = {"run": name, "model": title}
-            for text, key in _METRICS:
+            row: dict[str, Any] = {"run": name, "model": title, "seeds": None}
+            for text, key in _COMPARED:
                 old = by_seed(first.metrics[before], key, seeds=first.seeds[:1])
                 found = paired(old, by_seed(run.metrics[after], key, seeds=run.seeds[:1]))
                 if found is None:
                     continue
                 std = "" if found.std is None else f" ± {found.std:.4f}"
                 row[text] = f"{found.mean:+.4f}{std}"
-                row[f"p, {text}"] = None if found.p is None else f"{found.p:.3f}"
-                row["common seeds"] = str(found.pairs)
-            if len(row) > 2:
+                row[f"p, {text}"] = None if found.p is None else f"{max(found.p, 1e-4):.4f}"
+                row["seeds"] = str(found.pairs)
+            if row["seeds"]:
                 rows.append(row)
     return table(rows) if rows else None
 

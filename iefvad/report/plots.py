@@ -26,6 +26,7 @@ from iefvad.utils.text import clock
 from iefvad.video import SEGMENT
 
 _GRID = np.linspace(0, 1, 401)  # false positive rates or recalls at which curves are averaged
+_BANDS = 4  # more bands on top of each other cannot be told apart
 _BARS = 45  # bars in one row of half a page
 MAX_POINTS = 900  # points of one line; more than the page has pixels
 _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
@@ -77,7 +78,7 @@ def roc(found: Found, tokens: Mapping[str, str] | None = None) -> Figure | None:
 
     Args:
         found: What `curves_of` returns. Curves of several seeds are averaged at equal false positive rates; a band
-            shows their standard deviation.
+            shows their standard deviation, with more than four models only that of the fusion.
         tokens: Palette tokens by name, where the names are not those of models.
 
     Returns:
@@ -92,7 +93,7 @@ def roc(found: Found, tokens: Mapping[str, str] | None = None) -> Figure | None:
         if len(found[model]) == 1:
             ax.plot(*_thin(found[model][0].fpr, found[model][0].tpr), **style, clip_on=False)
         else:
-            _band(ax, [np.interp(_GRID, c.fpr, c.tpr) for c in found[model]], style)
+            _band(ax, [np.interp(_GRID, c.fpr, c.tpr) for c in found[model]], style, len(found))
     _curve_legend(figure, found, tokens, "AUC", [[c.auc for c in several] for several in found.values()])
     label(ax, "false positive rate", "true positive rate", "ROC")
     ax.set(xlim=(0, 1), ylim=(0, 1))
@@ -121,16 +122,18 @@ def precision_recall(found: Found, chance: float, tokens: Mapping[str, str] | No
             ax.plot(*line, drawstyle="steps-pre", **style, clip_on=False)
         else:
             steps = [np.searchsorted(c.recall, _GRID).clip(max=c.recall.size - 1) for c in found[model]]
-            _band(ax, [c.precision[at] for c, at in zip(found[model], steps, strict=True)], style)
+            _band(ax, [c.precision[at] for c, at in zip(found[model], steps, strict=True)], style, len(found))
     _curve_legend(figure, found, tokens, "AP", [[c.ap for c in several] for several in found.values()])
     label(ax, "recall", "precision", f"Precision and recall (chance {chance:.3f})")
     ax.set(xlim=(0, 1), ylim=(0, 1))
     return figure
 
 
-def _band(ax: Axes, lines: Sequence[np.ndarray], style: dict[str, Any]) -> None:
+def _band(ax: Axes, lines: Sequence[np.ndarray], style: dict[str, Any], models: int) -> None:
     mean, std = np.mean(lines, axis=0), np.std(lines, axis=0, ddof=1)
     ax.plot(*_thin(_GRID, mean), **style, clip_on=False)
+    if models > _BANDS and style["color"] != colour("fusion"):
+        return
     low, high = (mean - std).clip(min=0), (mean + std).clip(max=1)
     ax.fill_between(_GRID[::4], low[::4], high[::4], color=style["color"], alpha=0.12, linewidth=0)
 
