@@ -265,8 +265,8 @@ def robustness_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def spread(row: Mapping[str, Any], key: str) -> Spread | None:
-    """Return the mean and deviation of a metric of a row; None where it is undefined."""
-    return None if row.get(key) is None else Spread(row[key], row["std"][key])
+    """Return mean and deviation of a metric of a row; None where it is undefined. Rows of old runs have one draw."""
+    return None if row.get(key) is None else Spread(row[key], (row.get("std") or {}).get(key))
 
 
 def explain(rows: Sequence[Mapping[str, Any]]) -> str:

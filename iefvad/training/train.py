@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from iefvad.training.results import Results, finish
 from iefvad.training.run import Run
 from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark
+from iefvad.training.tracking import Tracking
 
 
 def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
@@ -37,14 +39,17 @@ def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
         UserError: the data or the settings are wrong. What can be known before training is found before.
         Aborted: another process failed.
     """
-    with distributed.start(config.device) as processes:
-        return _train(config, processes, progress and processes.is_main)
+    with distributed.start(config.device) as processes, contextlib.ExitStack() as stack:
+        return _train(config, processes, progress and processes.is_main, stack)
 
 
-def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, Any]:
+def _train(config: Settings, processes: Processes, progress: bool, stack: contextlib.ExitStack) -> dict[str, Any]:
     begin = time.perf_counter()
     with processes.barrier():
         run = Run.create(config) if processes.is_main else Run(config.run_dir, config)
+        if processes.is_main:
+            run.tracking = Tracking(run.path, run.config, run.variants)
+            stack.callback(run.tracking.close)
     benchmark = _load(config, processes, progress)
     with processes.barrier():
         benchmark.notes += crop_notes(benchmark.test, config.test_crops)
@@ -59,7 +64,8 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
     for seed in config.seeds:
         for variant in run.variants:
             fitted, scores = fit_and_score(run, variant, seed, data, processes=processes, progress=progress)
-            results.add(variant.name, seed, scores, fitted.model)
+            run.tracking.tested(variant, seed, scores)
+            results.add(variant.name, seed, scores, fitted.model, epoch=fitted.epoch, threshold=fitted.threshold)
             provenance = {
                 "threshold": fitted.threshold,
                 "epoch": fitted.epoch,

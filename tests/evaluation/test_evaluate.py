@@ -81,7 +81,8 @@ def test_all_seeds_of_a_run_are_damaged(run, tmp_path, capsys):
     clean, image, _ = document["robustness"]
     assert image["seeds"] == [0, 1] and np.shape(image["values"]["brier"]) == (2, 2)
     first, second = (values[0] for values in clean["values"]["brier"])
-    assert first == document["fusion"]["brier"] != second and clean["brier"] == pytest.approx((first + second) / 2)
+    assert [first, second] == document["fusion"]["seeds"]["brier"]["values"] and first != second
+    assert clean["brier"] == pytest.approx((first + second) / 2)
     assert len(document["direction"]["image"]["by_network"]) == 2
     assert "over seeds, 2 draws for each of 2 seeds" in capsys.readouterr().out
 
@@ -101,7 +102,9 @@ def test_a_saved_model_gives_the_figures_of_its_run(run, tmp_path, capsys):
         "method": "ief",
         "test_crops": "0",  # the store has no other crop
         "chunk": 32,
+        "seeds": [0],
         "test_videos": 8,
+        "test_set": trained["run"]["test_set"],
         "notes": [],
     }
     assert len(found["robustness"]) == 5
