@@ -41,7 +41,7 @@ def run_local(tasks: Sequence[Task], out: Path, devices: Sequence[str], threads:
             workers[-1].give(waiting.popleft())
         while busy := {worker.connection: worker for worker in workers if worker.task is not None}:
             for connection in wait(list(busy)):
-                worker = busy[connection]  # type: ignore[index]
+                worker = busy[connection]
                 outcome = worker.take()
                 if outcome is None:
                     outcome = worker.death()
