@@ -82,8 +82,8 @@ def add_options(
         elif field.metadata["switch"]:
             target.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=default, help=text)
         elif hint in (list[int], list[int] | None, list[float]):
-            kind, metavar = (float, "F") if hint == list[float] else (int, "N")
-            target.add_argument(flag, nargs="+", type=kind, default=default, help=text, metavar=metavar)
+            kind, letter = (float, "F") if hint == list[float] else (int, "N")
+            target.add_argument(flag, nargs="+", type=kind, default=default, help=text, metavar=letter)
         else:
             target.add_argument(flag, type=hint, default=default, help=text, metavar=metavar(hint))
 
