@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -59,7 +59,7 @@ class _Worker:
     """A process, seen from the one that started it."""
 
     def __init__(self, out: Path, device: str, threads: int) -> None:
-        context = multiprocessing.get_context(START)
+        context: Any = multiprocessing.get_context(START)
         self.connection, theirs = context.Pipe()
         self.device = device
         self.task: Task | None = None
