@@ -34,6 +34,7 @@ WITHOUT_EFFECT = frozenset(
         "explicit",
         "cuda_graph",
         "robustness",
+        "log",
     }
 )
 """Settings that change no weight and no score of a single network. `robustness` is part of a key where it is measured.
