@@ -271,7 +271,8 @@ def spread(row: Mapping[str, Any], key: str) -> Spread | None:
 
 def explain(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in one sentence how the rows were measured."""
-    row = rows[-1]
+    # Version 0.1 had one way, which its rows do not name.
+    row = {"mask": "zero", "damage": "features", "draws": 1, **rows[-1]}
     towards = "the mean of the training features" if row["mask"] == "mean" else "zero"
     if row["damage"] == "features":
         what = f"Feature dimensions become {towards}"
