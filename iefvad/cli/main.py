@@ -11,6 +11,7 @@ COMMANDS = {
     "sweep": ("iefvad.cli.sweep:main", "train many networks and compare them: settings, seeds, tables"),
     "extract": ("iefvad.cli.extract:main", "turn videos into a feature store"),
     "evaluate": ("iefvad.cli.evaluate:main", "metrics, robustness and plots of a run or of a released model"),
+    "report": ("iefvad.cli.report:main", "make the page of a run again, or a page that compares several runs"),
     "detect": ("iefvad.cli.detect:main", "anomaly scores for your own videos, cameras and streams"),
     "calibrate": ("iefvad.cli.calibrate:main", "find the threshold for a maximum number of false alarms per hour"),
     "data": ("iefvad.cli.data:main", "check the lists and annotations of a data set; make gt.npy"),

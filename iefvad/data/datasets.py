@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -65,9 +65,21 @@ def load_store(
         attach_gt(test, gt)
     elif (found := _default(store.root, annotations, "annotations.txt")) is not None:
         attach_annotations(test, found)
-    notes += _overlap(train, test) + _doubtful(test) + _clocks([sidecars[video.name] for video in test])
+    notes += (
+        _damage(store.settings)
+        + _overlap(train, test)
+        + _doubtful(test)
+        + _clocks([sidecars[video.name] for video in test])
+    )
     dim = store.settings.get("dim") or int((train or test)[0].features((train or test)[0].crops[0])[0].shape[1])
     return Benchmark(store.root.resolve().name, train, test, dim, notes, dict(store.settings))
+
+
+def _damage(settings: Mapping[str, Any]) -> list[str]:
+    """Say with what the videos were damaged before their features were made, where they were."""
+    return (
+        [f"the features are those of damaged videos: {text} (--corrupt)"] if (text := settings.get("corrupt")) else []
+    )
 
 
 def _clocks(sidecars: Sequence[Sidecar]) -> list[str]:
@@ -147,7 +159,7 @@ def load_packed(
         attach_gt(test, gt)
     elif annotations is not None:
         attach_annotations(test, annotations)
-    notes = list(store.notes)
+    notes = list(store.notes) + _damage(store.settings)
     averaged = sum(isinstance(video.reader, PackedReader) and video.reader.averaged for video in train)
     if averaged:
         notes.append(

@@ -71,6 +71,7 @@ class Detector:
             "tail": self.config.tail,
             "on_truncated": self.config.on_truncated,
             "fps": self.config.fps,
+            "corrupt": None,  # videos are scored as they are, even by a model that was trained on damaged ones
         }
         self.chunk = int(self.provenance.get("chunk", 256))
         self.hop = self.config.hop if self.config.hop is not None else 1 if live else self.chunk

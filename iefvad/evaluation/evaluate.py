@@ -120,7 +120,8 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
             backend = "auto" if run.config.fused else "reference"
             model = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
             _check_fit(model, benchmark)
-            results.add(variant.name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk), model)
+            scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk)
+            results.add(variant.name, seed, scores, model, **_chosen(model))
             used = used or {key: model.provenance.get(key) for key in ("train_videos", "held_out_videos")}
             if config.robustness and variant == run.variants[0] and variant.modality == "fusion":
                 damaged[seed] = _robustness(config, model, benchmark, crops, chunk, run.config.robustness)
@@ -160,7 +161,8 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     if isinstance(model.config, BaselineConfig):
         name = baseline_name(model.config.model, name)
     results = Results()
-    results.add(name, seed, score_videos(model, benchmark.test, crops=crops, chunk=chunk), model)
+    scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk)
+    results.add(name, seed, scores, model, **_chosen(model))
     damaged = {}
     if config.robustness and fused:
         usual: Damage = "segments" if known.get("protocol") == "released" else "features"
@@ -176,9 +178,11 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
             "method": method,
             "test_crops": tested_crops(benchmark.test, crops),
             "chunk": chunk,
+            "seeds": [seed],
         },
         settings={"model": dataclasses.asdict(model.config), "evaluation": given, "provenance": known},
         command=_command(path, config),
+        device=resolve_device(config.device),
     )
     return _shown(write_results(subject, benchmark, results, robustness=over_seeds(damaged) or None))
 
@@ -255,6 +259,11 @@ def _describe(path: Path, model: IEFVAD | Baseline, method: str, benchmark: Benc
     print(f"{benchmark.name}: test {len(videos)} videos ({abnormal} abnormal, {segments} segments)")
     for note in benchmark.notes:
         print(f"note: {note}")
+
+
+def _chosen(model: IEFVAD | Baseline) -> dict[str, Any]:
+    """Epoch and threshold of a saved model, for `Results.add`."""
+    return {key: model.provenance.get(key) for key in ("epoch", "threshold")}
 
 
 def _add_density(results: Results, seed: int, benchmark: Benchmark) -> None:

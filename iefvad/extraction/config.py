@@ -11,6 +11,7 @@ from iefvad.extraction.stream import CROPS
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
 from iefvad.video import SEGMENT
+from iefvad.video.corruption import Corruptions
 
 
 @dataclass
@@ -43,6 +44,13 @@ class ExtractConfig:
         None,
         "let the image encoder skip a frame unless the fraction of pixels with an event since the last frame that it"
         " saw exceeds this, within a segment; 0 skips only identical frames [default: no frame is skipped]",
+    )
+
+    corrupt: str | None = option(
+        None,
+        "damage the decoded pictures, to measure what a model makes of bad cameras: dark=GAIN (0 to 1), blur=SIGMA in"
+        " pixels, noise=SIGMA in grey levels, drop=FRACTION of frames that freeze, dead-event; several with commas, as"
+        " in dark=0.3,noise=5 [default: no damage]",
     )
 
     # Encoders.
@@ -134,6 +142,7 @@ def check(config: ExtractConfig) -> None:
         raise UserError(f"--frames-per-segment must be between 1 and {SEGMENT}, not {config.frames_per_segment}.")
     if config.keyframes is not None and not 0 <= config.keyframes <= 1:
         raise UserError(f"--keyframes must be a fraction between 0 and 1, not {config.keyframes}.")
+    Corruptions.parse(config.corrupt)
     for name in ("batch", "workers", "ray_actors"):
         if getattr(config, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must be at least 0, not {getattr(config, name)}.")
@@ -167,7 +176,7 @@ def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
 
 
 def store_settings(encoder: Encoder, config: ExtractConfig) -> dict[str, Any]:
-    """Return what a store records about its features: encoders, where their weights are, crops, events and frames."""
+    """Return what a store records about its features: encoders and their weights, crops, events, frames, damage."""
     return {
         **encoder.settings,
         **encoder.weights,
@@ -179,4 +188,5 @@ def store_settings(encoder: Encoder, config: ExtractConfig) -> dict[str, Any]:
         "tail": config.tail,
         "frames_per_segment": config.frames_per_segment,
         "keyframes": config.keyframes,
+        "corrupt": str(Corruptions.parse(config.corrupt)) or None,
     }

@@ -109,7 +109,7 @@ class DecodingProcess:
 
         Args:
             path: The video file, or a folder of frames.
-            settings: `tail`, `on_truncated` and perhaps `fps`, as for `iefvad.video.Segments`.
+            settings: `tail`, `on_truncated` and perhaps `fps`, `corrupt` and `name`, as for `iefvad.video.Segments`.
             buffer: Returns an array of `SHAPE` to put the next segment in.
 
         Yields:
@@ -120,7 +120,8 @@ class DecodingProcess:
             DecoderCrashError: The process ended. This object cannot be used any more.
             RuntimeError: The process did not start.
         """
-        request = {"path": str(path), "fps": settings.get("fps")}
+        request = {"path": str(path)} | {key: settings.get(key) for key in ("fps", "corrupt")}
+        request["name"] = settings.get("name", "")
         request |= {key: settings[key] for key in ("tail", "on_truncated")}
         try:
             if not self._ready:
@@ -221,9 +222,7 @@ def serve() -> None:
 
 def _decode(request: dict[str, Any], send: Callable[[bytes, Any], None]) -> None:
     try:
-        segments = Segments(
-            request["path"], tail=request["tail"], on_truncated=request["on_truncated"], fps=request["fps"]
-        )
+        segments = Segments(**request)
         send(_OPENED, {"fps": segments.info.fps, "frames": segments.info.frames})
         with contextlib.closing(ahead(segments, _AHEAD)) as decoded:
             for segment in decoded:

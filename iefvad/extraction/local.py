@@ -95,7 +95,7 @@ class _Pipeline:
                 process = process or DecodingProcess()
                 self.processes[number] = process
                 try:
-                    for item in process.decode(job.path, self.settings, self._buffer):
+                    for item in process.decode(job.path, self.settings | {"name": job.name}, self._buffer):
                         self.events.put((job, item))
                         if self.jobs.stop.is_set():
                             return

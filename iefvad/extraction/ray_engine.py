@@ -155,7 +155,8 @@ class _Decode:
         opened, last, index = Opened(25.0, None), None, 0
         before: np.ndarray | None = None
         carry = self.settings.get("carry", False)
-        for part in process.decode(path, self.settings, lambda: np.empty(SHAPE, np.uint8)):
+        settings = self.settings | {"name": name}
+        for part in process.decode(path, settings, lambda: np.empty(SHAPE, np.uint8)):
             if isinstance(part, Opened):
                 opened = part
             elif isinstance(part, Ended):

@@ -21,6 +21,7 @@ from iefvad.extraction.frame_choice import choose_frames
 from iefvad.features.store import UNRECORDED
 from iefvad.utils.prefetch import ahead
 from iefvad.video import SEGMENT, Segments, crops
+from iefvad.video.corruption import Corruptions
 
 Item = TypeVar("Item")
 
@@ -84,7 +85,8 @@ class FeatureStream:
     Args:
         path: The video file.
         encoder: The encoder.
-        settings: Values for keys of `DEFAULTS`. Other keys are ignored.
+        settings: Values for keys of `DEFAULTS`, and perhaps `fps` and `name`, as for `iefvad.video.Segments`. Other
+            keys are ignored.
         prefetch: Let a thread decode, resize and make event maps ahead of the encoder.
 
     Attributes:
@@ -108,6 +110,8 @@ class FeatureStream:
             tail=self.settings["tail"],
             on_truncated=self.settings["on_truncated"],
             fps=(settings or {}).get("fps"),
+            corrupt=self.settings["corrupt"],
+            name=(settings or {}).get("name", ""),
         )
         self.fps = self.segments.info.fps
 
@@ -159,13 +163,15 @@ def event_maps(frames: Tensor, settings: Mapping[str, Any], before: Tensor | Non
 
     Args:
         frames: uint8 (..., 16, H, W, 3) RGB, one segment or several.
-        settings: The keys `threshold`, `clamp`, `normalize` and `carry` of `DEFAULTS`; others are ignored.
+        settings: The keys `threshold`, `clamp`, `normalize`, `carry` and `corrupt` of `DEFAULTS`; others are ignored.
         before: uint8 (..., H, W, 3), the frame before each segment, where there is one. Its difference to the first
             frame counts if `carry` is set.
 
     Returns:
         float32 (..., H, W) in [0, 1], on the device of `frames`.
     """
+    if Corruptions.parse(settings.get("corrupt")).dead_event:
+        return torch.zeros(frames.shape[:-4] + frames.shape[-3:-1], device=frames.device)
     return event_synthesis(
         frames,
         threshold=settings["threshold"],

@@ -71,7 +71,7 @@ def _work(jobs: Jobs, encoder: Encoder, settings: dict[str, Any], threads: int) 
 
 
 def _features(jobs: Jobs, job: Job, encoder: Encoder, settings: dict[str, Any], *, prefetch: bool) -> Features | None:
-    stream = FeatureStream(job.path, encoder, settings, prefetch=prefetch)
+    stream = FeatureStream(job.path, encoder, settings | {"name": job.name}, prefetch=prefetch)
     claimed = stream.segments.info.frames or math.inf
     image, event, densities = [], [], []
     with contextlib.closing(iter(stream)) as segments:

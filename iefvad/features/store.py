@@ -38,7 +38,7 @@ _LATER = ("starts", "ends", "clock")  # keys that stores of earlier versions lac
 _WHOLE_FILE, _BLOCK = 64 << 20, 8 << 20
 
 
-UNRECORDED: dict[str, Any] = {"carry": False, "frames_per_segment": 16, "keyframes": None}
+UNRECORDED: dict[str, Any] = {"carry": False, "frames_per_segment": 16, "keyframes": None, "corrupt": None}
 """Settings that older stores do not have, and what that means. With these values no store records them."""
 
 

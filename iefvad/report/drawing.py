@@ -79,8 +79,8 @@ def _named(drawn: Legend, names: Sequence[str]) -> None:
         text.set_text(name)
 
 
-def line_style(model: str) -> dict[str, Any]:
-    """Return colour, dashes and width of a model's line: always the same for the same name."""
-    token = token_of(model)
+def line_style(model: str, token: str | None = None) -> dict[str, Any]:
+    """Return colour, dashes and width of a model's line: always the same for the same name, or those of a token."""
+    token = token or token_of(model)
     dashes = _OTHER_DASHES[OTHERS.index(token) % len(_OTHER_DASHES)] if token in OTHERS else _DASHES[token]
     return {"color": colour(token), "linestyle": dashes, "linewidth": 2.2 if model == "fusion" else 1.5}

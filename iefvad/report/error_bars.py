@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from iefvad.report.plots import WIDTH, _figure, _label, colour
+from iefvad.report.drawing import WIDTH, colour, label, new_figure
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def error_bars(panels: Sequence[Panel], axis: str) -> Figure | None:
         return None
     crowded = max(len(panel.samples) for panel in panels) > 12
     rows, columns = (len(panels), 1) if crowded else (1, len(panels))
-    figure, axes = _figure(2.9 * rows, rows, columns, width=WIDTH if crowded or len(panels) > 1 else WIDTH / 2)
+    figure, axes = new_figure(2.9 * rows, rows, columns, width=WIDTH if crowded or len(panels) > 1 else WIDTH / 2)
     for ax, panel in zip(axes, panels, strict=True):
         if panel.base is not None and panel.samples.get(panel.base):
             mean = float(np.mean(panel.samples[panel.base]))
@@ -68,5 +68,5 @@ def error_bars(panels: Sequence[Panel], axis: str) -> Figure | None:
             text.set_parse_math(False)
         ax.set_xlim(-0.5, len(names) - 0.5)
         ax.grid(False, axis="x")
-        _label(ax, axis, "", panel.title)
+        label(ax, axis, "", panel.title)
     return figure

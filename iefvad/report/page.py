@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from iefvad.report.style import PALETTE, token_of
+from iefvad.scoring.seeds import Spread
 from iefvad.scoring.tables import cell
 from iefvad.utils.files import write_text
 
@@ -55,11 +56,12 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Cell of a table: its text, its CSS class, and the palette token of the mark before the text."""
+    """Cell of a table: its text, its CSS class, the palette token of the mark before the text, and a small note."""
 
     text: str
     kind: str
     token: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,16 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
 
+    @property
+    def dense(self) -> bool:
+        """Whether the table has so many columns that they lie closer."""
+        return len(self.columns) > 6
+
 
 def table(
     rows: Sequence[Mapping[str, Any]],
     *,
-    models: Sequence[str] = (),
+    models: Sequence[str] | Mapping[str, str] = (),
     best: Callable[[str], str | None] | None = None,
     across: Sequence[str] = (),
 ) -> Table:
@@ -81,12 +88,13 @@ def table(
 
     Args:
         rows: Values by column title. Columns are all keys in order of appearance, without those that are always None.
-        models: Where the first column names one of these, the cell gets the model's colour.
+        models: Where the first column names one of these, the cell gets the model's colour, or that of the palette
+            token which a mapping names.
         best: From a column's title to "max", "min" or None: which of its numbers is bold.
         across: Columns that are compared within each row. The largest number of a row is bold.
 
     Returns:
-        The table. Floats have four decimals.
+        The table. Floats have four decimals. The deviation of a `Spread` is a small note beside its mean.
     """
     keys = [
         key
@@ -102,10 +110,14 @@ def table(
         cells = []
         for number, key in enumerate(keys):
             value = row.get(key)
-            text = cell(value)
+            spread = isinstance(value, Spread) and value.std is not None
+            text, _, note = cell(value).partition(" ± ") if spread else (cell(value), "", "")
             bold = text != "-" and (text == winners[key] or (key in across and text == champion))
-            token = token_of(str(value)) if number == 0 and value in models else ""
-            cells.append(Cell(text, "text" if key in wordy else "best" if bold else "", token))
+            token = ""
+            if number == 0 and value in models:
+                token = models[str(value)] if isinstance(models, Mapping) else token_of(str(value))
+            kind = "text" if key in wordy else "best" if bold else ""
+            cells.append(Cell(text, kind, token, note and f"± {note}"))
         body.append(cells)
     return Table([Column(key, "text" if key in wordy else "") for key in keys], body)
 
@@ -115,7 +127,7 @@ def _is_word(value: Any) -> bool:
 
 
 def _winner(values: Sequence[Any], rule: str | None) -> str | None:
-    numbers = [v for v in values if isinstance(v, float)]
+    numbers = [float(v) for v in values if isinstance(v, (float, Spread))]
     if rule is None or not numbers:
         return None
     return cell(max(numbers) if rule == "max" else min(numbers))

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from iefvad.report.drawing import WIDTH, colour, dress, label, legend, legend_below, line_style, new_figure
 from iefvad.report.style import SERIES, token_of
-from iefvad.scoring.metrics import curves
+from iefvad.scoring.metrics import Curves, curves
 from iefvad.scoring.seeds import Spread
 from iefvad.scoring.tables import class_rows
 from iefvad.scoring.video_scores import Interval, VideoScores
@@ -25,6 +25,8 @@ from iefvad.utils.intervals import runs
 from iefvad.utils.text import clock
 from iefvad.video import SEGMENT
 
+_GRID = np.linspace(0, 1, 401)  # false positive rates or recalls at which curves are averaged
+_BANDS = 4  # more bands on top of each other cannot be told apart
 _BARS = 45  # bars in one row of half a page
 MAX_POINTS = 900  # points of one line; more than the page has pixels
 _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
@@ -57,40 +59,91 @@ def _thin(x: np.ndarray, y: np.ndarray, cells: int = 500) -> tuple[np.ndarray, n
     return x[keep], y[keep]
 
 
-def roc(models: Mapping[str, Sequence[VideoScores]]) -> Figure | None:
-    """Draw the ROC curves over frames, one line per model, half a page wide. None without any curve."""
-    found = {model: c for model, videos in models.items() if (c := curves(videos)) is not None}
+Found = Mapping[str, Sequence[Curves]]
+"""Model → curves of each of its seeds."""
+
+
+def curves_of(scores: Mapping[str, Sequence[Sequence[VideoScores]]]) -> dict[str, list[Curves]]:
+    """Compute the curves of each model and seed; models without any are left out.
+
+    Args:
+        scores: Model → scores of the test videos of each seed.
+    """
+    found = {model: [c for videos in seeds if (c := curves(videos)) is not None] for model, seeds in scores.items()}
+    return {model: several for model, several in found.items() if several}
+
+
+def roc(found: Found, tokens: Mapping[str, str] | None = None) -> Figure | None:
+    """Draw the ROC curves over frames, one line per model, half a page wide.
+
+    Args:
+        found: What `curves_of` returns. Curves of several seeds are averaged at equal false positive rates; a band
+            shows their standard deviation, with more than four models only that of the fusion.
+        tokens: Palette tokens by name, where the names are not those of models.
+
+    Returns:
+        The figure; None without any curve.
+    """
     if not found:
         return None
     figure, (ax,) = new_figure(4.8, width=WIDTH / 2)
     ax.plot([0, 1], [0, 1], color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
     for model in _fusion_last(found):
-        ax.plot(*_thin(found[model].fpr, found[model].tpr), **line_style(model), clip_on=False)
-    handles = [Line2D([], [], **line_style(m)) for m in found]
-    legend_below(figure, handles, [f"{m}, AUC {c.auc:.3f}" for m, c in found.items()])
+        style = line_style(model, (tokens or {}).get(model))
+        if len(found[model]) == 1:
+            ax.plot(*_thin(found[model][0].fpr, found[model][0].tpr), **style, clip_on=False)
+        else:
+            _band(ax, [np.interp(_GRID, c.fpr, c.tpr) for c in found[model]], style, len(found))
+    _curve_legend(figure, found, tokens, "AUC", [[c.auc for c in several] for several in found.values()])
     label(ax, "false positive rate", "true positive rate", "ROC")
     ax.set(xlim=(0, 1), ylim=(0, 1))
     return figure
 
 
-def precision_recall(models: Mapping[str, Sequence[VideoScores]]) -> Figure | None:
-    """Draw precision against recall over frames, one line per model, half a page wide. None without any curve."""
-    found = {model: c for model, videos in models.items() if (c := curves(videos)) is not None}
+def precision_recall(found: Found, chance: float, tokens: Mapping[str, str] | None = None) -> Figure | None:
+    """Draw precision against recall over frames, one line per model, half a page wide.
+
+    Args:
+        found: As for `roc`; averaged at equal recall.
+        chance: Fraction of abnormal frames.
+        tokens: Palette tokens by name, where the names are not those of models.
+
+    Returns:
+        The figure; None without any curve.
+    """
     if not found:
         return None
     figure, (ax,) = new_figure(4.8, width=WIDTH / 2)
-    truth = [v.truth for v in models[next(iter(found))] if v.truth is not None]
-    chance = float(np.concatenate(truth).mean())
     ax.axhline(chance, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
     for model in _fusion_last(found):
-        line = _thin(found[model].recall, found[model].precision)
-        ax.plot(*line, drawstyle="steps-pre", **line_style(model), clip_on=False)
-    handles = [Line2D([], [], **line_style(m)) for m in found]
-    names = [f"{m}, AP {c.ap:.3f}" for m, c in found.items()]
-    legend_below(figure, handles, names)
+        style = line_style(model, (tokens or {}).get(model))
+        if len(found[model]) == 1:
+            line = _thin(found[model][0].recall, found[model][0].precision)
+            ax.plot(*line, drawstyle="steps-pre", **style, clip_on=False)
+        else:
+            steps = [np.searchsorted(c.recall, _GRID).clip(max=c.recall.size - 1) for c in found[model]]
+            _band(ax, [c.precision[at] for c, at in zip(found[model], steps, strict=True)], style, len(found))
+    _curve_legend(figure, found, tokens, "AP", [[c.ap for c in several] for several in found.values()])
     label(ax, "recall", "precision", f"Precision and recall (chance {chance:.3f})")
     ax.set(xlim=(0, 1), ylim=(0, 1))
     return figure
+
+
+def _band(ax: Axes, lines: Sequence[np.ndarray], style: dict[str, Any], models: int) -> None:
+    mean, std = np.mean(lines, axis=0), np.std(lines, axis=0, ddof=1)
+    ax.plot(*_thin(_GRID, mean), **style, clip_on=False)
+    if models > _BANDS and style["color"] != colour("fusion"):
+        return
+    low, high = (mean - std).clip(min=0), (mean + std).clip(max=1)
+    ax.fill_between(_GRID[::4], low[::4], high[::4], color=style["color"], alpha=0.12, linewidth=0)
+
+
+def _curve_legend(
+    figure: Figure, found: Found, tokens: Mapping[str, str] | None, what: str, areas: Sequence[Sequence[float]]
+) -> None:
+    handles = [Line2D([], [], **line_style(m, (tokens or {}).get(m))) for m in found]
+    means = [f"{np.mean(v):.3f}" + (f" ± {np.std(v, ddof=1):.3f}" if len(v) > 1 else "") for v in areas]
+    legend_below(figure, handles, [f"{m}, {what} {text}" for m, text in zip(found, means, strict=True)])
 
 
 def _fusion_last(models: Iterable[str]) -> list[str]:
@@ -245,7 +298,9 @@ def _time_axis(ax: Axes, duration: float) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: clock(x)))
 
 
-def class_bars(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> Figure | None:
+def class_bars(
+    metrics: Mapping[str, Mapping[str, Any]], key: str = "auc", *, tokens: Mapping[str, str] | None = None
+) -> Figure | None:
     """Draw bars of "auc" or "ap" per anomaly class, one colour per model, half a page wide.
 
     Many bars are divided among several rows. With several seeds a bar is their mean, and a line shows its deviation.
@@ -253,6 +308,7 @@ def class_bars(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> Fi
     Args:
         metrics: Model → its object of metrics.json, or what `metrics.evaluate` returns.
         key: "auc" or "ap".
+        tokens: Palette tokens by name, where the names are not those of models.
 
     Returns:
         The figure; None where no value is defined.
@@ -261,25 +317,26 @@ def class_bars(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> Fi
     models = [m for m in metrics if any(row.get(m) is not None for row in rows)]
     if not models:
         return None
+    colours = {m: line_style(m, (tokens or {}).get(m))["color"] for m in models}
     lines = math.ceil(len(rows) / max(1, min(7, _BARS // len(models))))
     each = math.ceil(len(rows) / lines)
     figure, axes = new_figure(max(4.6, 1.75 * lines + 0.4), lines, width=WIDTH / 2)
     for number, ax in enumerate(axes):
-        _class_axes(ax, rows[number * each : (number + 1) * each], models, each)
+        _class_axes(ax, rows[number * each : (number + 1) * each], colours, each)
         if key == "auc":
             ax.axhline(0.5, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)), zorder=3)
         label(ax, y=key.upper())
-    legend_below(figure, [Patch(facecolor=colour(token_of(m))) for m in models], models)
+    legend_below(figure, [Patch(facecolor=each) for each in colours.values()], models)
     return figure
 
 
-def _class_axes(ax: Axes, rows: Sequence[Mapping[str, Any]], models: Sequence[str], places: int) -> None:
-    width = 0.84 / len(models)
-    for i, model in enumerate(models):
+def _class_axes(ax: Axes, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str], places: int) -> None:
+    width = 0.84 / len(colours)
+    for i, model in enumerate(colours):
         values = [np.nan if row.get(model) is None else float(row[model]) for row in rows]
         spread = [found.std or 0.0 if isinstance(found := row.get(model), Spread) else 0.0 for row in rows]
         at = np.arange(len(rows)) - 0.42 + (i + 0.5) * width
-        ax.bar(at, values, width * 0.9, color=colour(token_of(model)), zorder=2)
+        ax.bar(at, values, width * 0.9, color=colours[model], zorder=2)
         if any(spread):
             upper = np.minimum(spread, 1 - np.nan_to_num(values))  # nothing reaches beyond 1
             ax.errorbar(at, values, [spread, upper], fmt="none", ecolor=colour("ink"), elinewidth=0.8, zorder=3)
@@ -300,31 +357,29 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Draw loss, classification loss and validation metric by epoch, one line per model. None where there are none.
 
     Args:
-        history: Rows of log.jsonl (model, epoch, loss, loss_cls, val_*).
+        history: Rows of log.jsonl (model, seed, epoch, loss, loss_cls, val_*). Over several seeds the mean is drawn,
+            and a band from the lowest to the highest value.
     """
     keys = list(dict.fromkeys(k for row in history for k in row))
     validation = [k for k in keys if k.startswith("val")]
     wanted = [("loss", "total loss"), ("loss_cls", "classification loss")]
     wanted += [(k, k.replace("val_", "validation ").replace("auc", "AUC").replace("ap", "AP")) for k in validation[:1]]
     models = list(dict.fromkeys(str(row.get("model", "fusion")) for row in history))
-    series: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    series: dict[tuple[str, str], dict[float, list[float]]] = {}
     for row in history:
         for key, _ in wanted:
             value, epoch = row.get(key), row.get("epoch")
             numeric = isinstance(value, (int, float)) and isinstance(epoch, (int, float)) and np.isfinite(value)
             if numeric and value is not None and epoch is not None:
-                series.setdefault((key, str(row.get("model", "fusion"))), []).append((float(epoch), float(value)))
+                by_epoch = series.setdefault((key, str(row.get("model", "fusion"))), {})
+                by_epoch.setdefault(float(epoch), []).append(float(value))
     panels = [(key, title) for key, title in wanted if any(k == key for k, _ in series)]
     if not panels:
         return None
     figure, axes = new_figure(3.2, 1, len(panels))
     for ax, (key, title) in zip(axes, panels, strict=True):
         for model in models:
-            points = series.get((key, model), [])
-            mark = "o" if len(points) <= 40 else ""
-            if points:
-                style = line_style(model)
-                ax.plot(*zip(*points, strict=True), **style, marker=mark, markersize=3)
+            _by_epoch(ax, series.get((key, model), {}), model)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         label(ax, "epoch", "", title)
     handles = [Line2D([], [], **line_style(m)) for m in models]
@@ -332,11 +387,25 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure
 
 
+def _by_epoch(ax: Axes, values: Mapping[float, Sequence[float]], model: str) -> None:
+    """Draw the mean of values by epoch, and a band from the lowest to the highest."""
+    if not values:
+        return
+    epochs = sorted(values)
+    mark = "o" if len(epochs) <= 40 else ""
+    ax.plot(epochs, [float(np.mean(values[e])) for e in epochs], **line_style(model), marker=mark, markersize=3)
+    if any(len(several) > 1 for several in values.values()):
+        low, high = [min(values[e]) for e in epochs], [max(values[e]) for e in epochs]
+        ax.fill_between(epochs, low, high, color=line_style(model)["color"], alpha=0.12, linewidth=0)
+
+
 def learned_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draw learned q (mean, and a band from minimum to maximum) and learned ν by epoch. None where nothing is learned.
+    """Draw learned q and learned ν by epoch. None where nothing is learned.
 
     Args:
-        history: Rows of log.jsonl of one seed (model, epoch, q_mean, q_min, q_max, nu_image, nu_event).
+        history: Rows of log.jsonl (model, seed, epoch, q_mean, q_min, q_max, nu_image, nu_event). The lines are means
+            over the seeds. The band of q goes from its lowest to its highest dimension in any seed, that of ν from the
+            lowest to the highest seed.
     """
     wanted = {"q_mean": "process noise q", "nu_image": "ν, image", "nu_event": "ν, event"}
     panels = [key for key in wanted if any(key in row for row in history)]
@@ -347,12 +416,19 @@ def learned_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     figure, axes = new_figure(3.2, 1, len(panels), width=WIDTH * len(panels) / 3)
     for ax, key in zip(axes, panels, strict=True):
         for model in models:
-            rows = [row for row in history if row["model"] == model and key in row]
-            epochs = [row["epoch"] for row in rows]
-            ax.plot(epochs, [row[key] for row in rows], **line_style(model))
-            if key == "q_mean":
-                low, high = ([row[name] for row in rows] for name in ("q_min", "q_max"))
-                ax.fill_between(epochs, low, high, color=colour(token_of(model)), alpha=0.12, linewidth=0)
+            values: dict[float, list[float]] = {}
+            for row in learning:
+                if row["model"] == model and key in row:
+                    values.setdefault(float(row["epoch"]), []).append(float(row[key]))
+            bounds: dict[float, list[float]] = {}
+            for row in learning:
+                if row["model"] == model and key in row and key == "q_mean":
+                    bounds.setdefault(float(row["epoch"]), []).extend((float(row["q_min"]), float(row["q_max"])))
+            epochs = sorted(values)
+            ax.plot(epochs, [float(np.mean(values[e])) for e in epochs], **line_style(model))
+            band = bounds or values
+            low, high = [min(band[e]) for e in epochs], [max(band[e]) for e in epochs]
+            ax.fill_between(epochs, low, high, color=line_style(model)["color"], alpha=0.12, linewidth=0)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         label(ax, "epoch", "", wanted[key])
     legend_below(figure, [Line2D([], [], **line_style(m)) for m in models], models)
@@ -360,33 +436,43 @@ def learned_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draw AUC, Brier score, KL and mean w_img against the masked fraction of one modality (paper, Appendix H).
+    """Draw AUC, Brier score, KL and the shift of the weights against the damaged fraction (paper, Appendix H).
 
     Args:
-        rows: Rows of `metrics.robustness_row`. A row of ratio 0 is the common start of both lines.
+        rows: Rows of `robustness.robustness`. A row of ratio 0 is the common start of both lines.
 
     Returns:
-        The figure; None without rows.
+        The figure, with a band of a standard deviation on both sides where there are several draws or seeds; None
+        without rows.
     """
     masked = [m for m in ("image", "event") if any(row["masked"] == m for row in rows)]
-    wanted = [("auc", "AUC"), ("brier", "Brier score"), ("kl", "KL(clean || masked), nats"), ("w_img", "mean w_img")]
+    wanted = [("auc", "AUC"), ("brier", "Brier score"), ("kl", "KL(clean || damaged), nats")]
+    wanted.append(("shift", "weight of the damaged stream, less clean"))
     panels = [(key, title) for key, title in wanted if any(row.get(key) is not None for row in rows)]
     if not masked or not panels:
         return None
-    figure, axes = new_figure(2.7 * ((len(panels) + 1) // 2), (len(panels) + 1) // 2, min(2, len(panels)))
+    lines = (len(panels) + 1) // 2
+    figure, axes = new_figure(2.7 * lines, lines, min(2, len(panels)))
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
+    what = "time steps" if rows[-1].get("damage") == "segments" else "feature dimensions"
     for ax, (key, title) in zip(axes, panels, strict=False):
         for name in masked:
-            points = sorted(
-                (float(row["ratio"]), float(row[key]))
-                for row in rows
-                if row.get(key) is not None and (row["masked"] == name or float(row["ratio"]) == 0)
-            )
-            if points:
-                ax.plot(*zip(*points, strict=True), **line_style(name), marker="o", markersize=3.5)
+            own = [row for row in rows if row.get(key) is not None and row["masked"] in (name, "none")]
+            own.sort(key=lambda row: float(row["ratio"]))
+            ratios, means = [row["ratio"] for row in own], np.array([float(row[key]) for row in own])
+            if key == "shift":
+                ratios, means = [0.0, *ratios], np.append(0.0, means)
+            spread = np.array([row.get("std", {}).get(key) or 0.0 for row in own])
+            spread = np.append(np.zeros(len(means) - len(own)), spread)
+            ax.plot(ratios, means, **line_style(name), marker="o", markersize=3.5)
+            if spread.any():
+                low, high = means - spread, means + spread
+                ax.fill_between(ratios, low, high, color=colour(token_of(name)), alpha=0.14, linewidth=0)
+        if key == "shift":
+            ax.axhline(0, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
-        label(ax, "masked feature dimensions", "", title)
+        label(ax, f"damaged {what}", "", title)
     handles = [Line2D([], [], **line_style(m), marker="o", markersize=3.5) for m in masked]
-    legend_below(figure, handles, [f"{m} masked" for m in masked])
+    legend_below(figure, handles, [f"{m} damaged" for m in masked])
     return figure

@@ -19,12 +19,15 @@ from iefvad.scoring.tables import class_rows
 _LEAST = 3  # classes; fewer have no area
 
 
-def radar(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> Figure | None:
+def radar(
+    metrics: Mapping[str, Mapping[str, Any]], key: str = "auc", *, tokens: Mapping[str, str] | None = None
+) -> Figure | None:
     """Draw the classes around a circle and one closed line per model, half a page wide. The rim is 1.
 
     Args:
         metrics: Model → what `metrics.evaluate` returns; with several seeds, their means are drawn.
         key: "auc" or "ap".
+        tokens: Palette tokens by name, where the names are not those of models.
 
     Returns:
         The figure; None with fewer than three classes that have a value.
@@ -33,6 +36,7 @@ def radar(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> Figure 
     models = [model for model in metrics if any(row[model] is not None for row in rows)]
     if len(rows) < _LEAST:
         return None
+    style = {model: line_style(model, (tokens or {}).get(model)) for model in models}
     angles = 2 * np.pi * np.arange(len(rows)) / len(rows)
     values = {m: np.array([np.nan if row[m] is None else float(row[m]) for row in rows]) for m in models}
     figure = Figure(figsize=(WIDTH / 2, 4.8), facecolor=colour("card"))
@@ -48,10 +52,10 @@ def radar(metrics: Mapping[str, Mapping[str, Any]], key: str = "auc") -> Figure 
         ax.plot(np.linspace(0, 2 * np.pi, 181), np.full(181, 0.5), **chance)
     for model in sorted(models, key=lambda m: m == "fusion"):  # the fusion lies on top
         closed = np.append(values[model], values[model][0])
-        ax.plot(around, closed, **line_style(model), marker="o", markersize=2.5, clip_on=False)
+        ax.plot(around, closed, **style[model], marker="o", markersize=2.5, clip_on=False)
         if model == "fusion":
-            ax.fill(around, np.nan_to_num(closed, nan=ax.get_ylim()[0]), color=line_style(model)["color"], alpha=0.08)
-    legend_below(figure, [Line2D([], [], **line_style(m)) for m in models], models)
+            ax.fill(around, np.nan_to_num(closed, nan=ax.get_ylim()[0]), color=style[model]["color"], alpha=0.08)
+    legend_below(figure, [Line2D([], [], **style[m]) for m in models], models)
     return figure
 
 

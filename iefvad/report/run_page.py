@@ -13,8 +13,12 @@ from iefvad.report import plots
 from iefvad.report.images import inline_svg
 from iefvad.report.page import Table, flatten, table, write_page
 from iefvad.report.radar import radar
+from iefvad.report.reliability import reliability_diagram
 from iefvad.report.style import SERIES
+from iefvad.scoring.direction import direction
 from iefvad.scoring.metrics import bootstrap_auc, roc_auc
+from iefvad.scoring.robustness import explain, spread
+from iefvad.scoring.seeds import Spread, by_seed, quantity
 from iefvad.scoring.tables import class_rows, headline_rows
 from iefvad.scoring.video_scores import VideoScores, to_frames
 from iefvad.utils.text import clock, duration
@@ -40,41 +44,45 @@ def write_report(
     robustness: Sequence[Mapping[str, Any]] | None = None,
     command: str | None = None,
     protocol: Sequence[Mapping[str, str]] = (),
+    seeds: Mapping[str, Sequence[Sequence[VideoScores]]] | None = None,
+    made: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Write the report of a run: self-contained HTML, light and dark, a few hundred kilobytes. All text is escaped.
 
     Args:
         path: The HTML file.
         title: Title of the page.
-        metrics: Metrics of each model, in the order of the table. An entry "seeds" ({"list": seeds, "auc": {"values",
-            "mean", "std"}, ...}) puts means over seeds into the headline; the rest of the page shows the first seed.
-        videos: Scores of the test videos by the same models. A model may be absent.
+        metrics: Metrics of each model, in the order of the table, as metrics.json holds them. With several seeds they
+            are shown as mean ± standard deviation.
+        videos: Scores of the test videos by the same models, of their first seed. A model may be absent.
         config: Settings, nested or not.
         notes: Remarks below the main table.
         history: Rows of log.jsonl (model, epoch, loss, loss_cls, val_*).
-        robustness: Rows of `metrics.robustness_row`.
+        robustness: Rows of `robustness.over_seeds`.
         command: The command line that reproduces the run.
         protocol: What the protocol fixes: rows with `setting`, `protocol` and `this run`.
+        seeds: Scores of the test videos of every seed by model, for the curves; by default those of `videos`.
+        made: When and where, by command, as `utils.provenance.made_here` describes it.
 
     Raises:
         UserError: the file cannot be written.
     """
-    headline = {model: _mean_of_seeds(found) for model, found in metrics.items()}
     main = "fusion" if "fusion" in metrics else next(iter(metrics), "")
     test = videos.get(main, ())
-    # Curves of one seed, and of the training that chose the epoch.
-    history = [row for row in history if row.get("seed") == history[0].get("seed") and "phase" not in row]
+    history = [row for row in history if "phase" not in row]  # of the training that chose the epoch
     training = plots.training_curves(history)
     learned = plots.learned_curves(history)
     write_page(
         path,
         "run.html",
         title=title,
-        lead=_lead(headline, main, test),
-        tiles=_tiles(headline.get(main, {}), main),
-        results=_results(headline, videos),
-        notes=[*notes, *_remarks(headline)],
-        curves=_curves(videos),
+        lead=_lead(metrics, main, test),
+        tiles=_tiles(metrics.get(main, {}), main),
+        results=_results(metrics, videos),
+        by_seed=_by_seed(metrics),
+        notes=[*notes, *_remarks(metrics)],
+        curves=_curves(seeds or {model: [scores] for model, scores in videos.items()}),
+        calibration=_calibration(videos),
         classes=_classes(metrics),
         timelines=_timelines(main, videos),
         weights=_weights(metrics),
@@ -83,14 +91,10 @@ def write_report(
         learned=_learned(metrics),
         learned_curves=learned and inline_svg(learned, "Learned process noise and degrees of freedom", "learned"),
         protocol=_protocol(protocol),
+        made=_made(made or {}),
         command=command,
         settings=[(key, v.tolist() if isinstance(v, np.ndarray) else v) for key, v in flatten(config)],
     )
-
-
-def _mean_of_seeds(found: Mapping[str, Any]) -> dict[str, Any]:
-    seeds = found.get("seeds") or {}
-    return dict(found) | {key: seeds[key]["mean"] for key in ("auc", "ap", "ano_auc") if key in seeds}
 
 
 def _lead(metrics: Metrics, main: str, test: Sequence[VideoScores]) -> str:
@@ -117,7 +121,13 @@ def _lead(metrics: Metrics, main: str, test: Sequence[VideoScores]) -> str:
 
 def _tiles(found: Mapping[str, Any], main: str) -> list[tuple[str, str]]:
     named = (("auc", "frame-level AUC"), ("ap", "average precision"), ("ano_auc", "AUC on anomalous videos"))
-    values = [(f"{found[key]:.3f}", f"{main}: {text}") for key, text in named if found.get(key) is not None]
+    values = []
+    for key, text in named:
+        value = quantity(found, key)
+        if isinstance(value, Spread):
+            text += f" ± {value.std:.3f}" if value.std is not None else ""
+        if value is not None:
+            values.append((f"{float(value):.3f}", f"{main}: {text}"))
     if found.get("videos"):
         values.append((str(found["videos"]), f"test videos, {found.get('abnormal_videos', 0)} of them anomalous"))
     return values
@@ -126,11 +136,29 @@ def _tiles(found: Mapping[str, Any], main: str) -> list[tuple[str, str]]:
 def _results(metrics: Metrics, videos: Scores) -> Table:
     rows = headline_rows(metrics)
     for row in rows:
-        by_seed = (metrics[row["model"]].get("seeds") or {}).get("auc")
-        row["AUC by seed"] = ", ".join(f"{value:.3f}" for value in by_seed["values"]) if by_seed else None
         row["AUC, 95%"] = _interval(metrics[row["model"]], videos.get(row["model"], ()))
-    order = ["model", "AUC", "AUC by seed", "AUC, 95%", "AP", "Ano-AUC", "Brier", "w_img", "w_evt"]
+    order = ["model", "AUC", "AUC, 95%", "AP", "Ano-AUC", "Brier", "ECE", "w_img", "w_evt"]
     return table([{key: row[key] for key in order} for row in rows], models=list(metrics), best=_best)
+
+
+def _by_seed(metrics: Metrics) -> dict[str, Table]:
+    """Tables of AUC and AP with one column per seed; models of a single seed are left out."""
+    result = {}
+    for title, key in (("AUC", "auc"), ("AP", "ap")):
+        rows = []
+        for model, found in metrics.items():
+            if found.get("seeds"):
+                rows.append({"model": model} | {str(seed): v for seed, v in by_seed(found, key).items()})
+        if any(len(row) > 1 for row in rows):
+            result[title] = table(rows, models=list(metrics))
+    return result
+
+
+def _made(made: Mapping[str, Mapping[str, str]]) -> Table | None:
+    """When and where the run was trained and evaluated, one column per command."""
+    titles = list(dict.fromkeys(title for facts in made.values() for title in facts))
+    rows = [{"": title} | {command: facts.get(title, "–") for command, facts in made.items()} for title in titles]
+    return table(rows) if rows else None
 
 
 def _interval(found: Mapping[str, Any], videos: Sequence[VideoScores]) -> str | None:
@@ -141,7 +169,7 @@ def _interval(found: Mapping[str, Any], videos: Sequence[VideoScores]) -> str | 
 
 
 def _best(column: str) -> str | None:
-    return "max" if column in _HIGH_IS_BEST else "min" if column == "Brier" else None
+    return "max" if column in _HIGH_IS_BEST else "min" if column in ("Brier", "ECE") else None
 
 
 def _remarks(metrics: Metrics) -> list[str]:
@@ -155,16 +183,27 @@ def _remarks(metrics: Metrics) -> list[str]:
     if lists:
         named = ", ".join(map(str, lists[0]))
         remarks.insert(
-            0, f"AUC, AP and Ano-AUC are means over seeds {named}; everything else on this page is of the first seed."
+            0,
+            f"Figures are mean ± standard deviation over the seeds {named}, and curves are means with a band of one"
+            f" standard deviation. Timelines are those of seed {lists[0][0]}.",
         )
     return remarks
 
 
-def _curves(videos: Scores) -> list[Markup]:
-    roc, precision = plots.roc(videos), plots.precision_recall(videos)
-    if roc is None or precision is None:
+def _curves(seeds: Mapping[str, Sequence[Sequence[VideoScores]]]) -> list[Markup]:
+    found = plots.curves_of(seeds)
+    if not found:
         return []
-    return [inline_svg(roc, "ROC curves", "roc"), inline_svg(precision, "Precision-recall curves", "pr")]
+    truth = [v.truth for v in seeds[next(iter(found))][0] if v.truth is not None]
+    chance = float(np.concatenate(truth).mean())
+    drawn = {"roc": plots.roc(found), "pr": plots.precision_recall(found, chance)}
+    names = {"roc": "ROC curves", "pr": "Precision-recall curves"}
+    return [inline_svg(figure, names[key], key) for key, figure in drawn.items() if figure is not None]
+
+
+def _calibration(videos: Scores) -> Markup | None:
+    plot = reliability_diagram(videos)
+    return None if plot is None else inline_svg(plot, "Fraction of abnormal frames against the score", "reliability")
 
 
 def _classes(metrics: Metrics) -> dict[str, Any] | None:
@@ -242,17 +281,16 @@ def _timelines(main: str, videos: Scores) -> list[dict[str, Any]]:
 
 
 def _weights(metrics: Metrics) -> Table | None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for model, found in metrics.items():
-        for field, means in (found.get("weights") or {}).items():
+        for field in found.get("weights") or {}:
             # A single modality has a gain alone, which compares with nothing.
             if field == "gain" and "w_img" not in found["weights"]:
                 continue
-            rows.append(
-                {"model": model, "quantity": field, **{key: means[key] for key in ("overall", "abnormal", "normal")}}
-            )
+            means = {key: quantity(found, "weights", field, key) for key in ("overall", "abnormal", "normal")}
+            rows.append({"model": model, "quantity": field, **means})
             if means["abnormal"] is not None and means["normal"] is not None:
-                rows[-1]["abnormal less normal"] = f"{means['abnormal'] - means['normal']:+.4f}"
+                rows[-1]["abnormal less normal"] = f"{float(means['abnormal']) - float(means['normal']):+.4f}"
     return table(rows, models=list(metrics)) if rows else None
 
 
@@ -266,7 +304,9 @@ def _learned(metrics: Metrics) -> Table | None:
     names |= {f"nu_{name}": f"ν, {name}" for name in ("image", "event")}
     found = {model: values["learned"] for model, values in metrics.items() if values.get("learned")}
     keys = [key for key in names if any(key in values for values in found.values())]
-    rows = [{"model": model} | {names[key]: values.get(key) for key in keys} for model, values in found.items()]
+    rows = [
+        {"model": model} | {names[key]: quantity(metrics[model], "learned", key) for key in keys} for model in found
+    ]
     return table(rows, models=list(metrics)) if rows else None
 
 
@@ -274,13 +314,33 @@ def _robustness(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     plot = plots.robustness(rows)
     if plot is None:
         return None
-    names = {"auc": "AUC", "ap": "AP", "brier": "Brier", "kl": "KL"}
-    weights = [f"{w}{part}" for w in ("w_img", "w_evt") for part in ("", "_abnormal", "_normal")]
-    titles = names | {key: key.replace("_abnormal", ", abnormal").replace("_normal", ", normal") for key in weights}
+    names = {"auc": "AUC", "ap": "AP", "ano_auc": "Ano-AUC", "brier": "Brier", "ece": "ECE", "kl": "KL"}
+    names |= {w: w for w in ("w_img", "w_evt")}
     shown = [
-        {"masked": row["masked"], "fraction": f"{float(row['ratio']):.0%}"}
-        | {title: row.get(key) for key, title in titles.items()}
+        {"damaged": row["masked"], "fraction": f"{float(row['ratio']):.0%}"}
+        | {title: spread(row, key) for key, title in names.items()}
         for row in rows
     ]
-    svg = inline_svg(plot, "Metrics against the masked fraction of one modality", "mask")
-    return {"svg": svg, "table": table(shown)}
+    judged = direction(rows)
+    return {
+        "svg": inline_svg(plot, "Metrics against the damaged fraction of one modality", "mask"),
+        "explanation": explain(rows),
+        "table": table(shown),
+        "direction": table([_direction_row(masked, found) for masked, found in judged.items()]),
+        "verdicts": [found["text"] for found in judged.values()],
+    }
+
+
+def _direction_row(masked: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    last = max(found["by_ratio"], key=lambda row: row["ratio"])
+    shifts = {
+        title: None if last[f"shift{part}"] is None else Spread(last[f"shift{part}"], last[f"std{part}"])
+        for title, part in (("shift", ""), ("on abnormal segments", "_abnormal"), ("on normal segments", "_normal"))
+    }
+    tests = {f"p, {what}": _p_values(found[f"p_{what}"]) for what in ("draws", "videos")}
+    start = {"damaged": masked, "fraction": f"{found['ratio']:.0%}", "weight": found["weight"], "clean": found["clean"]}
+    return start | shifts | tests
+
+
+def _p_values(values: Sequence[float | None]) -> str:
+    return ", ".join("-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in values)

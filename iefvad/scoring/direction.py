@@ -124,7 +124,7 @@ def _sentence(masked: str, found: Mapping[str, Any]) -> str:
         return f"{last[f'shift{part}']:+.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
 
     parts = [f"{name} segments {text}" for name in ("abnormal", "normal") if (text := shift(f"_{name}")) is not None]
-    text = f"{masked} damaged by {found['ratio']:.0%}: {VERDICTS[found['verdict']]}."
+    text = f"{masked.capitalize()} damaged by {found['ratio']:.0%}: {VERDICTS[found['verdict']]}."
     if found["verdict"] == "mixed":
         text += f" Their verdicts: {', '.join(found['by_network'])}."
     text += f" Mean {found['weight']} {found['clean']:.4f}, shift {shift('')} over {over}"

@@ -21,6 +21,7 @@ from iefvad.model.networks import AnyNetwork
 from iefvad.scoring.direction import STREAM_WEIGHTS, paired_test
 from iefvad.scoring.metrics import robustness_row
 from iefvad.scoring.scorer import Scorer, as_scores, choose_crops, score_batch, score_videos
+from iefvad.scoring.seeds import Spread
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
 
@@ -256,22 +257,22 @@ ROW_METRICS = ("auc", "ap", "ano_auc", "brier", "ece", "kl", "w_img", "w_evt")
 
 
 def robustness_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of the printed table: masked, ratio and `ROW_METRICS`, mean ± deviation where there is one."""
+    """Return the rows of the printed table: masked, ratio and `ROW_METRICS`, as `spread` returns them."""
     return [
-        {"masked": row["masked"], "ratio": row["ratio"]} | {key: mean_and_deviation(row, key) for key in ROW_METRICS}
+        {"masked": row["masked"], "ratio": row["ratio"]} | {key: spread(row, key) for key in ROW_METRICS}
         for row in rows
     ]
 
 
-def mean_and_deviation(row: Mapping[str, Any], key: str) -> float | str | None:
-    """Return a metric of a row as "mean ± deviation", or as the number it is where there is no deviation."""
-    deviation = row.get("std", {}).get(key)
-    return row.get(key) if deviation is None else f"{row[key]:.4f} ± {deviation:.4f}"
+def spread(row: Mapping[str, Any], key: str) -> Spread | None:
+    """Return mean and deviation of a metric of a row; None where it is undefined. Rows of old runs have one draw."""
+    return None if row.get(key) is None else Spread(row[key], (row.get("std") or {}).get(key))
 
 
 def explain(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say in one sentence how rows were measured."""
-    row = rows[-1]
+    """Say in one sentence how the rows were measured."""
+    # Version 0.1 had one way, which its rows do not name.
+    row = {"mask": "zero", "damage": "features", "draws": 1, **rows[-1]}
     towards = "the mean of the training features" if row["mask"] == "mean" else "zero"
     if row["damage"] == "features":
         what = f"Feature dimensions become {towards}"

@@ -193,7 +193,8 @@ def check_encoder(trained: Mapping[str, Any], given: Mapping[str, Any], what: st
         UserError: a setting that changes the features differs.
     """
     trained, given = with_defaults(trained), with_defaults(given)
-    ignored = {"crops", "format", "tail"}  # none of these changes a feature, nor where the weights are
+    # None of these changes a feature, nor where the weights are. Damage does, but to measure that is its purpose.
+    ignored = {"crops", "format", "tail", "corrupt"}
     ignored |= {f"{stream}_weights{what}" for stream in ("image", "event") for what in ("", "_origin")}
     differing = [
         key

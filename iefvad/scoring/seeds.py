@@ -44,11 +44,11 @@ def summaries(each: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[st
     """Summarise the quantities of `keys` in mappings, one per seed, however deep they lie.
 
     Args:
-        each: Mappings of the same structure. Values are numbers, None or mappings.
+        each: Mappings of the same structure. Floats are summarised; counts, texts and None are not.
         keys: Keys of the top level that are summarised.
 
     Returns:
-        The same structure with a `summary` in place of each number. What not all seeds have is left out.
+        The same structure with a `summary` in place of each float. What not all seeds have is left out.
     """
     result: dict[str, Any] = {}
     for key in keys:
@@ -58,8 +58,8 @@ def summaries(each: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[st
             names = [name for name in inner[0] if all(name in value for value in inner)]
             if deeper := summaries(inner, names):
                 result[key] = deeper
-        elif all(isinstance(value, (int, float)) for value in found):
-            result[key] = summary([float(value) for value in found if isinstance(value, (int, float))])
+        elif all(isinstance(value, float) for value in found):
+            result[key] = summary([value for value in found if isinstance(value, float)])
     return result
 
 

@@ -11,11 +11,15 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from iefvad.sweep.engine import Outcome, Task, work
 from iefvad.utils.threads import use_threads
+
+START: Literal["spawn", "fork"] = "spawn"
+"""How processes start. Forked ones would inherit the threads of torch in a broken state."""
 
 
 def run_local(tasks: Sequence[Task], out: Path, devices: Sequence[str], threads: int) -> Iterator[Outcome]:
@@ -37,7 +41,7 @@ def run_local(tasks: Sequence[Task], out: Path, devices: Sequence[str], threads:
             workers[-1].give(waiting.popleft())
         while busy := {worker.connection: worker for worker in workers if worker.task is not None}:
             for connection in wait(list(busy)):
-                worker = busy[connection]  # type: ignore[index]
+                worker = busy[connection]
                 outcome = worker.take()
                 if outcome is None:
                     outcome = worker.death()
@@ -55,7 +59,7 @@ class _Worker:
     """A process, seen from the one that started it."""
 
     def __init__(self, out: Path, device: str, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context(START)  # its type depends on START
         self.connection, theirs = context.Pipe()
         self.device = device
         self.task: Task | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def _page(entries: Sequence[Entry], documents: Mapping[str, Document], settings:
     ]
     base = next(entry for entry in entries if entry.point.base)
     metric = base.training.settings.select_metric
-    shown = effective(base.training.settings)
+    settled = dataclasses.asdict(base.training.settings)
+    shown = {name: settled[name] for name in effective(base.training.settings)}
     for name in ("seeds", *(("train_list", "test_list", "annotations", "gt") if base.fold else ())):
         del shown[name]
     return SweepPage(

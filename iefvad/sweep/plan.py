@@ -197,9 +197,18 @@ def points_of(base: TrainConfig, variations: Sequence[Variation], grid: bool) ->
             found[place] = dataclasses.replace(found[place], base=True)
         else:
             value = ", ".join(_text(getattr(settings, name)) for name in variation.names)
-            found.insert(0, Point(variation.label, value, True, settings))
+            found.insert(_place(value, variation.texts), Point(variation.label, value, True, settings))
         points += found
     return points
+
+
+def _place(value: str, texts: Sequence[str]) -> int:
+    """Return where the base value stands: among ascending numbers at its place, otherwise first."""
+    try:
+        number, others = float(value), [float(text) for text in texts]
+    except ValueError:
+        return 0
+    return sum(other < number for other in others) if others == sorted(others) else 0
 
 
 def _product(variations: Sequence[Variation]) -> Variation:

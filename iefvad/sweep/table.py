@@ -58,7 +58,7 @@ def rows_of(entries: Sequence[Entry], documents: Mapping[str, Document]) -> list
 def measures(document: Document) -> dict[str, float]:
     """Return all numbers of a document by the names of results.csv, such as `auc`, `auc[Fight]` and `w_img[normal]`."""
     metrics = document["metrics"]
-    found = {name: metrics.get(name) for name in ("auc", "ap", "ano_auc", "brier")}
+    found = {name: metrics.get(name) for name in ("auc", "ap", "ano_auc", "brier", "ece")}
     for label, values in (metrics.get("per_class") or {}).items():
         found |= {f"{name}[{label}]": values.get(name) for name in ("auc", "ap")}
     for name, values in (metrics.get("weights") or {}).items():

@@ -24,7 +24,17 @@ A training that cannot be finished has `failed`, the reason, instead of `data` a
 
 WITHOUT_EFFECT = frozenset(
     {
-        "out", "resume", "device", "cache", "verify", "compare", "fixed_noise", "explicit", "cuda_graph", "robustness",
+        "out",
+        "resume",
+        "device",
+        "cache",
+        "verify",
+        "compare",
+        "fixed_noise",
+        "explicit",
+        "cuda_graph",
+        "robustness",
+        "log",
     }
 )
 """Settings that change no weight and no score of a single network. `robustness` is part of a key where it is measured.

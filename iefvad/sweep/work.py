@@ -63,7 +63,7 @@ def _measure(training: Training, settings: Settings, prepared: Prepared) -> dict
     rows = shifts = damage = None
     if "robustness" in training.measures and two:
         damage = settings.robustness
-        rows = robustness(model, data.test, damage=damage, **how)
+        rows = robustness(model, data.test, damage=damage, progress=False, **how)
     if "shifts" in training.measures and two:
         shifts = weight_shifts(model, data.test, **how)
     return {

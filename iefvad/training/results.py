@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from torch import nn
 
 from iefvad.features.videos import Benchmark
 from iefvad.model.network import Network
-from iefvad.report.run_page import write_report
+from iefvad.report.run_folder import REPORT, write_run_report
 from iefvad.scoring.direction import direction
 from iefvad.scoring.metrics import evaluate
+from iefvad.scoring.score_files import SCORES, test_set, write_all_scores
 from iefvad.scoring.scorer import tested_crops
+from iefvad.scoring.seeds import summaries, with_means
 from iefvad.scoring.tables import class_rows, headline_rows, table
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
 from iefvad.training.protocols import deviations, protocol_table
 from iefvad.training.run import Run
 from iefvad.training.settings import Settings
+from iefvad.utils.devices import resolve_device
 from iefvad.utils.files import write_json, write_with
+from iefvad.utils.provenance import made_here
 
-RANKED = ("auc", "ap", "ano_auc")
+SUMMARISED = ("auc", "ap", "ano_auc", "brier", "per_class", "weights", "learned")
+"""Keys of a model's metrics that are averaged over seeds."""
 
 
 @dataclass
@@ -34,49 +41,60 @@ class Results:
 
     Attributes:
         scores: Scores by model name and seed, in the order in which they were added.
-        learned: Values of learned q and ν by model name, of its first seed (`Network.learned`).
+        learned: Values of learned q and ν by model name and seed (`Network.learned`).
+        chosen: Epoch and threshold of the kept network by model name and seed.
     """
 
     scores: dict[str, dict[int, list[VideoScores]]] = field(default_factory=dict)
-    learned: dict[str, dict[str, float]] = field(default_factory=dict)
+    learned: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
+    chosen: dict[str, dict[int, dict[str, float | None]]] = field(default_factory=dict)
 
-    def add(self, name: str, seed: int, videos: list[VideoScores], model: nn.Module | None = None) -> None:
-        """Add the scores of one model and seed, and what that network learned beside its weights."""
+    def add(
+        self,
+        name: str,
+        seed: int,
+        videos: list[VideoScores],
+        model: nn.Module | None = None,
+        *,
+        epoch: int | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        """Add the scores of one model and seed, what that network learned beside its weights, and what was chosen."""
         self.scores.setdefault(name, {})[seed] = videos
-        if isinstance(model, Network) and name not in self.learned:
-            self.learned[name] = model.learned()
+        if isinstance(model, Network) and (values := model.learned()):
+            self.learned.setdefault(name, {})[seed] = values
+        if epoch is not None:
+            self.chosen.setdefault(name, {})[seed] = {"epoch": epoch, "threshold": threshold}
 
     def first(self) -> dict[str, list[VideoScores]]:
         """Return the scores of each model's first seed, that of the main checkpoints."""
         return {name: next(iter(seeds.values())) for name, seeds in self.scores.items()}
 
     def metrics(self, history: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, Any]]:
-        """Return the metrics of each model: those of the first seed, and under "seeds" the ranking metrics of all.
+        """Return the metrics of each model, as metrics.json holds them (`docs/specification.md#run-folder`).
 
-        Where q or ν are learned, "learned" holds their values, and under "by_epoch" those of each row of `history`.
+        With several seeds they are means, and "seeds" has the value of each seed, mean and deviation. Where q or ν are
+        learned, "learned" holds their values, and under "by_epoch" those of each row of `history` of the first seed.
         """
         result = {}
         for name, seeds in self.scores.items():
-            each = {seed: evaluate(videos) for seed, videos in seeds.items()}
-            found = next(iter(each.values()))
+            chosen = [self.chosen.get(name, {}).get(seed, {}) for seed in seeds]
+            each = []
+            for (seed, videos), choice in zip(seeds.items(), chosen, strict=True):
+                learned = self.learned.get(name, {}).get(seed)
+                each.append(evaluate(videos) | choice | ({"learned": learned} if learned else {}))
+            found = dict(each[0])
             if len(each) > 1:
-                found["seeds"] = _over_seeds(each)
-            if values := self.learned.get(name):
+                summarised = summaries(each, SUMMARISED)
+                for_each = {key: [choice[key] for choice in chosen] for key in ("epoch", "threshold") if all(chosen)}
+                found = with_means(found, summarised) | {"seeds": {"list": list(seeds)} | for_each | summarised}
+            if "learned" in found:
                 rows = [row for row in history if row["model"] == name and row["seed"] == next(iter(seeds))]
                 rows = [row for row in rows if row.get("phase") == rows[-1].get("phase")]  # of the kept network
-                by_epoch = [{key: row[key] for key in ("epoch", *values) if key in row} for row in rows]
-                found["learned"] = values | {"by_epoch": by_epoch}
+                by_epoch = [{key: row[key] for key in ("epoch", *found["learned"]) if key in row} for row in rows]
+                found["learned"] = found["learned"] | {"by_epoch": by_epoch}
             result[name] = found
         return result
-
-
-def _over_seeds(each: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    summary: dict[str, Any] = {"list": list(each)}
-    for key in RANKED:
-        values = [metrics[key] for metrics in each.values()]
-        if all(value is not None for value in values):
-            summary[key] = {"values": values, "mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
-    return summary
 
 
 @dataclass
@@ -93,6 +111,7 @@ class Subject:
         notes: What a reader of the results must know.
         history: Rows of log.jsonl, for the report.
         protocol: Rows of `settings.protocol_table`, for the report.
+        device: The device that scored.
     """
 
     path: Path
@@ -104,6 +123,7 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     protocol: list[dict[str, str]] = field(default_factory=list)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def finish(
@@ -115,7 +135,7 @@ def finish(
     seconds: float | None = None,
     robustness: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Write the results of a run as `write_results` does, and TensorBoard events where that package is installed.
+    """Write the results of a run as `write_results` does.
 
     `used` has the number of videos that were trained on and of those that were held out.
     """
@@ -142,10 +162,9 @@ def finish(
         notes=_notes(run),
         history=run.history,
         protocol=protocol_table(config),
+        device=resolve_device(config.device),
     )
-    document = write_results(subject, benchmark, results, seconds=seconds, robustness=robustness)
-    _tensorboard(run, document)
-    return document
+    return write_results(subject, benchmark, results, seconds=seconds, robustness=robustness)
 
 
 def write_results(
@@ -156,67 +175,69 @@ def write_results(
     seconds: float | None = None,
     robustness: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Print the tables, write metrics.json, scores.csv and report.html, and return the content of metrics.json.
+    """Print the tables, write the files of the results and the page, and return the content of metrics.json.
 
     Args:
         subject: What the results are about.
         benchmark: The data.
         results: The scores.
-        seconds: Duration to print.
+        seconds: Duration of the training; None for an evaluation.
         robustness: Rows of `robustness.over_seeds`.
 
     Raises:
         UserError: a file cannot be written.
     """
     metrics = results.metrics(subject.history)
-    notes = [*benchmark.notes, *subject.notes]
-    print("\n" + table(_headline(metrics)))
+    print("\n" + table(headline_rows(metrics)))
     classes = class_rows(metrics)
     if classes:
         print("\nAUC on each class's videos\n" + table(classes))
-    first = results.first()
-    write_with(subject.path / "scores.csv", lambda path: write_scores_csv(path, first[subject.primary]))
+    first = results.first()[subject.primary]
+    write_with(subject.path / "scores.csv", lambda path: write_scores_csv(path, first))
+    write_all_scores(subject.path / SCORES, results.scores)
     document: dict[str, Any] = dict(metrics)
     document["run"] = {
         "benchmark": benchmark.name,
         **subject.summary,
         "test_videos": len(benchmark.test),
-        "notes": notes,
+        "test_set": test_set(first),
+        "notes": [*benchmark.notes, *subject.notes],
     }
+    if benchmark.settings.get("corrupt"):
+        document["run"]["corrupt"] = benchmark.settings["corrupt"]
     if robustness is not None:
         document["robustness"] = robustness
         document["direction"] = direction(robustness)
     write_json(subject.path / "metrics.json", document)
-    write_with(
-        subject.path / "report.html",
-        lambda path: write_report(
-            path,
-            title=f"{subject.title} on {benchmark.name}",
-            metrics=metrics,
-            videos=first,
-            config=subject.settings,
-            notes=notes,
-            history=subject.history,
-            robustness=robustness,
-            command=subject.command,
-            protocol=subject.protocol,
-        ),
-    )
+    write_json(subject.path / REPORT, _about(subject, benchmark, seconds))
+    page = write_run_report(subject.path)
     took = "" if seconds is None else f" ({seconds:.0f} s)"
-    print(f"\nreport: {subject.path / 'report.html'}{took}")
+    print(f"\nreport: {page}{took}")
     sys.stdout.flush()
     return document
 
 
-def _headline(metrics: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the main table. With several seeds the ranking metrics are mean ± deviation over the seeds."""
-    rows = headline_rows(metrics)
-    for row in rows:
-        seeds = metrics[row["model"]].get("seeds")
-        for title, key in (("AUC", "auc"), ("AP", "ap"), ("Ano-AUC", "ano_auc")):
-            if seeds and key in seeds:
-                row[title] = f"{seeds[key]['mean']:.4f} ± {seeds[key]['std']:.4f}"
-    return rows
+def _about(subject: Subject, benchmark: Benchmark, seconds: float | None) -> dict[str, Any]:
+    """Return the content of report.json: what the page shows beside the other files. Dates and times are only here."""
+    path = subject.path / REPORT
+    made = made_here(subject.device, seconds)
+    if trained := sum(row.get("seconds", 0.0) for row in subject.history):
+        made["epochs"] = f"{trained:.0f} s"
+    before: dict[str, Any] = {}
+    if seconds is None and path.is_file():  # an evaluation keeps when and where the model was trained
+        with contextlib.suppress(ValueError):
+            before = json.loads(path.read_text(encoding="utf-8")).get("made", {})
+    about: dict[str, Any] = {
+        "title": f"{subject.title} on {benchmark.name}",
+        "primary": subject.primary,
+        "command": subject.command,
+        "settings": subject.settings,
+        "protocol": subject.protocol,
+        "made": before | {"evaluate" if seconds is None else "train": made},
+    }
+    if subject.history and not (subject.path / "log.jsonl").is_file():
+        about["history"] = subject.history  # the results lie in another folder than the run
+    return about
 
 
 def _notes(run: Run) -> list[str]:
@@ -234,12 +255,6 @@ def _notes(run: Run) -> list[str]:
     if run.config.select == "test":
         notes.append(
             "The epoch was selected on the test set (--select test, as the released code does): figures are optimistic."
-        )
-    if len(run.config.seeds) > 1:
-        seeds = ", ".join(map(str, run.config.seeds))
-        notes.append(
-            f"AUC, AP and Ano-AUC are mean ± standard deviation over the seeds {seeds};"
-            f" all else is seed {run.config.seeds[0]}."
         )
     return notes
 

@@ -14,6 +14,7 @@ from iefvad.checkpoints.pretrained import RUN_CHECKPOINT, RUN_CONFIG
 from iefvad.training.presets import METHODS
 from iefvad.training.protocols import of_method
 from iefvad.training.settings import Settings, later_settings, load_config, save_config
+from iefvad.training.tracking import Tracking
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text, write_with
 
@@ -60,11 +61,13 @@ class Run:
         path: The folder.
         config: Its settings.
         history: The content of log.jsonl, one row per epoch and model.
+        tracking: The experiment trackers that the training is reported to.
     """
 
     path: Path
     config: Settings
     history: list[dict[str, Any]] = field(default_factory=list)
+    tracking: Tracking = field(default_factory=Tracking)
 
     @classmethod
     def create(cls, config: Settings) -> Run:
@@ -80,7 +83,7 @@ class Run:
             later = {name: value for name, value in later_settings(path).items() if name not in config.explicit}
             config = run.config = dataclasses.replace(config, **later)
             old, new = dataclasses.asdict(load_config(path)), dataclasses.asdict(config)
-            free = {"resume", "out", "device", "cache", "cuda_graph", "explicit", "verify"}
+            free = {"resume", "out", "device", "cache", "cuda_graph", "explicit", "log", "verify"}
             differing = [key for key in new if key not in free and old[key] != new[key]]
             if differing:
                 changes = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in differing)

@@ -14,6 +14,7 @@ import yaml
 from iefvad.model.baselines.config import TWO_STREAMS
 from iefvad.model.config import Noise, Temporal
 from iefvad.training.presets import PRESETS, defaults_of
+from iefvad.training.tracking import check_trackers
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
 from iefvad.utils.text import few
@@ -21,6 +22,7 @@ from iefvad.utils.text import few
 Preset = Literal["synth", "own", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
 Method = Literal["ief", "paper", "released"]
 Protocol = Literal["clean", "paper", "released"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 Model = Literal["ief-vad", "concat", "cross-attention", "sultani", "rtfm", "ur-dmu", "mgfn", "vadclip"]
 """IEF-VAD and the baselines (`iefvad.model.baselines.config.BASELINES`)."""
 
@@ -181,6 +183,11 @@ class TrainConfig:
     # Run folder.
     out: str | None = option(None, "run folder [default: runs/PRESET]")
     resume: bool = option(False, "continue the interrupted run in --out")
+    log: list[Tracker] = option(
+        [],
+        "also report losses and metrics to experiment trackers while training: any of tensorboard, wandb and mlflow;"
+        " their packages must be installed",
+    )
 
 
 @dataclass
@@ -315,6 +322,7 @@ def _check(config: Settings) -> None:
         )
     if not config.seeds:
         raise UserError("--seeds needs at least one number, for example --seeds 0 1 2.")
+    check_trackers(config.log)
     if config.train_list is None and config.features is None and config.gt is not None:
         raise UserError("--gt needs the lists it belongs to: give --train-list and --test-list, or --features.")
 

@@ -23,6 +23,7 @@ from iefvad.training.results import Results, finish
 from iefvad.training.run import Run
 from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark
+from iefvad.training.tracking import Tracking
 
 
 def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
                 config = stack.enter_context(claimed(config))
         config = dataclasses.replace(config, out=processes.union([config.out or ""])[0] or None)
         try:
-            return _train(config, processes, progress and processes.is_main)
+            return _train(config, processes, progress and processes.is_main, stack)
         except KeyboardInterrupt:
             raise Interrupted(config.run_dir) from None
 
@@ -60,10 +61,13 @@ class Interrupted(KeyboardInterrupt):
         self.folder = folder
 
 
-def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, Any]:
+def _train(config: Settings, processes: Processes, progress: bool, stack: contextlib.ExitStack) -> dict[str, Any]:
     begin = time.perf_counter()
     with processes.barrier():
         run = Run.create(config) if processes.is_main else Run(config.run_dir, config)
+        if processes.is_main:
+            run.tracking = Tracking(run.path, run.config, run.variants)
+            stack.callback(run.tracking.close)
     benchmark = _load(config, processes, progress)
     with processes.barrier():
         benchmark.notes += crop_notes(benchmark.test, config.test_crops)
@@ -78,7 +82,8 @@ def _train(config: Settings, processes: Processes, progress: bool) -> dict[str, 
     for seed in config.seeds:
         for variant in run.variants:
             fitted, scores = fit_and_score(run, variant, seed, data, processes=processes, progress=progress)
-            results.add(variant.name, seed, scores, fitted.model)
+            run.tracking.tested(variant, seed, scores)
+            results.add(variant.name, seed, scores, fitted.model, epoch=fitted.epoch, threshold=fitted.threshold)
             provenance = {
                 "threshold": fitted.threshold,
                 "epoch": fitted.epoch,

@@ -180,6 +180,7 @@ class Trainer:
                 self.progress = load_state(self.state_path, self.model, self.optimizer, self.device)
                 for row in self.progress.history if self.processes.is_main else ():
                     self.run.log(row)
+                    self.run.tracking.epoch(self.variant, row, again=True)
             elif self.processes.is_main:  # the others receive them with the first weights
                 for name in self.model.statistics:
                     self.model.set_statistics(name, clips.features(name).to(self.device))
@@ -255,6 +256,8 @@ class Trainer:
                 with processes.barrier():
                     if not all(map(math.isfinite, means)):
                         raise self._diverged(f"its loss became {means[0]}")
+                    if step % CHECK == 0:
+                        self.run.tracking.step(self.variant, self.seed, epoch * len(order) + step, means[0])
             if self._is_choice(step):
                 processes.abort_on(failure)
                 measured = choose()
@@ -338,6 +341,7 @@ class Trainer:
         with self.processes.barrier():
             if self.processes.is_main:
                 self.run.log(row)
+                self.run.tracking.epoch(self.variant, row)
                 save_state(self.state_path, self.model, self.optimizer, self.progress)
 
     def _held_out(self, videos: Sequence[Video]) -> tuple[float | None, float | None, float]:

@@ -6,11 +6,15 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_errors
+
+PATIENCE = 2.0
+"""Seconds to wait for the processes of a killed command to be gone."""
 
 
 class HeldError(UserError):
@@ -33,7 +37,7 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor)
         except OSError as error:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             raise HeldError(
@@ -44,3 +48,15 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int) -> None:
+    """Take the lock. Processes that were killed just now may need a moment to be gone."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.05)

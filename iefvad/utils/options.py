@@ -81,9 +81,9 @@ def add_options(
             target.add_argument(flag, action="store_true", help=text)
         elif field.metadata["switch"]:
             target.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=default, help=text)
-        elif hint in (list[int], list[int] | None, list[float]):
-            kind, metavar = (float, "F") if hint == list[float] else (int, "N")
-            target.add_argument(flag, nargs="+", type=kind, default=default, help=text, metavar=metavar)
+        elif typing.get_origin(hint) is list or hint == list[int] | None:
+            [kind] = typing.get_args(hint if typing.get_origin(hint) is list else list[int])
+            target.add_argument(flag, nargs="+", type=kind, default=default, help=text, metavar=metavar(kind))
         else:
             target.add_argument(flag, type=hint, default=default, help=text, metavar=metavar(hint))
 

@@ -12,6 +12,7 @@ import numpy as np
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.video.clock import ClockReport
+from iefvad.video.corruption import Corruptions, FrameCorruption
 from iefvad.video.decoding import decoder_of, probe, single_picture
 from iefvad.video.frames import HEIGHT, SEGMENT, WIDTH, resize_into
 
@@ -26,6 +27,8 @@ class Segments:
         tail: What to do with a last partial segment. "drop" leaves it out, "repeat" repeats its last frame.
         on_truncated: As for `read_frames`.
         fps: Frames per second of a folder of frames.
+        corrupt: Damage of the resized frames, as `iefvad.video.corruption.Corruptions.parse` reads it.
+        name: Name of the video, which seeds random damage.
 
     Attributes:
         info: What the file says about itself.
@@ -51,6 +54,8 @@ class Segments:
         tail: Literal["drop", "repeat"] = "drop",
         on_truncated: Literal["error", "keep"] = "error",
         fps: float | None = None,
+        corrupt: str | None = None,
+        name: str = "",
     ) -> None:
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
@@ -61,6 +66,7 @@ class Segments:
         self.info = probe(path, fps=fps)
         self.length, self.tail, self.on_truncated = length, tail, on_truncated
         self.size = size or (self.info.width, self.info.height)
+        self._corruption = FrameCorruption(Corruptions.parse(corrupt), name) if corrupt else None
         self.frames_read = 0
         self.frames_dropped = 0
         self.truncated = False
@@ -100,6 +106,8 @@ class Segments:
             start = start if filled else decoder.clock.time
             self.frames_read += 1
             resize_into(frame, segment[filled])
+            if self._corruption is not None:
+                self._corruption.apply(segment[filled])
             filled += 1
         if filled == self.length:
             self._time(start, decoder.end)

@@ -66,10 +66,31 @@ def test_draws_ratios_and_mask_are_options(run, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_all_seeds_of_a_run_are_damaged(run, tmp_path, capsys):
+    both = tmp_path / "both"
+    shutil.copytree(run, both)
+    config = (both / "config.yaml").read_text()
+    assert "seeds:\n- 0\n" in config
+    (both / "config.yaml").write_text(config.replace("seeds:\n- 0\n", "seeds:\n- 0\n- 1\n"))
+    model = load_model(both / "checkpoint.safetensors")
+    with torch.no_grad():
+        model.classifier.bias += 0.5
+    save_model(both / "checkpoint_seed1.safetensors", model, model.provenance)
+    assert main([str(both), "--draws", "2", "--ratios", "0.5"]) == 0
+    document = json.loads((both / "metrics.json").read_text())
+    clean, image, _ = document["robustness"]
+    assert image["seeds"] == [0, 1] and np.shape(image["values"]["brier"]) == (2, 2)
+    first, second = (values[0] for values in clean["values"]["brier"])
+    assert [first, second] == document["fusion"]["seeds"]["brier"]["values"] and first != second
+    assert clean["brier"] == pytest.approx((first + second) / 2)
+    assert len(document["direction"]["image"]["by_network"]) == 2
+    assert "over seeds, 2 draws for each of 2 seeds" in capsys.readouterr().out
+
+
 def test_a_saved_model_gives_the_figures_of_its_run(run, tmp_path, capsys):
     store = load_config(run / "config.yaml").features
     IEFVAD.from_pretrained(run).save_pretrained(tmp_path / "saved")
-    assert main([str(tmp_path / "saved"), "--features", store, "--device", "cpu"]) == 0
+    assert main([str(tmp_path / "saved"), "--features", store, "--device", "cpu", "--ratios", "0.5", "1"]) == 0
     found = json.loads((tmp_path / "saved" / "metrics.json").read_text())
     trained = json.loads((run / "metrics.json").read_text())
     # Another backend may add in another order (the run used the same one, but its batches were the trainer's).
@@ -81,13 +102,15 @@ def test_a_saved_model_gives_the_figures_of_its_run(run, tmp_path, capsys):
         "method": "ief",
         "test_crops": "0",  # the store has no other crop
         "chunk": 32,
+        "seeds": [0],
         "test_videos": 8,
+        "test_set": trained["run"]["test_set"],
         "notes": [],
     }
-    assert len(found["robustness"]) == 11
+    assert len(found["robustness"]) == 5
     assert (tmp_path / "saved" / "scores.csv").read_text() == (run / "scores.csv").read_text()
     page = (tmp_path / "saved" / "report.html").read_text()
-    assert f"iefvad evaluate {tmp_path / 'saved'} --features {store} --device cpu" in page
+    assert f"iefvad evaluate {tmp_path / 'saved'} --features {store} --ratios 0.5 1.0 --device cpu" in page
     assert "report:" in capsys.readouterr().out
 
 

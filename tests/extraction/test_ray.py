@@ -113,7 +113,9 @@ def test_the_stages_give_the_features_of_the_local_engine(videos: Path, tmp_path
     """Without Ray between them; segments of one video come in several calls and in any order."""
     from iefvad.extraction.ray_engine import _Decode, _Encode
 
-    given = config(image_model=small_vit(tmp_path / "model"), frames_per_segment=6, keyframes=0.03)
+    given = config(
+        image_model=small_vit(tmp_path / "model"), frames_per_segment=6, keyframes=0.03, corrupt="noise=2,drop=0.3"
+    )
     path = videos / "sub" / "b.avi"
     report = extract([path], tmp_path / "store", given)
     store = FeatureStore(tmp_path / "store")
@@ -154,6 +156,7 @@ def test_files_equal_those_of_the_local_engine(videos: Path, tmp_path: Path, cap
     (videos / "bad.mp4").write_text("not a video")
     model = small_vit(tmp_path / "model")
     settings: dict[str, object] = {"crops": 5, "image_model": model, "frames_per_segment": 6, "keyframes": 0.03}
+    settings["corrupt"] = "noise=2,drop=0.3"
     local = extract([videos], tmp_path / "local", config(**settings))
     begun = extract([videos / "c.mp4"], tmp_path / "ray", config(**settings))  # by the local engine, finished by Ray
     capfd.readouterr()

@@ -10,13 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from iefvad.features.videos import Video
+from iefvad.model.config import ModelConfig
+from iefvad.model.network import Network
 from iefvad.report import images, plots
 from iefvad.report.run_page import choose_videos, write_report
 from iefvad.report.style import PALETTE
-from iefvad.scoring.metrics import evaluate, robustness_row
+from iefvad.scoring.metrics import evaluate
+from iefvad.scoring.robustness import over_seeds, robustness
+from iefvad.scoring.seeds import summaries, with_means
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
+from iefvad.utils.provenance import made_here
 
 NASTY = "<script>alert('x')</script>\"&$a_{b$"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -81,6 +88,18 @@ def scores(name, classes, t, seed=0, fps=25.0, truth=True, weights=True):
     )
 
 
+def damaged(scored):
+    """Rows of two seeds of a network that knows nothing."""
+    random = np.random.default_rng(0)
+    features = {v.name: random.normal(size=(2, len(v.scores), 8)).astype(np.float32) for v in scored}
+    stored = [
+        Video(v.name, v.classes, len(v.scores), v.fps, 0, v.truth, reader=lambda _, name=v.name: tuple(features[name]))
+        for v in scored
+    ]
+    network = Network(ModelConfig(dim=8, heads=2, refine_steps=1))
+    return over_seeds({s: robustness(network, stored, ratios=(0.05, 0.5), draws=2, seed=s) for s in (0, 1)})
+
+
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "sub" / "report.html"
@@ -91,9 +110,7 @@ def full(tmp_path_factory):
     }
     found = {model: evaluate(v) for model, v in videos.items()}
     json.dumps(found, allow_nan=False)
-    clean = videos["fusion"]
-    rows = [robustness_row("none", 0, clean, clean)]
-    rows += [robustness_row(m, r, clean, clean) for m in ("image", "event") for r in (0.05, 0.5)]
+    rows = damaged(videos["fusion"])
     history = [
         {"model": m, "epoch": e, "loss": 2.0 / e, "loss_cls": 1.0 / e, "val_auc": None if e == 1 else 0.5 + e / 10}
         for m in ("fusion", "image")
@@ -116,13 +133,24 @@ def full(tmp_path_factory):
 
 def test_report_has_every_section(full):
     text, page, found = full
-    for anchor in ("results", "curves", "classes", "timelines", "weights", "robustness", "training", "reproduce"):
+    for anchor in (
+        "results",
+        "curves",
+        "calibration",
+        "classes",
+        "timelines",
+        "weights",
+        "robustness",
+        "training",
+        "reproduce",
+    ):
         assert anchor in page.ids and f'href="#{anchor}"' in text
     assert f"{found['fusion']['auc']:.4f}" in page.text
     assert "fixed descriptor" in page.text and "train.milestones" in page.text and "[4, 8]" in page.text
     assert "python -m iefvad.train" in page.text
     # Two curves, bars, radar, robustness, training, and one per timeline.
-    assert text.count("<svg") == 6 + page.tags.count("h3") and page.tags.count("h3") >= 5
+    timelines = page.tags.count("h3") - 1  # one heading is that of the direction test
+    assert text.count("<svg") == 7 + timelines and timelines >= 5
     assert text.index('id="results"') < text.index('id="curves"') < text.index('id="timelines"')
 
 
@@ -172,17 +200,34 @@ def test_metrics_without_scores_and_fusion_below_a_single_modality(tmp_path):
     assert "0.050 below the better single modality (image, 0.750)" in page.text
 
 
-def test_several_seeds_put_their_mean_into_the_headline(tmp_path):
+def test_several_seeds_are_shown_as_mean_and_deviation(tmp_path):
     videos = {m: [scores(f"v{i}", ("a",) * (i % 2), 6, seed=i) for i in range(8)] for m in ("fusion", "density")}
     found = {model: evaluate(v) for model, v in videos.items()}
-    seeds = {"list": [0, 1, 7]}
-    seeds |= {key: {"values": [0.8, 0.9, 0.955], "mean": 0.885, "std": 0.08} for key in ("auc", "ap", "ano_auc")}
-    found["fusion"]["seeds"] = seeds
+    each = [{"auc": v, "brier": 0.1, "per_class": {"a": {"auc": v - 0.25}}} for v in (0.8, 0.9, 0.955)]
+    summarised = summaries(each, ("auc", "brier", "per_class"))
+    found["fusion"] = with_means(found["fusion"], summarised) | {"seeds": {"list": [0, 1, 7]} | summarised}
+    others = [scores(f"v{i}", ("a",) * (i % 2), 6, seed=i + 50) for i in range(8)]
+    seeds = {"fusion": [videos["fusion"], others, others], "density": [videos["density"]]}
     path = tmp_path / "r.html"
-    write_report(path, title="t", metrics=found, videos=videos, config={})
+    write_report(path, title="t", metrics=found, videos=videos, config={}, seeds=seeds)
     _, page = check(path)
-    assert "AUC of 0.885 (mean of 3 seeds)" in page.text and "0.800, 0.900, 0.955" in page.text
-    assert "means over seeds 0, 1, 7" in page.text and f"{found['density']['auc']:.4f}" in page.text
+    assert "AUC of 0.885 (mean of 3 seeds)" in page.text and "fusion: frame-level AUC ± 0.079" in page.text
+    for expected in ("0.8850 ± 0.0786", "0.6350 ± 0.0786", "0.1000 ± 0.0000", "0.8000", "0.9550"):
+        assert expected in page.text, expected
+    assert "over the seeds 0, 1, 7" in page.text and f"{found['density']['auc']:.4f}" in page.text
+    curves = [evaluate(v)["auc"] for v in seeds["fusion"]]
+    assert f"fusion, AUC {np.mean(curves):.3f} ± {np.std(curves, ddof=1):.3f}" in page.text
+
+
+def test_when_where_and_how_long(tmp_path):
+    videos = {"fusion": [scores("v", ("a",), 6)]}
+    path = tmp_path / "r.html"
+    facts = {"train": made_here(torch.device("cpu"), 12.4), "evaluate": {"date": "2026-01-02"}}
+    write_report(path, title="t", metrics={"fusion": evaluate(videos["fusion"])}, videos=videos, config={}, made=facts)
+    _, page = check(path)
+    assert "made" in page.ids and "12 s" in page.text and "2026-01-02" in page.text
+    for title in ("date", "version", "torch", "processor", "threads"):
+        assert facts["train"][title] in page.text
 
 
 def test_full_disk_is_one_clear_error_and_leaves_the_old_report(tmp_path, monkeypatch):

@@ -1,0 +1,134 @@
+"""The files of a run folder as pages read them (`docs/specification.md#run-folder`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iefvad.report.run_page import write_report
+from iefvad.scoring.score_files import SCORES, read_all_scores
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.errors import UserError
+
+REPORT = "report.json"
+"""File with what report.html shows beside metrics.json, scores.npz and log.jsonl."""
+
+
+@dataclass
+class RunFolder:
+    """What a run folder says about itself.
+
+    Attributes:
+        path: The folder.
+        metrics: Model → its object of metrics.json.
+        run: `run` of metrics.json.
+        document: All of metrics.json.
+        about: The content of report.json; empty for a run of an earlier version.
+    """
+
+    path: Path
+    metrics: dict[str, dict[str, Any]]
+    run: dict[str, Any]
+    document: dict[str, Any]
+    about: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Read the small files of a run folder.
+
+        Raises:
+            UserError: it is not a run folder, or has no results.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a run folder: give a folder that `iefvad train` or `evaluate` wrote.")
+        if not (folder / "metrics.json").is_file():
+            config = folder / "config.yaml"
+            if config.is_file():
+                raise UserError(
+                    f"{folder} has no metrics.json, so its training has not ended: `iefvad train --config {config}"
+                    " --resume` goes on."
+                )
+            raise UserError(
+                f"{folder} is not a run folder: it has no metrics.json. Give a folder that `iefvad train` or"
+                " `evaluate` wrote."
+            )
+        document = _read(folder / "metrics.json")
+        about = _read(folder / REPORT) if (folder / REPORT).is_file() else {}
+        metrics = {name: found for name, found in document.items() if isinstance(found, dict) and "auc" in found}
+        if not metrics or not isinstance(document.get("run"), dict):
+            raise UserError(f"{folder / 'metrics.json'} is not that of a run: `iefvad evaluate {folder}` writes it.")
+        return cls(folder, metrics, document["run"], document, about)
+
+    @property
+    def main(self) -> str:
+        """Name of the run's model; others are beside it for comparison."""
+        return str(self.about.get("primary", next(iter(self.metrics))))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the run."""
+        return list(self.run.get("seeds") or [0])
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Rows of log.jsonl."""
+        log = self.path / "log.jsonl"
+        if "history" in self.about or not log.is_file():
+            return list(self.about.get("history", ()))
+        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+    def scores(self) -> dict[str, dict[int, list[VideoScores]]]:
+        """Read the scores of all models and seeds. Raises UserError if the file is missing or damaged."""
+        if not (self.path / SCORES).is_file():
+            raise UserError(
+                f"{self.path} has no {SCORES}, because an earlier version made it: `iefvad evaluate {self.path}` makes"
+                " the scores and the page again."
+            )
+        return read_all_scores(self.path / SCORES)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): `iefvad evaluate {path.parent}` writes it again.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object: `iefvad evaluate {path.parent}` writes it again.")
+    return value
+
+
+def write_run_report(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Make the report of a run from the files of its folder.
+
+    Args:
+        folder: The run folder.
+        out: The HTML file; by default report.html in the folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: the folder lacks what the page shows, or the page cannot be written.
+    """
+    run = RunFolder.open(folder)
+    scores = run.scores()
+    about = run.about
+    path = Path(out) if out is not None else run.path / "report.html"
+    write_report(
+        path,
+        title=about.get("title", run.path.name),
+        metrics=run.metrics,
+        videos={model: next(iter(seeds.values())) for model, seeds in scores.items()},
+        seeds={model: list(seeds.values()) for model, seeds in scores.items()},
+        config=about.get("settings", {}),
+        notes=run.run.get("notes", ()),
+        history=run.history,
+        robustness=run.document.get("robustness"),
+        command=about.get("command"),
+        protocol=about.get("protocol", ()),
+        made=about.get("made", {}),
+    )
+    return path
