@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from iefvad.checkpoints.pretrained import RUN_CONFIG
+from iefvad.checkpoints.pretrained import RUN_CHECKPOINT, RUN_CONFIG
 from iefvad.training.settings import Settings
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import remove_left_over, storage_errors
@@ -16,6 +16,8 @@ from iefvad.utils.locks import HeldError, locked
 from iefvad.utils.text import few
 
 LOCK, METRICS = ".lock", "metrics.json"
+COMPUTED = ("trainer_state", "log.jsonl", RUN_CHECKPOINT)
+"""What a run has as soon as something is computed."""
 FOREIGN = (
     METRICS, "scores.csv", "report.html", "log.jsonl", "checkpoint.safetensors", "model.safetensors", "store.json",
     "packed.json", "sweep.json", "index.html",
@@ -78,7 +80,9 @@ def _problem(folder: Path, config: Settings) -> str | None:
     if (folder / RUN_CONFIG).exists():
         if (folder / METRICS).exists():
             return f"{folder} contains a finished run: choose another --out."
-        return f"{folder} contains an interrupted run: add --resume to continue it, or choose another --out."
+        if any((folder / name).exists() for name in COMPUTED):
+            return f"{folder} contains an interrupted run: add --resume to continue it, or choose another --out."
+        return None  # it ended before its first epoch
     if found := sorted(name for name in FOREIGN if (folder / name).exists()):
         return f"{folder} contains {few(found)}, but no run: choose another --out."
     return None

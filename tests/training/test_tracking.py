@@ -169,8 +169,8 @@ def test_a_resumed_run_goes_on_with_the_same_numbers_and_steps(store, tmp_path, 
     assert {name: after[name] for name in ("wandb", "mlflow")} == numbers
     for tracker in TRACKERS:  # TensorBoard was asked for later: it gets the epochs before as well
         assert recorded.steps(tracker, after[tracker]["fusion_seed0"]) == [1, 2, 3], tracker
-    assert main(flags(store, tmp_path, "--log", "wandb")) == 0
-    assert json.loads((tmp_path / "tracking.json").read_text())["wandb"] != numbers["wandb"], "a new run is another"
+    assert main(flags(store, tmp_path / "new", "--log", "wandb")) == 0
+    assert json.loads((tmp_path / "new" / "tracking.json").read_text())["wandb"] != numbers["wandb"]
 
 
 def test_a_lost_connection_does_not_end_the_training(store, tmp_path, recorded, capsys):
