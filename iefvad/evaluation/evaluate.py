@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.hub import IEFVAD, Baseline, load_model, load_trained
-from iefvad.checkpoints.pretrained import is_released_file
+from iefvad.checkpoints.pretrained import RUN_CONFIG, is_released_file
 from iefvad.data.datasets import load_lists
 from iefvad.features.packed import is_packed
 from iefvad.features.store import is_store
@@ -28,8 +28,9 @@ from iefvad.scoring.robustness import (
 )
 from iefvad.scoring.scorer import check_encoder, crop_notes, density_scores, score_videos, tested_crops
 from iefvad.scoring.tables import table
+from iefvad.training.networks import model_config
 from iefvad.training.results import Results, Subject, finish, write_results
-from iefvad.training.run import Run, baseline_name
+from iefvad.training.run import Run, Variant, baseline_name
 from iefvad.training.settings import TrainConfig
 from iefvad.training.sources import load_benchmark, streams_of
 from iefvad.utils.devices import resolve_device
@@ -119,6 +120,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
         for variant in run.variants:
             backend = "auto" if run.config.fused else "reference"
             model = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
+            _check_agreement(run, variant, seed, model)
             _check_fit(model, benchmark)
             scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk)
             results.add(variant.name, seed, scores, model, **_chosen(model))
@@ -234,6 +236,19 @@ def _refuse_released(config: EvaluateConfig, path: Path) -> None:
     if given:
         raise UserError(
             f"{', '.join(given)}: {path} records these itself; they are for released checkpoints, which do not."
+        )
+
+
+def _check_agreement(run: Run, variant: Variant, seed: int, model: IEFVAD | Baseline) -> None:
+    """Refuse a run whose config.yaml describes another network than its checkpoint."""
+    described = dataclasses.asdict(model_config(variant.apply(run.config), model.config.dim, variant.modality))
+    saved = dataclasses.asdict(model.config)
+    differing = [name for name in described if described[name] != saved.get(name)]
+    if differing:
+        changes = ", ".join(f"{name} {described[name]} and {saved.get(name)}" for name in differing)
+        raise UserError(
+            f"{run.path / RUN_CONFIG} and {run.checkpoint(variant, seed).name} describe different networks ({changes}):"
+            " one of them was changed. Restore it, or evaluate the checkpoint alone."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,3 +183,12 @@ def test_features_of_another_encoder_are_refused(run, tmp_path, capsys):
     assert main([str(other)]) == 2
     printed = capsys.readouterr().err
     assert "image_weights_hash" in printed and "Extract them again" in printed
+
+
+def test_a_configuration_that_does_not_describe_the_checkpoint_is_refused(run, tmp_path, capsys):
+    changed = Path(shutil.copytree(run, tmp_path / "changed"))
+    config = (changed / "config.yaml").read_text()
+    assert "refine_steps: 2\n" in config
+    (changed / "config.yaml").write_text(config.replace("refine_steps: 2\n", "refine_steps: 3\n"))
+    assert main([str(changed)]) == 2
+    assert "describe different networks (refine_steps 3 and 2)" in capsys.readouterr().err
