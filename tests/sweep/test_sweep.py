@@ -25,6 +25,7 @@ from iefvad.sweep.documents import document_path, locked, measured, read_documen
 from iefvad.sweep.runner import _devices, run_all
 from iefvad.sweep.trainings import Training
 from iefvad.sweep.work import make_document
+from iefvad.training import results
 from iefvad.utils.errors import UserError
 from tests.helpers.stores import training_flags, write_store
 
@@ -37,7 +38,7 @@ def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("iefvad.training.results.write_report", lambda *_, **__: None)  # a page that nobody looks at
+        patch.setattr(results, "write_run_report", lambda *_, **__: None)  # a page that nobody looks at
         yield
     torch.set_num_threads(before)
 
