@@ -25,6 +25,7 @@ from iefvad.sweep.documents import document_path, locked, measured, read_documen
 from iefvad.sweep.runner import _devices, run_all
 from iefvad.sweep.trainings import Training
 from iefvad.sweep.work import make_document
+from iefvad.training import results
 from iefvad.utils.errors import UserError
 from tests.helpers.stores import training_flags, write_store
 
@@ -36,7 +37,9 @@ def one_thread():
     """As in the processes of a sweep: bits may depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "write_run_report", lambda *_, **__: None)  # a page that nobody looks at
+        yield
     torch.set_num_threads(before)
 
 
