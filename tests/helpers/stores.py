@@ -31,10 +31,10 @@ def features(random: np.random.Generator, segments: int, shift: slice, dimension
     return values.astype(np.float16)
 
 
-def write_store(root: Path, *, train: int = 32, test: int = 8, seed: int = 0) -> Path:
+def write_store(root: Path, *, train: int = 32, test: int = 8, seed: int = 0, corrupt: str | None = None) -> Path:
     """Write a store with lists and annotations. Class Run is visible only in events, class Smoke only in images."""
     random = np.random.default_rng(seed)
-    store = FeatureStore(root, settings=SETTINGS, create=True)
+    store = FeatureStore(root, settings=SETTINGS | {"corrupt": corrupt}, create=True)
     lines = []
     for split, count in (("train", train), ("test", test)):
         rows = ["path,label"]
