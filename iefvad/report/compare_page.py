@@ -146,8 +146,9 @@ def _headline(group: Runs, tokens: Mapping[str, str]) -> Table:
     for name, run in group.items():
         for row in headline_rows(run.metrics):
             seeds = (run.metrics[row["model"]].get("seeds") or {}).get("list") or run.seeds[:1]
-            rows.append({"run": name} | row | {"seeds": str(len(seeds))})
-    best = {"Brier": "min"} | dict.fromkeys(("AUC", "AP", "Ano-AUC"), "max")
+            shown = {title: value for title, value in row.items() if title not in ("w_img", "w_evt")}
+            rows.append({"run": name} | shown | {"seeds": str(len(seeds))})
+    best = {"Brier": "min", "ECE": "min"} | dict.fromkeys(("AUC", "AP", "Ano-AUC"), "max")
     return table(rows, models=tokens, best=best.get)
 
 

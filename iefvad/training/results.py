@@ -31,7 +31,7 @@ from iefvad.utils.devices import resolve_device
 from iefvad.utils.files import write_json, write_with
 from iefvad.utils.provenance import made_here
 
-SUMMARISED = ("auc", "ap", "ano_auc", "brier", "per_class", "weights", "learned")
+SUMMARISED = ("auc", "ap", "ano_auc", "brier", "ece", "per_class", "weights", "learned")
 """Keys of a model's metrics that are averaged over seeds."""
 
 
