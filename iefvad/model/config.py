@@ -11,6 +11,7 @@ MODALITIES = ("image", "event")
 
 Noise = Literal["student-t", "gaussian"]
 Temporal = Literal["kalman", "robust-kalman", "none"]
+Weights = Literal["fixed", "learned"]
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,18 @@ class ModelConfig:
         refine_steps: Refinement steps N.
         attenuation: Fraction of the predicted residual that a refinement step subtracts.
         eps: Added to variances before they are inverted.
+        surprise: Log-variances grow where features do not fit the correlations of the training features, which
+            `set_statistics` finds.
+        repair: Dimensions at their mean over the training features count as masked. They are predicted from the
+            others, and the variance of the prediction is added to the variances of the stream.
+        loss_weights: "learned": the weights of the loss terms are parameters.
         released: The released code's variant: padding takes part in attention, and the fusion weights are
             (nu+1)/nu·exp(-logvar) divided by their sum + eps.
 
     Raises:
-        ValueError: `heads` does not divide the width of the network, `window` or `members` is below 1, or `projection`
-            is not between 1 and `dim` or comes without `standardize`.
+        ValueError: `heads` does not divide the width of the network, `window` or `members` is below 1, `projection`
+            is not between 1 and `dim`, `projection`, `surprise` or `repair` comes without `standardize`, or `released`
+            comes with what the released code does not have.
     """
 
     dim: int = 768
@@ -61,6 +68,9 @@ class ModelConfig:
     refine_steps: int = 10
     attenuation: float = 0.5
     eps: float = 1e-8
+    surprise: bool = False
+    repair: bool = False
+    loss_weights: Weights = "fixed"
     released: bool = False
 
     def __post_init__(self) -> None:
@@ -72,6 +82,12 @@ class ModelConfig:
             raise ValueError(f"window must be at least 1, not {self.window}")
         if self.members < 1:
             raise ValueError(f"members must be at least 1, not {self.members}")
+        if self.surprise and not self.standardize:
+            raise ValueError("surprise needs standardize = True")
+        if self.repair and not self.standardize:
+            raise ValueError("repair needs standardize = True")
+        if self.released and (self.surprise or self.repair or self.loss_weights != "fixed"):
+            raise ValueError("the released variant has no surprise, no repair and no learned loss weights")
 
     @property
     def width(self) -> int:

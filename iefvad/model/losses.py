@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iefvad.model.network import Output
+from ief_kernels.precision_fusion.reference import LOGVAR_LIMIT
+from iefvad.model.network import Output, learned_weights
 
 RUN = 16  # segments whose mean is one instance of `mil="segment"`; also the divisor in the top-k rule
 
@@ -135,7 +136,8 @@ def total_loss(
 ) -> Loss:
     """Return classification + λ_kl·(KL_img + KL_evt) + λ_reg·(λ_cos·cosine + λ_norm·norm), equation 6 of the paper.
 
-    With several members it is the mean of their losses, so that each learns as it would alone.
+    With several members it is the mean of their losses, so that each learns as it would alone. Learned weights take the
+    place of the λ; then each term also adds half of its parameter s (`docs/specification.md#learned-loss-weights`).
 
     Args:
         output: What the network returned, with loss terms.
@@ -161,4 +163,44 @@ def total_loss(
     reg = weights.cos * terms.cosine + weights.norm * terms.norm
     if share != WHOLE:
         cls, kl, reg = share.videos * cls, share.positions * kl, share.positions * reg
-    return Loss(total=cls + weights.kl * kl + weights.reg * reg, cls=cls, kl=kl, reg=reg)
+    if output.log_weights is None:
+        return Loss(total=cls + weights.kl * kl + weights.reg * reg, cls=cls, kl=kl, reg=reg)
+    parts = torch.stack([cls, kl, share.positions * terms.cosine, share.positions * terms.norm])
+    found = learned_weights(output.log_weights)
+    total = (found * parts[: len(found)]).sum() + output.log_weights.sum() / 2
+    return Loss(total=total, cls=cls, kl=kl, reg=reg)
+
+
+def damage_loss(clean: Output, damaged: Output, lengths: Tensor) -> Tensor:
+    """Return how much the beliefs on damaged features miss of those on the clean features, a scalar.
+
+    It is the KL divergence from N(μ, σ²) of the clean to that of the damaged features, mean over valid positions and
+    dimensions, sum over modalities; with several members their mean. Its minimum over the damaged variance is the clean
+    variance plus the squared error of the mean that the damage causes (`docs/specification.md#masking`).
+
+    Args:
+        clean: Output on the clean features, without gradients.
+        damaged: Output on the damaged features of the same B videos.
+        lengths: (B,) integers.
+    """
+    if damaged.members:
+        pairs = zip(clean.members, damaged.members, strict=True)
+        return torch.stack([damage_loss(before, after, lengths) for before, after in pairs]).mean()
+    valid = torch.arange(damaged.logits.shape[1], device=damaged.logits.device)
+    valid = valid < lengths.to(valid.device, non_blocking=True).unsqueeze(1)
+    streams = (
+        (clean.image_mu, clean.image_logvar, damaged.image_mu, damaged.image_logvar),
+        (clean.event_mu, clean.event_logvar, damaged.event_mu, damaged.event_logvar),
+    )
+    total = torch.zeros((), device=valid.device)
+    for mu, logvar, damaged_mu, damaged_logvar in streams:
+        if mu is None or logvar is None or damaged_mu is None or damaged_logvar is None:
+            continue
+        dtype = torch.promote_types(damaged_logvar.dtype, torch.float32)
+        limit = LOGVAR_LIMIT[dtype] / 2  # the exponential of a difference stays within the range
+        before, after = (values.to(dtype).clamp(-limit, limit) for values in (logvar, damaged_logvar))
+        error = (damaged_mu.to(dtype) - mu.to(dtype)).square()
+        each = (after - before + (before - after).exp() + error * (-after).exp() - 1) / 2
+        each = torch.where(valid.unsqueeze(-1), each, 0.0)
+        total = total + each.sum() / (valid.sum() * each.shape[-1]).clamp(min=1)
+    return total

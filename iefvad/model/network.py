@@ -6,6 +6,7 @@ Source: sections 3.1 to 3.5 of the paper; `docs/specification.md#network`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +23,11 @@ from iefvad.model.config import MODALITIES, ModelConfig
 from iefvad.model.inputs import check_inputs
 from iefvad.model.linear import Linear
 from iefvad.model.padding import Layout, ValidRows, lay_out, split
+from iefvad.model.repair import Repair
+from iefvad.model.surprise import Surprise
+
+TERMS = ("cls", "kl", "cos", "norm")
+"""Terms of the loss in the order of `Network.log_weights`."""
 
 
 class State(NamedTuple):
@@ -56,6 +62,8 @@ class Output:
         terms: Regularisation terms of the loss; None without gradients.
         state: What the next chunk of the videos starts from; None without a recursion.
         members: The outputs of the members; empty for a network without several.
+        log_weights: (4,) or for one modality (2,), parameters behind learned weights of the loss terms; None for fixed
+            weights.
     """
 
     logits: Tensor
@@ -71,10 +79,13 @@ class Output:
     terms: Terms | None
     state: State | None
     members: Sequence[Output] = ()
+    log_weights: Tensor | None = None
 
 
 class Standardize(nn.Module):
     """(x − centre) / scale per dimension, then where asked for a projection. All are taken from training data.
+
+    With `repair`, dimensions at their mean are predicted from the others before the projection.
 
     The projection has orthogonal directions, those in which the training features vary most, and one factor that makes
     the mean square of its values 1. So it keeps the ratios of their variances (no whitening).
@@ -84,8 +95,9 @@ class Standardize(nn.Module):
     scale: Tensor
     basis: Tensor | None
 
-    def __init__(self, dim: int, projection: int | None) -> None:
+    def __init__(self, dim: int, projection: int | None, *, repair: bool = False) -> None:
         super().__init__()
+        self.repair = Repair(dim) if repair else None
         self.register_buffer("centre", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
         self.register_buffer("basis", None if projection is None else torch.eye(dim, projection))
@@ -94,13 +106,21 @@ class Standardize(nn.Module):
         """Take all from features (N, D). A constant dimension is centred and hardly scaled."""
         self.centre.copy_(features.mean(0))
         self.scale.copy_(features.std(0, correction=0) + 0.05)
+        if self.repair is not None:
+            self.repair.fit((features - self.centre) / self.scale)
         if self.basis is not None:
             self.basis.copy_(_principal_directions((features - self.centre) / self.scale, self.basis.shape[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) → (..., D or P)."""
-        standardized: Tensor = (x - self.centre) / self.scale
-        return standardized if self.basis is None else standardized @ self.basis
+        return self.with_doubt(x)[0]
+
+    def with_doubt(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(..., D) → the same, and the doubt of `Repair`, (..., 1); None without repair."""
+        standardized, doubt = (x - self.centre) / self.scale, None
+        if self.repair is not None:
+            standardized, doubt = self.repair(standardized)
+        return (standardized if self.basis is None else standardized @ self.basis), doubt
 
 
 def _principal_directions(features: Tensor, number: int) -> Tensor:
@@ -162,16 +182,36 @@ class ModalityEncoder(nn.Module):
         self.whiten = nn.LayerNorm(config.width)
         self.mu = Linear(config.width, config.width)
         self.logvar = Linear(config.width, config.width)
+        self.surprise = Surprise(config.width) if config.surprise else None
+        # softplus gives 0.3: the classification decides by its gradient whether more is better.
+        self.raw_doubt = nn.Parameter(torch.full((config.width,), -1.0)) if config.repair else None
 
-    def forward(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """(B, T, P) → mean and log-variance, (B, T, P) each; zeros in the padding where it is left out."""
+    def forward(self, x: Tensor, layout: Layout, doubt: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode one modality.
+
+        Args:
+            x: (B, T, P), standardised features.
+            layout: How the batch is computed.
+            doubt: (B, T, 1), that of `Repair`.
+
+        Returns:
+            Mean and log-variance, (B, T, P) each; zeros in the padding where it is left out.
+        """
         rows = layout.rows
         if rows is not None:
             x = rows.take(x)
+            doubt = None if doubt is None else rows.take(doubt)
+        more = None if self.surprise is None else self.surprise(x)
         for layer in self.layers:
             x = layer(x, layout)
         x = self.whiten(x)
         mu, logvar = self.mu(x), self.logvar(x)
+        if more is not None:
+            logvar = logvar + more
+        if self.raw_doubt is not None and doubt is not None:
+            # Variances add up. The smallest number keeps the gradient of the logarithm finite where there is no doubt.
+            more = (F.softplus(self.raw_doubt) * doubt).clamp(min=1e-12).log()
+            logvar = torch.logaddexp(logvar, more.to(logvar.dtype))
         return (mu, logvar) if rows is None else (rows.place(mu), rows.place(logvar))
 
 
@@ -192,7 +232,9 @@ class Network(nn.Module):
         modalities = MODALITIES if config.modality == "fusion" else (config.modality,)
         self.encoders = nn.ModuleDict({name: ModalityEncoder(config) for name in modalities})
         self.statistics = nn.ModuleDict(
-            {name: Standardize(config.dim, config.projection) for name in modalities} if config.standardize else {}
+            {name: Standardize(config.dim, config.projection, repair=config.repair) for name in modalities}
+            if config.standardize
+            else {}
         )
         nu = None if config.noise == "gaussian" else config.nu
         self.fusion = ief_kernels.PrecisionFusion(nu=nu, eps=config.eps, backend=backend)
@@ -213,6 +255,10 @@ class Network(nn.Module):
             width, hidden=config.hidden, steps=config.refine_steps, attenuation=config.attenuation, backend=backend
         )
         self.classifier = nn.Linear(width, 1)
+        self.log_weights: nn.Parameter | None = None
+        if config.loss_weights == "learned":
+            # With one modality there is no cosine and no norm term, and nothing would hold their weights.
+            self.log_weights = nn.Parameter(torch.zeros(len(TERMS) if config.modality == "fusion" else 2))
         alone = dataclasses.replace(config, members=1)
         self.others = nn.ModuleList(Network(alone, backend=backend) for _ in range(config.members - 1))
 
@@ -279,24 +325,47 @@ class Network(nn.Module):
             gain=gain,
             terms=terms,
             state=end,
+            log_weights=self.log_weights,
         )
 
     def set_statistics(self, modality: str, features: Tensor) -> None:
-        """Take the centre and scale of a modality from training features (N, D); for `standardize` networks."""
-        statistics = self.statistics[modality]
-        assert isinstance(statistics, Standardize)
+        """Take from training features (N, D) of a modality what `standardize` and `surprise` networks need of them."""
+        statistics, encoder = self.statistics[modality], self.encoders[modality]
+        assert isinstance(statistics, Standardize) and isinstance(encoder, ModalityEncoder)
         statistics.fit(features)
+        if encoder.surprise is not None:
+            encoder.surprise.fit(statistics(features))
         for member in self.others:
             assert isinstance(member, Network)
             member.statistics[modality].load_state_dict(statistics.state_dict())
+            other = member.encoders[modality]
+            assert isinstance(other, ModalityEncoder)
+            if encoder.surprise is not None and other.surprise is not None:
+                other.surprise.load_state_dict(encoder.surprise.state_dict())
 
     def learned(self) -> dict[str, float]:
-        """Return what learned q and ν are: `q_mean`, `q_min`, `q_max` over the dimensions, `nu_image`, `nu_event`."""
+        """Return learned values by name.
+
+        Those of q are `q_mean`, `q_min`, `q_max` over the dimensions, those of ν `nu_image` and `nu_event`. Those of
+        the loss terms are `weight_cls`, `weight_kl`, `weight_cos` and `weight_norm`.
+        """
         values: dict[str, float] = {}
         if self.scan is not None and isinstance(noise := self.scan.process_noise(), Tensor):
             values |= {"q_mean": noise.mean().item(), "q_min": noise.min().item(), "q_max": noise.max().item()}
         both = dict(zip(MODALITIES, self.fusion.nu(), strict=True))
-        return values | {f"nu_{name}": nu.item() for name in self.encoders if isinstance(nu := both[name], Tensor)}
+        values |= {f"nu_{name}": nu.item() for name in self.encoders if isinstance(nu := both[name], Tensor)}
+        if self.log_weights is not None:
+            found = learned_weights(self.log_weights.detach()).tolist()
+            values |= {f"weight_{name}": weight for name, weight in zip(TERMS, found, strict=False)}
+        return values
+
+    def start_weights(self, kl: float, cos: float, norm: float) -> None:
+        """Let learned weights of the loss terms start at these values, and that of the classification at 1."""
+        for module in self.modules():
+            if isinstance(module, Network) and module.log_weights is not None:
+                start = [0.0] + [-math.log(2 * weight) for weight in (kl, cos, norm)]
+                with torch.no_grad():
+                    module.log_weights.copy_(torch.tensor(start[: len(module.log_weights)]))
 
     def start_as_identity(self) -> None:
         """Zero the attention layers' output projections, so that each starts as x ← LayerNorm(x)."""
@@ -349,13 +418,16 @@ class Network(nn.Module):
         mus: dict[str, Tensor] = {}
         logvars: dict[str, Tensor] = {}
         for name, encoder in self.encoders.items():
-            features = inputs[name]
+            features, doubt = inputs[name], None
             if name in self.statistics:
-                features = self.statistics[name](features)
+                statistics = self.statistics[name]
+                assert isinstance(statistics, Standardize)
+                features, doubt = statistics.with_doubt(features)
             if valid is not None and layout.rows is None:
                 # NaN in the padding would survive attention as 0·NaN, so it is replaced rather than multiplied away.
                 features = features.masked_fill(~valid.unsqueeze(-1), 0)
-            mu, logvar = encoder(features, layout)
+                doubt = None if doubt is None else doubt.masked_fill(~valid.unsqueeze(-1), 0)
+            mu, logvar = encoder(features, layout, doubt)
             mus[name], logvars[name] = mu[:, context:], logvar[:, context:]
         return mus, logvars
 
@@ -427,6 +499,29 @@ class Network(nn.Module):
             return None
         both = dict(zip(MODALITIES, self.fusion.nu(), strict=True))
         return torch.stack([nu for name in self.encoders if isinstance(nu := both[name], Tensor)]).mean()
+
+
+def learned_weights(log_weights: Tensor) -> Tensor:
+    """Return the weights of the loss terms, (4,) or (2,): exp(−s) of the classification, ½·exp(−s) of the others."""
+    half = torch.full_like(log_weights, 0.5)
+    half[0] = 1.0
+    return half * (-log_weights).exp()
+
+
+def chosen_clips(output: Output, clips: Tensor) -> Output:
+    """Return the output of some of the videos: logits and beliefs, which are all that `losses.damage_loss` needs.
+
+    Args:
+        output: Output of B videos.
+        clips: Their positions, int64 on the device of the output.
+    """
+    beliefs = ("image_mu", "event_mu", "image_logvar", "event_logvar")
+    found: dict[str, Any] = {}
+    for name in beliefs:
+        values = getattr(output, name)
+        found[name] = None if values is None else values[clips]
+    members = tuple(chosen_clips(member, clips) for member in output.members)
+    return dataclasses.replace(output, logits=output.logits[clips], **found, members=members)
 
 
 def _parts_of(state: State, members: int) -> list[State | None]:

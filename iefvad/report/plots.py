@@ -400,14 +400,15 @@ def _by_epoch(ax: Axes, values: Mapping[float, Sequence[float]], model: str) -> 
 
 
 def learned_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draw learned q and learned ν by epoch. None where nothing is learned.
+    """Draw learned q, ν and weights of the loss by epoch. None where nothing is learned.
 
     Args:
-        history: Rows of log.jsonl (model, seed, epoch, q_mean, q_min, q_max, nu_image, nu_event). The lines are means
-            over the seeds. The band of q goes from its lowest to its highest dimension in any seed, that of ν from the
-            lowest to the highest seed.
+        history: Rows of log.jsonl (model, seed, epoch, q_mean, q_min, q_max, nu_image, ..., weight_cls, ...). The lines
+            are means over the seeds. The band of q goes from its lowest to its highest dimension in any seed, those of
+            the others from the lowest to the highest seed.
     """
     wanted = {"q_mean": "process noise q", "nu_image": "ν, image", "nu_event": "ν, event"}
+    wanted |= {f"weight_{name}": f"loss weight, {name}" for name in ("cls", "kl", "cos", "norm")}
     panels = [key for key in wanted if any(key in row for row in history)]
     if not panels:
         return None

@@ -302,6 +302,7 @@ def _protocol(rows: Sequence[Mapping[str, str]]) -> Table | None:
 def _learned(metrics: Metrics) -> Table | None:
     names = {"q_mean": "q, mean", "q_min": "q, lowest", "q_max": "q, highest"}
     names |= {f"nu_{name}": f"ν, {name}" for name in ("image", "event")}
+    names |= {f"weight_{name}": f"loss weight, {name}" for name in ("cls", "kl", "cos", "norm")}
     found = {model: values["learned"] for model, values in metrics.items() if values.get("learned")}
     keys = [key for key in names if any(key in values for values in found.values())]
     rows = [

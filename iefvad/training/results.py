@@ -41,7 +41,7 @@ class Results:
 
     Attributes:
         scores: Scores by model name and seed, in the order in which they were added.
-        learned: Values of learned q and ν by model name and seed (`Network.learned`).
+        learned: Values of learned q, ν and weights of the loss by model name and seed (`Network.learned`).
         chosen: Epoch and threshold of the kept network by model name and seed.
     """
 

@@ -13,7 +13,7 @@ from typing import Any
 from iefvad.checkpoints.pretrained import RUN_CHECKPOINT, RUN_CONFIG
 from iefvad.training.presets import METHODS
 from iefvad.training.protocols import of_method
-from iefvad.training.settings import Settings, later_settings, load_config, save_config
+from iefvad.training.settings import BEYOND, Settings, TrainConfig, later_settings, load_config, save_config
 from iefvad.training.tracking import Tracking
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text, write_with
@@ -46,8 +46,13 @@ class Variant:
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
     def apply(self, config: Settings) -> Settings:
-        """Return the settings of this model. Another method brings its own values, except where the user chose."""
+        """Return the settings of this model. Another method brings its own values, except where the user chose.
+
+        The released code has nothing that goes beyond the paper, whatever the user chose for the other rows.
+        """
         changes = of_method(config, self.method) if self.method != config.method else {}
+        if self.method == "released":
+            changes |= {name: getattr(TrainConfig, name) for name in BEYOND}
         if self.process_noise is not None:
             changes["process_noise"] = self.process_noise
         return dataclasses.replace(config, **changes)

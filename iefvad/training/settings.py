@@ -12,7 +12,8 @@ from typing import Any, Literal
 import yaml
 
 from iefvad.model.baselines.config import TWO_STREAMS
-from iefvad.model.config import Noise, Temporal
+from iefvad.model.config import Noise, Temporal, Weights
+from iefvad.training.masking import Damage
 from iefvad.training.presets import PRESETS, defaults_of
 from iefvad.training.tracking import check_trackers
 from iefvad.utils.errors import UserError
@@ -107,6 +108,12 @@ class TrainConfig:
         " both streams weigh the same everywhere at first",
     )
     members: int | None = option(None, "number of networks, trained side by side, whose logits are averaged")
+    surprise: bool = option(
+        False, "variances also grow where features do not fit the correlations of the training features"
+    )
+    repair: bool = option(
+        False, "dimensions at their training mean count as masked: the others predict them, and variances grow"
+    )
     mil: Literal["topk", "segment"] | None = option(
         None,
         "score of a video in training: mean of its highest segments, or of its best run of about 16 segments",
@@ -115,7 +122,9 @@ class TrainConfig:
     # Optimisation.
     lr: float | None = option(None, "learning rate of AdamW")
     scalar_lr: float = option(
-        0.1, "learning rate of learned process noise and learned nu, which have no weight decay; --factor lowers it too"
+        0.1,
+        "learning rate of learned process noise, nu, loss weights and --surprise, which have no weight decay; --factor"
+        " lowers it too",
     )
     weight_decay: float = option(0.01, "weight decay of AdamW")
     epochs: int | None = option(None, "passes over the training videos")
@@ -131,6 +140,19 @@ class TrainConfig:
     lambda_kl: float | None = option(None, "weight of the KL terms")
     lambda_cos: float | None = option(None, "weight of the cosine term within the regularisation")
     lambda_norm: float | None = option(None, "weight of the norm term within the regularisation")
+    loss_weights: Weights = option(
+        "fixed", "fixed: the --lambda options; learned: they are where the learned weights of the loss terms start"
+    )
+    mask_clips: float = option(0.0, "probability that one modality of a training clip is damaged; 0: none")
+    mask_ratio: float = option(0.8, "maximum damaged fraction of a clip's dimensions or time steps")
+    mask_damage: Damage = option(
+        "features",
+        "what --mask-clips damages. features: dimensions become the training mean; segments: time steps shrink to"
+        " 0.01 of their distance from it; both: one of the two per clip",
+    )
+    lambda_mask: float = option(
+        0.0, "weight of the divergence of the beliefs on damaged clips from those on the clean clips"
+    )
     max_segments: int | None = option(
         None, "longer training videos are averaged to this number of bins; in testing, the length of a chunk"
     )
@@ -265,11 +287,15 @@ def resolve(config: TrainConfig) -> Settings:
     return settings
 
 
+BEYOND = ("surprise", "repair", "loss_weights", "mask_clips", "lambda_mask")
+"""Settings beyond the paper that are off by default and that the released variant does not have."""
+
+
 def _check_baseline(config: TrainConfig, defaults: dict[str, Any], given: dict[str, Any]) -> None:
     """Refuse choices that a baseline does not have, rather than train without them."""
     unused = [
         "method", "compare", "noise", "nu", "temporal", "process_noise", "refine_steps", "attenuation", "eps",
-        "lambda_reg", "lambda_kl", "lambda_cos", "lambda_norm",
+        "lambda_reg", "lambda_kl", "lambda_cos", "lambda_norm", "mask_ratio", "mask_damage", *BEYOND,
     ]  # fmt: skip
     if config.model not in TWO_STREAMS:
         unused += ["mil", "layers", "heads", "dropout", "window", "identity_start"]
@@ -297,11 +323,31 @@ def _check(config: Settings) -> None:
         "lambda_kl",
         "lambda_cos",
         "lambda_norm",
+        "lambda_mask",
     ):
         if getattr(config, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must not be negative, not {getattr(config, name)}.")
     if not 0 <= config.image_part < 1:
         raise UserError(f"--image-part is a fraction, at least 0 and below 1, not {config.image_part}.")
+    for name in ("mask_clips", "mask_ratio"):
+        if not 0 <= getattr(config, name) <= 1:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} is a fraction between 0 and 1, not {getattr(config, name)}.")
+    if config.lambda_mask and not config.mask_clips:
+        raise UserError("--lambda-mask compares damaged clips with clean ones: add --mask-clips 0.5.")
+    for name in ("surprise", "repair"):
+        if getattr(config, name) and not config.standardize:
+            raise UserError(f"--{name} is measured on standardised features: add --standardize true.")
+    if config.loss_weights == "learned":
+        weights = {"lambda-kl": config.lambda_kl, "lambda-reg": config.lambda_reg}
+        weights |= {"lambda-cos": config.lambda_cos, "lambda-norm": config.lambda_norm}
+        if zero := [name for name, value in weights.items() if value == 0]:
+            raise UserError(f"--loss-weights learned starts at the weights given: --{zero[0]} must be greater than 0.")
+    if config.method == "released":
+        plain = {item.name: item.default for item in dataclasses.fields(TrainConfig)}
+        if chosen := [name for name in BEYOND if getattr(config, name) != plain[name]]:
+            flag = chosen[0].replace("_", "-")
+            raise UserError(f"--{flag} has no meaning for the released code: leave it out, or choose --method ief.")
     if config.projection and not config.standardize:
         raise UserError("--projection is taken from standardised features: add --standardize true.")
     if not isinstance(config.process_noise, str) and config.process_noise < 0:

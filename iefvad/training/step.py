@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from iefvad.data.batches import Batch
-from iefvad.model.losses import WHOLE, Loss, LossWeights, Share, total_loss
-from iefvad.model.network import Output
+from iefvad.model.losses import WHOLE, Loss, LossWeights, Share, damage_loss, total_loss
+from iefvad.model.network import Output, chosen_clips
 from iefvad.training.settings import Settings
 
-SCALARS = ("raw_noise", "raw_nu")
-"""Names of the parameters behind learned q and ν in their modules."""
+SCALARS = ("raw_noise", "raw_nu", "raw_surprise", "raw_doubt", "log_weights")
+"""Names of the parameters behind learned q, ν, surprise, doubt and weights of the loss in their modules."""
 
 
 def make_optimizer(model: nn.Module, config: Settings, *, capturable: bool) -> torch.optim.Optimizer:
-    """Return AdamW with a group for the weights and one for the parameters behind learned q and ν.
+    """Return AdamW with a group for the weights and one for the parameters of `SCALARS`.
 
     A step of Adam moves a parameter by about its learning rate. So scalars that start at 0.4 or 8 need a rate of their
     own, and weight decay would pull them to an arbitrary value.
@@ -65,6 +65,7 @@ def training_step(
     autocast: contextlib.AbstractContextManager[Any] | None = None,
     share: Share = WHOLE,
     loss: LossFunction | None = None,
+    more: Callable[[Output], Tensor] | None = None,
 ) -> Tensor:
     """Run forward, backward and one step of the optimiser on a batch that is on the model's device.
 
@@ -77,6 +78,7 @@ def training_step(
         autocast: Context of the forward pass, for lower precision.
         share: What this part of the batch weighs.
         loss: The loss, where it is not that of IEF-VAD; then `weights` and `mil` do not count.
+        more: What is added to the loss.
 
     Returns:
         The losses (total, cls, kl, reg), (4,) float32 on that device. Never waits for the device.
@@ -87,10 +89,35 @@ def training_step(
             found = total_loss(output, batch.labels, batch.lengths, weights, mil, share)
         else:
             found = loss(output, batch.labels, batch.lengths, share)
+        if more is not None:
+            found.total = found.total + more(output)
     optimizer.zero_grad(set_to_none=True)
     found.total.backward()
     optimizer.step()
     return torch.stack([found.total, found.cls, found.kl, found.reg]).detach().float()
+
+
+def masked_step_loss(model: nn.Module, clean: Batch, clips: Tensor, weight: float) -> Callable[[Output], Tensor] | None:
+    """Return what damaged clips add to the loss of a step: from the output on the damaged batch to a scalar.
+
+    Args:
+        model: The network itself, without what wraps it for several processes.
+        clean: The batch without damage.
+        clips: Positions of the damaged clips in it, int64 on the CPU.
+        weight: λ of the term, with the factor of this part of a batch.
+
+    Returns:
+        The function; None where nothing is damaged.
+    """
+    if len(clips) == 0:
+        return None
+    where = clips.to(clean.image.device, non_blocking=True)
+    lengths = clean.lengths[clips]
+    training = model.training
+    with torch.no_grad():
+        target: Output = model.eval()(clean.image[where], clean.event[where], lengths)
+    model.train(training)
+    return lambda output: weight * damage_loss(target, chosen_clips(output, where), lengths)
 
 
 def batch_part(

@@ -26,19 +26,28 @@ from iefvad.data.batches import Batch, Clips, epoch_batches, steps_per_epoch
 from iefvad.features.videos import Video
 from iefvad.model.baselines.config import PAIRED
 from iefvad.model.baselines.network import BaselineNetwork
+from iefvad.model.config import MODALITIES
 from iefvad.model.losses import RUN, WHOLE, Loss, LossWeights, Share
-from iefvad.model.network import Network, Output
+from iefvad.model.network import Network, Output, Standardize
 from iefvad.model.networks import AnyNetwork, make_network
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.training.distributed import Processes
 from iefvad.training.graph import GraphedStep
+from iefvad.training.masking import Mask
 from iefvad.training.networks import model_config, some_unused
 from iefvad.training.run import Run, Variant
 from iefvad.training.scoring import score_shared
 from iefvad.training.settings import Settings, for_data
 from iefvad.training.state import Progress, load_state, save_state
-from iefvad.training.step import LossFunction, batch_part, make_optimizer, set_rate, training_step
+from iefvad.training.step import (
+    LossFunction,
+    batch_part,
+    make_optimizer,
+    masked_step_loss,
+    set_rate,
+    training_step,
+)
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 
@@ -111,10 +120,14 @@ class Trainer:
                 self.model.start_at_zero()
             if config.image_part:
                 self.model.start_divided(config.image_part)
+            if config.loss_weights == "learned":
+                scale = config.lambda_reg
+                self.model.start_weights(config.lambda_kl, scale * config.lambda_cos, scale * config.lambda_norm)
         self.model.to(self.device)
         self.network: nn.Module = self.model
-        self.graphed = config.cuda_graph and self.processes.world == 1
-        if config.cuda_graph and self.processes.is_main and (reason := why_no_graph(self.processes, self.device)):
+        self.graphed = config.cuda_graph and self.processes.world == 1 and not config.lambda_mask
+        reason = why_no_graph(self.processes, self.device, clean=config.lambda_mask > 0)
+        if config.cuda_graph and self.processes.is_main and reason:
             print(f"note: --cuda-graph: {reason}", flush=True)
         self.optimizer = make_optimizer(self.model, config, capturable=self.graphed and self.device.type == "cuda")
         self.progress = Progress()
@@ -203,8 +216,8 @@ class Trainer:
             dynamic_ncols=True,
         )
 
-    def _step(self) -> Callable[[Batch, Share], Tensor]:
-        """Return the training step: from a batch and its weight to the losses."""
+    def _step(self) -> Callable[[Batch, Share, Mask | None], Tensor]:
+        """Return the training step: from a batch, its weight and its damage to the losses."""
         config = self.config
         weights = LossWeights(config.lambda_kl, config.lambda_reg, config.lambda_cos, config.lambda_norm)
 
@@ -215,7 +228,13 @@ class Trainer:
             def loss(output: Output, labels: Tensor, lengths: Tensor, share: Share) -> Loss:
                 return own(output, labels, lengths, config.mil, share)
 
-        def step(batch: Batch, share: Share = WHOLE) -> Tensor:
+        def step(batch: Batch, share: Share = WHOLE, mask: Mask | None = None) -> Tensor:
+            more = None
+            if mask is not None:
+                clean, batch = batch, mask.apply(batch, self._centres())
+                if config.lambda_mask:
+                    with self._autocast():
+                        more = masked_step_loss(self.model, clean, mask.clips, mask.share * config.lambda_mask)
             return training_step(
                 self.network,
                 batch,
@@ -225,15 +244,31 @@ class Trainer:
                 autocast=self._autocast(),
                 share=share,
                 loss=loss,
+                more=more,
             )
 
         if not self.graphed:
             return step
         graphed = GraphedStep(step, self.device, config.max_segments)
-        return lambda batch, share: graphed(batch)
+
+        def padded_step(batch: Batch, share: Share, mask: Mask | None) -> Tensor:
+            return graphed(batch if mask is None else mask.apply(batch, self._centres()))
+
+        return padded_step
+
+    def _centres(self) -> tuple[Tensor, Tensor]:
+        """What damaged dimensions become: the mean of the training features where they are standardised, or zero."""
+        found = dict.fromkeys(MODALITIES, torch.zeros((), device=self.device))
+        for name, statistics in self.model.statistics.items():
+            assert isinstance(statistics, Standardize)
+            found[name] = statistics.centre
+        return found["image"], found["event"]
 
     def _train_epoch(
-        self, clips: Clips, train: Callable[[Batch, Share], Tensor], choose: Callable[[], dict[str, Any]] = dict
+        self,
+        clips: Clips,
+        train: Callable[[Batch, Share, Mask | None], Tensor],
+        choose: Callable[[], dict[str, Any]] = dict,
     ) -> dict[str, Any]:
         """Train one epoch and return its row of the log. `choose` is called within it, or at least at its end."""
         config, epoch, processes = self.config, self.progress.epoch, self.processes
@@ -248,8 +283,9 @@ class Trainer:
         self.network.train()
         begin, sums = time.perf_counter(), torch.zeros(4, device=self.device)
         measured: dict[str, Any] | None = None
-        for step, (batch, share, failure) in enumerate(self._parts(clips, order), 1):
-            sums += train(batch, share)
+        parts = zip(self._parts(clips, order), self._masks(clips, order), strict=True)
+        for step, ((batch, share, failure), mask) in enumerate(parts, 1):
+            sums += train(batch, share, None if failure else mask)
             if step % CHECK == 0 or step == len(order):
                 processes.abort_on(failure)
                 means = (processes.sum(sums) / (step * processes.world)).tolist()
@@ -307,6 +343,29 @@ class Trainer:
             features = torch.zeros(1, pad_to, self.model.config.dim)
             nothing = Batch(features, features, torch.ones(1, dtype=torch.int64), torch.zeros(1))
             yield nothing.to(self.device), Share(0.0, 0.0), failure
+
+    def _masks(self, clips: Clips, order: Sequence[Sequence[int]]) -> Iterator[Mask | None]:
+        """Yield what is damaged in this process' part of each batch of an epoch; None: nothing.
+
+        Every process draws for whole batches, from the epoch's number. So neither the number of processes nor a resumed
+        run changes the draws.
+        """
+        config, processes = self.config, self.processes
+        seed = _mix(self.seed, self.variant.modality, f"damage {self.progress.epoch}")
+        generator = torch.Generator().manual_seed(seed)
+        for batch in order:
+            if not config.mask_clips:
+                yield None
+                continue
+            mask = Mask.draw(
+                (len(batch), config.max_segments, self.model.config.dim),
+                clips=config.mask_clips,
+                ratio=config.mask_ratio,
+                damage=config.mask_damage,
+                generator=generator,
+            )
+            mask = mask.part(clips.lengths[list(batch)], processes.rank, processes.world)
+            yield mask if len(mask.streams) else None
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.config.precision == "bfloat16":
@@ -368,8 +427,16 @@ class Trainer:
         )
 
 
-def why_no_graph(processes: Processes, device: torch.device) -> str | None:
-    """Return why `--cuda-graph` captures nothing here, as a sentence; None if it does."""
+def why_no_graph(processes: Processes, device: torch.device, *, clean: bool = False) -> str | None:
+    """Return why `--cuda-graph` captures nothing here, as a sentence; None if it does.
+
+    Args:
+        processes: The processes that train together.
+        device: Where they train.
+        clean: Damaged clips are compared with clean ones.
+    """
+    if clean:
+        return "steps with --lambda-mask are not captured, because the number of damaged clips varies."
     if processes.world > 1:
         return "steps of several processes are not captured, so they run one by one."
     if device.type != "cuda":
