@@ -195,7 +195,7 @@ class Network(nn.Module):
             {name: Standardize(config.dim, config.projection) for name in modalities} if config.standardize else {}
         )
         nu = None if config.noise == "gaussian" else config.nu
-        self.fusion = ief_kernels.PrecisionFusion(nu=nu, eps=config.eps, backend=backend)
+        self.fusion = _fusion(config, nu, backend)
         self.scan: ief_kernels.KalmanScan | None = None
         if config.temporal != "none":
             # Variance of the fused state at the start, where log-variances are about 0: half the effective variance.
@@ -427,6 +427,14 @@ class Network(nn.Module):
             return None
         both = dict(zip(MODALITIES, self.fusion.nu(), strict=True))
         return torch.stack([nu for name in self.encoders if isinstance(nu := both[name], Tensor)]).mean()
+
+
+def _fusion(config: ModelConfig, nu: float | str | None, backend: str) -> ief_kernels.PrecisionFusion:
+    """The fusion of a network; the other weights start the same whatever the rank of the covariances."""
+    if not config.covariance_rank:
+        return ief_kernels.PrecisionFusion(nu=nu, eps=config.eps, backend=backend)
+    with torch.random.fork_rng(devices=()):
+        return ief_kernels.LowRankFusion(config.width, config.covariance_rank, nu=nu, eps=config.eps, backend=backend)
 
 
 def _parts_of(state: State, members: int) -> list[State | None]:
