@@ -119,4 +119,6 @@ def low_rank_kl(logvar: Tensor, factor: Tensor, *, nu: Nu = 8.0, lengths: Tensor
     traces = (variance * factor.square().sum(1) * weight[..., None]).sum()
     with _without_autocast(logvar.device.type):
         inner = torch.eye(rank, dtype=factor.dtype, device=factor.device) + factor.T @ factor
-    return 0.5 * (traces - weight.sum() * torch.linalg.slogdet(inner)[1]) / max(dim, 1)
+        log_det: Tensor = torch.linalg.slogdet(inner)[1]
+    found: Tensor = 0.5 * (traces - weight.sum() * log_det) / max(dim, 1)
+    return found

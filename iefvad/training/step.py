@@ -14,12 +14,12 @@ from iefvad.model.losses import WHOLE, Loss, LossWeights, Share, total_loss
 from iefvad.model.network import Output
 from iefvad.training.settings import Settings
 
-SCALARS = ("raw_noise", "raw_nu")
-"""Names of the parameters behind learned q and ν in their modules."""
+SCALARS = ("raw_noise", "raw_nu", "raw_factor_img", "raw_factor_evt")
+"""Names of the parameters behind learned q, ν and factors of covariances in their modules."""
 
 
 def make_optimizer(model: nn.Module, config: Settings, *, capturable: bool) -> torch.optim.Optimizer:
-    """Return AdamW with a group for the weights and one for the parameters behind learned q and ν.
+    """Return AdamW with a group for the weights and one for the parameters behind learned q, ν and factors.
 
     A step of Adam moves a parameter by about its learning rate. So scalars that start at 0.4 or 8 need a rate of their
     own, and weight decay would pull them to an arbitrary value.

@@ -52,8 +52,8 @@ FUSION_RELATIVE = {
 
 
 # Low-rank fusion: as the fusion, then sums over D of four products each (T and b), an inverse of 2r columns, and sums
-# over 2r. The tests' factors have VᵀV below 4, so T's eigenvalues lie in [1, 5]: the relative error of the inverse is at
-# most 5 times that of T and of elimination. Gradients take the inverse three times.
+# over 2r. The tests' factors have VᵀV below 4, so T's eigenvalues lie in [1, 5]: the relative error of the inverse is
+# at most 5 times that of T and of elimination. Gradients take the inverse three times.
 def low_rank_tolerance(dtype: torch.dtype, dim: int, rank: int) -> float:
     """Bound the relative error of low-rank fusion and its gradients in a dtype."""
     if dtype in (torch.float16, torch.bfloat16):

@@ -275,7 +275,7 @@ def test_a_divided_start_gives_each_stream_its_dimensions():
 
 def test_low_rank_covariances_start_as_diagonal_ones_and_change_the_loss_and_the_scores():
     plain, correlated = build(SMALL).eval(), build(VARIANTS["low rank"]).eval()
-    names = {f"fusion.factor_{name}" for name in ("img", "evt")}
+    names = {f"fusion.raw_factor_{name}" for name in ("img", "evt")}
     assert correlated.state_dict().keys() - plain.state_dict().keys() == names
     for name, value in plain.state_dict().items():
         assert torch.equal(value, correlated.state_dict()[name]), f"{name} starts differently"
@@ -286,12 +286,12 @@ def test_low_rank_covariances_start_as_diagonal_ones_and_change_the_loss_and_the
         found = [model(image, event, lengths) for model in (plain, correlated)]
         return [(out.logits, total_loss(out, labels, lengths, LossWeights()).kl) for out in found]
 
-    torch.testing.assert_close(*both(), rtol=1e-3, atol=1e-3)  # the factors' rows have a norm of 0.02
+    torch.testing.assert_close(*both(), rtol=0.03, atol=0.03)  # the factors' columns have a norm of 0.1
     with torch.no_grad():
         for name in names:
-            correlated.get_parameter(name).mul_(40)
+            correlated.get_parameter(name).mul_(20)
     (logits, kl), (other, larger) = both()
-    assert not torch.allclose(logits, other, atol=1e-3) and larger > kl + 1e-3
+    assert not torch.allclose(logits, other, rtol=0.03, atol=0.03) and larger > kl + 0.03
 
 
 @pytest.mark.parametrize(
