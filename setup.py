@@ -51,6 +51,7 @@ QUIET_FLOATS = ["-fno-trapping-math", "-fno-math-errno"]
 OP_FLAGS = {
     "event_synthesis": ["-ffp-contract=off"],
     "precision_fusion": QUIET_FLOATS,
+    "low_rank_fusion": QUIET_FLOATS,
     "kalman_scan": QUIET_FLOATS,
 }
 NVCC_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{CSRC}", "--threads=0"]

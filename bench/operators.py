@@ -164,6 +164,29 @@ def _fusion_terms_work(case: Case) -> tuple[Work, Work]:
     return forward, Work(size * (6 * valid + 4 * elements), 48 * valid)
 
 
+RANK = 4
+
+
+def _correlated_beliefs(case: Case, device: torch.device) -> Inputs:
+    """Factors whose columns have norms of about 1, in the dtype of the arithmetic."""
+    exact = torch.float64 if case.dtype == torch.float64 else torch.float32
+    dim = case.shape[-1]
+    factors = {
+        name: (torch.randn(dim, RANK, device=device, dtype=exact) * dim**-0.5).requires_grad_(case.trains)
+        for name in ("factor_img", "factor_evt")
+    }
+    return {**_beliefs(case, device), **factors}
+
+
+def _low_rank_work(case: Case) -> tuple[Work, Work]:
+    elements, size = prod(case.shape), _bytes(case.dtype)
+    square = RANK * RANK
+    # Bytes as the fusion. Products of two columns: three blocks of T and three forms; in the backward pass T again,
+    # three blocks of the gradient of its inverse, and eight products of a block with a row of a factor.
+    forward = Work(8 * size * elements, (30 + 2 * 6 * square) * elements)
+    return forward, Work(10 * size * elements, (90 + 2 * 14 * square) * elements)
+
+
 # ---------------------------------------------------------------- scan
 
 
@@ -223,6 +246,7 @@ OPERATORS: dict[str, Operator] = {
     "fusion_and_terms": Operator(
         _ragged_beliefs, _fusion_terms_work, lambda result: [*result[0][:2], *tensors_of(result[1])]
     ),
+    "low_rank_fusion": Operator(_correlated_beliefs, _low_rank_work, lambda fusion: fusion[:2]),
     "kalman_scan": Operator(_scan_inputs, _scan_work, lambda scan: scan[:1]),
     "refine": Operator(_refine_inputs, _refine_work, tensors_of, ceiling="gemm"),
 }
@@ -249,6 +273,10 @@ def _cpu_cases(quick: bool) -> list[Case]:
         found.append(Case(op, "small", small))
         if op == "precision_fusion" or not quick:
             found.append(Case(op, "training", training))
+    found.append(Case("low_rank_fusion", "odd", odd))
+    if not quick:
+        found += [Case("low_rank_fusion", size, shape) for size, shape in (("small", small), ("training", training))]
+        found.append(Case("low_rank_fusion", "inference", inference, trains=False, latency=True))
     found += _call_cases()
     if quick:
         return [*found, Case("refine", "odd", odd)]

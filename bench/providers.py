@@ -47,6 +47,8 @@ def refusal(provider: str, case: Case, device: torch.device, *, quick: bool = Fa
         return "compiling takes too long for --quick"
     if case.calls > 1 and provider in ("plain", "compile", "associative"):
         return "the overhead of a call is that of the package's own functions"
+    if provider == "plain" and case.op == "low_rank_fusion":
+        return "there is no plain code of it beside the reference"
     cuda = device.type == "cuda"
     if provider == "native" and cuda:
         return "its kernels run on the CPU"

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from .dispatch import BackendUnavailable, explain
 from .event_synthesis import event_synthesis
 from .kalman_scan import Scan, kalman_scan
-from .modules import KalmanScan, PrecisionFusion, Refinement
+from .low_rank_fusion import low_rank_fusion, low_rank_kl
+from .modules import KalmanScan, LowRankFusion, PrecisionFusion, Refinement
 from .precision_fusion import Fusion, Terms, fusion_and_terms, fusion_terms, precision_fusion
 from .refinement import refine
 
@@ -35,6 +36,7 @@ __all__ = [
     "BackendUnavailable",
     "Fusion",
     "KalmanScan",
+    "LowRankFusion",
     "PrecisionFusion",
     "Refinement",
     "Scan",
@@ -45,6 +47,8 @@ __all__ = [
     "fusion_and_terms",
     "fusion_terms",
     "kalman_scan",
+    "low_rank_fusion",
+    "low_rank_kl",
     "precision_fusion",
     "reference",
     "refine",

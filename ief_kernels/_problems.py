@@ -17,6 +17,7 @@ from torch import Tensor
 from .event_synthesis import event_synthesis
 from .kalman_scan import kalman_scan
 from .kalman_scan.paths import forced_path
+from .low_rank_fusion import low_rank_fusion
 from .precision_fusion import fusion_and_terms, fusion_terms, precision_fusion
 from .refinement import refine
 
@@ -112,6 +113,26 @@ def fusion(operator: str, dtype: torch.dtype, shape: tuple[int, int, int], per_d
     return Problem(operator, dtype, f"{shape}{', ν per dimension' if per_dim else ''}", inputs, call, relative)
 
 
+def low_rank(dtype: torch.dtype, shape: tuple[int, int, int], rank: int) -> Problem:
+    """Return a problem of `low_rank_fusion` with learned ν and lengths."""
+    draw, exact = _random(sum(shape) + rank), _parameter(dtype)
+    inputs = {name: draw(*shape, dtype=dtype) for name in ("mu_img", "logvar_img", "mu_evt", "logvar_evt")}
+    for name in ("factor_img", "factor_evt"):
+        inputs[name] = draw(shape[2], rank, dtype=exact) / math.sqrt(max(shape[2], rank))
+    inputs["nu_img"], inputs["nu_evt"] = (draw(1, dtype=exact, low=low) for low in (2.0, 5.0))
+
+    def call(given: Tensors, backend: str) -> dict[str, Tensor]:
+        *data, nu_img, nu_evt = given.values()
+        lengths = _lengths(shape[1], shape[0], data[0])
+        return low_rank_fusion(*data, nu=(nu_img, nu_evt), lengths=lengths, backend=backend)._asdict()
+
+    # As the fusion; sums over D and over 2r, and an inverse of a matrix with eigenvalues in [1, 5] about three times.
+    # Gradients of ν and of the factors are sums over all rows besides, whose roundings add up like √n.
+    sums = 15 * (4 + shape[2].bit_length() / 2 + 2 * rank) + math.sqrt(math.prod(shape))
+    allowed = max(units(exact, 54 + sums), units(dtype, 4) if dtype in HALVES else 0.0)
+    return Problem("low_rank_fusion", dtype, f"{shape}, rank {rank}", inputs, call, lambda name: allowed)
+
+
 def scan(dtype: torch.dtype, shape: tuple[int, int, int], path: str, *, carried: bool, robust: bool = False) -> Problem:
     """Return a problem of `kalman_scan` with lengths, on one of its two paths (which only the Triton kernels have)."""
     draw, (batch, steps, dim) = _random(sum(shape) + carried), shape
@@ -201,6 +222,10 @@ def problems(operator: str, dtype: torch.dtype, small: bool = False) -> list[Cal
             [(2, 13, 5), (2, 9, 96), (1, 3, 2500)] if small else [(2, 63, 5), (3, 9, 768), (1, 5, 2048), (1, 3, 5000)]
         )
         return [make(fusion, operator, dtype, shape, per_dim) for shape in shapes for per_dim in (False, True)]
+    if operator == "low_rank_fusion":
+        return [
+            make(low_rank, dtype, shape, rank) for shape, rank in (((2, 63, 5), 3), ((3, 9, 768), 4), ((1, 5, 130), 16))
+        ]
     if operator == "kalman_scan":
         shape = (3, 35, 40) if small else (3, 70, 200)  # longer than the run of steps behind a kept state
         ways = [("sequential", False), ("chunks", False), ("sequential", True)]

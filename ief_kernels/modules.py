@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .kalman_scan import Scan, kalman_scan
-from .precision_fusion import Fusion, Nu, Terms, fusion_and_terms, precision_fusion
+from .low_rank_fusion import low_rank_fusion, low_rank_kl
+from .precision_fusion import Fusion, Nu, Terms, fusion_and_terms, fusion_terms, precision_fusion
 from .refinement import refine
 
 LEARNED = "learned"
@@ -95,6 +96,93 @@ class PrecisionFusion(nn.Module):
     def extra_repr(self) -> str:
         """Return the settings for `repr`."""
         return f"nu={LEARNED if self.raw_nu is not None else self.fixed_nu}, eps={self.eps}"
+
+
+class LowRankFusion(PrecisionFusion):
+    """`low_rank_fusion` with a learned factor per modality, and ν fixed, absent (None) or learned.
+
+    A factor is V = raw/√D. So a change of all of raw by δ changes the norm of a column of V by about δ, whatever D is:
+    raw may be trained at the rate of other scalars, such as raw_nu.
+
+    Args:
+        dim: D.
+        rank: r ≥ 0, number of columns of each factor. With 0 it is `PrecisionFusion` with two empty parameters.
+        start: about the norm of a column of V at the start. At 0 the fusion has no gradient in V. A small one begins as
+            the diagonal model, to about start².
+        nu: as in `PrecisionFusion`.
+        initial_nu: as in `PrecisionFusion`.
+        eps: as in `low_rank_fusion`.
+        backend: as in `low_rank_fusion`.
+
+    Raises:
+        ValueError: `rank`, `nu` or `initial_nu` lies outside its range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        rank: int,
+        *,
+        start: float = 0.1,
+        nu: float | str | None = 8.0,
+        initial_nu: float = 8.0,
+        eps: float = 1e-8,
+        backend: str = "auto",
+    ) -> None:
+        """Create the module; see the class."""
+        super().__init__(nu=nu, initial_nu=initial_nu, eps=eps, backend=backend)
+        if rank < 0:
+            raise ValueError(f"rank must not be negative, got {rank}")
+        self.raw_factor_img = nn.Parameter(start * torch.randn(dim, rank))
+        self.raw_factor_evt = nn.Parameter(start * torch.randn(dim, rank))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return V of image and event, (D, r) each."""
+        size = 1 / math.sqrt(max(self.raw_factor_img.shape[0], 1))
+        return self.raw_factor_img * size, self.raw_factor_evt * size
+
+    def forward(self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor) -> Fusion:
+        """Fuse two beliefs; arguments and result as in `low_rank_fusion`."""
+        return self._fuse(mu_img, logvar_img, mu_evt, logvar_evt, self.factors(), None)
+
+    def with_terms(
+        self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Fusion, Terms]:
+        """Return fusion (zero at padding) and loss terms, whose KL terms are exact for the full covariances."""
+        nu = nu_img, nu_evt = self.nu()
+        factors = factor_img, factor_evt = self.factors()
+        terms = fusion_terms(mu_img, logvar_img, mu_evt, logvar_evt, nu=nu, lengths=lengths, backend=self.backend)
+        terms = terms._replace(
+            kl_img=terms.kl_img + low_rank_kl(logvar_img, factor_img, nu=nu_img, lengths=lengths),
+            kl_evt=terms.kl_evt + low_rank_kl(logvar_evt, factor_evt, nu=nu_evt, lengths=lengths),
+        )
+        return self._fuse(mu_img, logvar_img, mu_evt, logvar_evt, factors, lengths), terms
+
+    def _fuse(
+        self,
+        mu_img: Tensor,
+        logvar_img: Tensor,
+        mu_evt: Tensor,
+        logvar_evt: Tensor,
+        factors: tuple[Tensor, Tensor],
+        lengths: Tensor | None,
+    ) -> Fusion:
+        return low_rank_fusion(
+            mu_img,
+            logvar_img,
+            mu_evt,
+            logvar_evt,
+            *factors,
+            nu=self.nu(),
+            lengths=lengths,
+            eps=self.eps,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the settings for `repr`."""
+        dim, rank = self.raw_factor_img.shape
+        return f"{dim}, rank={rank}, {super().extra_repr()}"
 
 
 class KalmanScan(nn.Module):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from iefvad.model.config import saved_values
 from iefvad.model.networks import AnyNetwork
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_json
@@ -98,7 +99,7 @@ def copy_calibration(network: AnyNetwork, source: Path, folder: Path) -> None:
 @torch.no_grad()
 def fingerprint(network: AnyNetwork) -> str:
     """Return twelve hexadecimal digits that tell one set of weights and settings from another."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(network.config), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(saved_values(network.config), sort_keys=True).encode())
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
 from iefvad.model.baselines.config import BaselineConfig
-from iefvad.model.config import ModelConfig
+from iefvad.model.config import ModelConfig, saved_values
 from iefvad.model.networks import AnyConfig, AnyNetwork
 from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
@@ -76,7 +75,7 @@ def save_model(path: Path, network: AnyNetwork, provenance: Mapping[str, Any] | 
     Raises:
         UserError: the file cannot be written.
     """
-    content = {"config": dataclasses.asdict(network.config), "extra": dict(provenance or {})}
+    content = {"config": saved_values(network.config), "extra": dict(provenance or {})}
     write_tensors(path, network.state_dict(), {"iefvad": json.dumps(content, sort_keys=True)})
 
 
@@ -113,7 +112,7 @@ def save_folder(folder: Path, network: AnyNetwork, provenance: Mapping[str, Any]
         files = {name: encoder[name] for name in ("image_weights", "event_weights") if name in encoder}
         provenance["encoder"] = encoder | {name: re.split(r"[\\/]", path)[-1] for name, path in files.items()}
     save_model(folder / WEIGHTS, network, provenance)
-    document = {"model_type": "iefvad", **dataclasses.asdict(network.config), "provenance": provenance}
+    document = {"model_type": "iefvad", **saved_values(network.config), "provenance": provenance}
     write_text(folder / CONFIG, json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 

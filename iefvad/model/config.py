@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from iefvad.model.inputs import check_projection
 
@@ -32,6 +33,7 @@ class ModelConfig:
         modality: The streams of the network.
         noise: Noise model of the fusion.
         nu: Degrees of freedom of the Student-t.
+        covariance_rank: Rank r of the low-rank part of each modality's covariance; 0: covariances are diagonal.
         temporal: The recursion over the segments.
         process_noise: Process noise q of the recursion.
         refine_steps: Refinement steps N.
@@ -47,8 +49,9 @@ class ModelConfig:
 
     Raises:
         ValueError: `heads` does not divide the width of the network, `window` or `members` is below 1, `projection`
-            is not between 1 and `dim`, `projection`, `surprise` or `repair` comes without `standardize`, or `released`
-            comes with what the released code does not have.
+            is not between 1 and `dim`, `projection`, `surprise` or `repair` comes without `standardize`, `released` comes
+            with what the released code does not have, or `covariance_rank` is negative or belongs to a network without
+            the fusion.
     """
 
     dim: int = 768
@@ -63,6 +66,7 @@ class ModelConfig:
     modality: Literal["fusion", "image", "event"] = "fusion"
     noise: Noise = "student-t"
     nu: float | Literal["learned"] = 8.0
+    covariance_rank: int = 0
     temporal: Temporal = "kalman"
     process_noise: float | Literal["learned"] = "learned"
     refine_steps: int = 10
@@ -88,8 +92,33 @@ class ModelConfig:
             raise ValueError("repair needs standardize = True")
         if self.released and (self.surprise or self.repair or self.loss_weights != "fixed"):
             raise ValueError("the released variant has no surprise, no repair and no learned loss weights")
+        if self.covariance_rank < 0:
+            raise ValueError(f"covariance_rank must not be negative, not {self.covariance_rank}")
+        if self.covariance_rank and (self.released or self.modality != "fusion"):
+            what = (
+                "the released variant has fusion weights of its own" if self.released else "one modality has no fusion"
+            )
+            raise ValueError(f"covariance_rank = {self.covariance_rank} needs the fusion, and {what}")
 
     @property
     def width(self) -> int:
         """Width of the network between the features and the scores."""
         return self.dim if self.projection is None else self.projection
+
+
+_LATER = ("covariance_rank",)
+"""Fields that version 0.1 did not have."""
+
+
+def saved_values(config: Any) -> dict[str, Any]:
+    """Return a network's configuration as it is saved: JSON values by name.
+
+    A field that came later is left out at its default. So files and fingerprints of a network that does not use it
+    stay what they were.
+
+    Args:
+        config: A `ModelConfig` or the configuration of a baseline.
+    """
+    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    values = dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if name not in _LATER or value != defaults[name]}

@@ -237,7 +237,7 @@ class Network(nn.Module):
             else {}
         )
         nu = None if config.noise == "gaussian" else config.nu
-        self.fusion = ief_kernels.PrecisionFusion(nu=nu, eps=config.eps, backend=backend)
+        self.fusion = _fusion(config, nu, backend)
         self.scan: ief_kernels.KalmanScan | None = None
         if config.temporal != "none":
             # Variance of the fused state at the start, where log-variances are about 0: half the effective variance.
@@ -522,6 +522,14 @@ def chosen_clips(output: Output, clips: Tensor) -> Output:
         found[name] = None if values is None else values[clips]
     members = tuple(chosen_clips(member, clips) for member in output.members)
     return dataclasses.replace(output, logits=output.logits[clips], **found, members=members)
+
+
+def _fusion(config: ModelConfig, nu: float | str | None, backend: str) -> ief_kernels.PrecisionFusion:
+    """The fusion of a network; the other weights start the same whatever the rank of the covariances."""
+    if not config.covariance_rank:
+        return ief_kernels.PrecisionFusion(nu=nu, eps=config.eps, backend=backend)
+    with torch.random.fork_rng(devices=()):
+        return ief_kernels.LowRankFusion(config.width, config.covariance_rank, nu=nu, eps=config.eps, backend=backend)
 
 
 def _parts_of(state: State, members: int) -> list[State | None]:

@@ -32,6 +32,8 @@ def model_config(config: Settings, dim: int, modality: str) -> AnyConfig:
         raise UserError(
             f"the features are {dim} wide, which --heads {config.heads} does not divide: choose another number."
         )
+    if modality != "fusion" or config.method == "released":  # rows beside a fusion of low rank
+        values["covariance_rank"] = 0
     return ModelConfig(
         **values
         | {"dim": dim, "modality": modality, "window": config.window or None, "projection": projection}

@@ -79,6 +79,11 @@ class TrainConfig:
     fused: bool = option(False, "use the fused kernels where they serve; without it, the eager reference operators")
     noise: Noise | None = option(None, "noise model of the fusion")
     nu: float | Literal["learned"] | None = option(None, "degrees of freedom of the Student-t, or learned")
+    covariance_rank: int = option(
+        0,
+        "rank of the correlations between dimensions in each stream's covariance, for the fusion of both streams; 0:"
+        " covariances are diagonal",
+    )
     temporal: Temporal | None = option(None, "recursion over the segments")
     process_noise: float | Literal["learned"] | None = option(None, "process noise q of the recursion, or learned")
     refine_steps: int | None = option(None, "refinement steps N")
@@ -123,8 +128,8 @@ class TrainConfig:
     lr: float | None = option(None, "learning rate of AdamW")
     scalar_lr: float = option(
         0.1,
-        "learning rate of learned process noise, nu, loss weights and --surprise, which have no weight decay; --factor"
-        " lowers it too",
+        "learning rate of learned process noise, nu, loss weights, --surprise and the factors of --covariance-rank, which"
+        " have no weight decay; --factor lowers it too",
     )
     weight_decay: float = option(0.01, "weight decay of AdamW")
     epochs: int | None = option(None, "passes over the training videos")
@@ -295,7 +300,7 @@ def _check_baseline(config: TrainConfig, defaults: dict[str, Any], given: dict[s
     """Refuse choices that a baseline does not have, rather than train without them."""
     unused = [
         "method", "compare", "noise", "nu", "temporal", "process_noise", "refine_steps", "attenuation", "eps",
-        "lambda_reg", "lambda_kl", "lambda_cos", "lambda_norm", "mask_ratio", "mask_damage", *BEYOND,
+        "covariance_rank", "lambda_reg", "lambda_kl", "lambda_cos", "lambda_norm", "mask_ratio", "mask_damage", *BEYOND,
     ]  # fmt: skip
     if config.model not in TWO_STREAMS:
         unused += ["mil", "layers", "heads", "dropout", "window", "identity_start"]
@@ -318,6 +323,7 @@ def _check(config: Settings) -> None:
         "refine_steps",
         "window",
         "projection",
+        "covariance_rank",
         "weight_decay",
         "lambda_reg",
         "lambda_kl",
@@ -352,6 +358,16 @@ def _check(config: Settings) -> None:
         raise UserError("--projection is taken from standardised features: add --standardize true.")
     if not isinstance(config.process_noise, str) and config.process_noise < 0:
         raise UserError(f"--process-noise must not be negative, not {config.process_noise}.")
+    if config.covariance_rank and config.method == "released":
+        raise UserError(
+            f"--covariance-rank {config.covariance_rank} changes the fusion, and --method released has fusion weights"
+            " of its own: leave one of them out."
+        )
+    if config.covariance_rank and config.modality in ("image", "event"):
+        raise UserError(
+            f"--covariance-rank {config.covariance_rank} changes the fusion of both streams: leave --modality"
+            f" {config.modality} out."
+        )
     if config.nu == "learned" and config.noise == "gaussian":
         raise UserError("--nu learned needs --noise student-t: gaussian noise has no degrees of freedom.")
     if not isinstance(config.nu, str) and config.nu <= 0:

@@ -14,8 +14,10 @@ from iefvad.model.losses import WHOLE, Loss, LossWeights, Share, damage_loss, to
 from iefvad.model.network import Output, chosen_clips
 from iefvad.training.settings import Settings
 
-SCALARS = ("raw_noise", "raw_nu", "raw_surprise", "raw_doubt", "log_weights")
-"""Names of the parameters behind learned q, ν, surprise, doubt and weights of the loss in their modules."""
+SCALARS = (
+    "raw_noise", "raw_nu", "raw_surprise", "raw_doubt", "log_weights", "raw_factor_img", "raw_factor_evt",
+)  # fmt: skip
+"""Names of the parameters behind learned q, ν, surprise, doubt, weights of the loss and factors of covariances."""
 
 
 def make_optimizer(model: nn.Module, config: Settings, *, capturable: bool) -> torch.optim.Optimizer:

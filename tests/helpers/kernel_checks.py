@@ -51,6 +51,17 @@ FUSION_RELATIVE = {
 }
 
 
+# Low-rank fusion: as the fusion, then sums over D of four products each (T and b), an inverse of 2r columns, and sums
+# over 2r. The tests' factors have VᵀV below 4, so T's eigenvalues lie in [1, 5]: the relative error of the inverse is
+# at most 5 times that of T and of elimination. Gradients take the inverse three times.
+def low_rank_tolerance(dtype: torch.dtype, dim: int, rank: int) -> float:
+    """Bound the relative error of low-rank fusion and its gradients in a dtype."""
+    if dtype in (torch.float16, torch.bfloat16):
+        return FUSION_RELATIVE[dtype]
+    sums = 4 + max(dim, 2).bit_length() / 2 + 2 * rank
+    return tolerance(dtype, exps=2, exponent=5, divisions=4, roundings=20 + 3 * 5 * sums)
+
+
 # The scan: a step costs a division and about five roundings in each of s and p, and the gain, about a tenth and more in
 # these tests, makes later steps forget an error after about ten. Half precision rounds outputs, and gradients twice.
 SCAN_RELATIVE = {

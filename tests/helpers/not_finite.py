@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ief_kernels import fusion_and_terms, kalman_scan, refine
+from ief_kernels import fusion_and_terms, kalman_scan, low_rank_fusion, refine
 
 BAD = (math.nan, math.inf, -math.inf)
 STEPS, DIM, LANE = 11, 3, 1
@@ -107,6 +107,34 @@ def check_fusion(backend: str) -> None:
             lost = {f"kl_{own}", "cosine", "norm"} if name == "mu" else {f"kl_{own}"}
             for field, value in terms._asdict().items():
                 assert bool(value.isfinite()) == (field not in lost), f"{case}: term {field} is {value}"
+
+
+def check_low_rank_fusion(backend: str) -> None:
+    """A bad mean or log-variance shows in all dimensions of its position, and in no other position."""
+
+    def run(bad: float | None = None, which: int = 0) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        tensors = [torch.randn(2, STEPS, DIM, generator=generator) for _ in range(4)]
+        factors = [torch.randn(DIM, 2, generator=generator) for _ in range(2)]
+        for tensor in tensors:
+            tensor[1, 9:] = math.nan
+        if bad is not None:
+            tensors[which][1, 5, LANE] = bad
+        return low_rank_fusion(*tensors, *factors, lengths=LENGTHS, backend=backend)._asdict()
+
+    clean = run()
+    assert all(value.isfinite().all() for value in clean.values()), "the padding leaks"
+    position = torch.zeros(2, STEPS, dtype=torch.bool)
+    position[1, 5] = True
+    for which, name in enumerate(("mu_img", "logvar_img", "mu_evt", "logvar_evt")):
+        for bad in BAD:
+            case = f"{name} = {bad}, {backend}"
+            hit = {"mean"} if which % 2 == 0 else {"mean", "var", "w_img", "w_evt"}
+            if which % 2 and bad == -math.inf:
+                hit = set()  # a variance of 0
+            for field, value in run(bad, which).items():
+                assert value[position].isfinite().any() == (field not in hit), f"{case}: {field} hides it"
+                assert torch.equal(value[~position], clean[field][~position]), f"{case}: {field} spreads it"
 
 
 def check_refine(backend: str) -> None:

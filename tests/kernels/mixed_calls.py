@@ -65,6 +65,12 @@ def _scan(tensors: list[Tensor], backend: str, **options: Any) -> list[Tensor]:
     return [found.mean, found.var, found.gain, *found.state]
 
 
+def _low_rank(tensors: list[Tensor], backend: str) -> list[Tensor]:
+    factors = torch.linspace(-0.5, 0.5, 20).view(2, 5, 2)
+    lengths = torch.tensor([3, 1])
+    return list(ief_kernels.low_rank_fusion(*tensors, *factors, lengths=lengths, backend=backend))
+
+
 def _both(tensors: list[Tensor], backend: str) -> list[Tensor]:
     fusion, terms = ief_kernels.fusion_and_terms(*tensors, lengths=torch.tensor([3, 1]), backend=backend)
     return [*fusion, *terms]
@@ -78,6 +84,7 @@ CALLS = {
         "fusion_terms", fusion_tensors, lambda t, backend: list(ief_kernels.fusion_terms(*t, backend=backend)), wide=4
     ),
     "fusion_and_terms": Call("fusion_and_terms", fusion_tensors, _both, wide=4),
+    "low_rank_fusion": Call("low_rank_fusion", fusion_tensors, _low_rank),
     "scan": Call("kalman_scan", scan_tensors, _scan, wide=2),
     "robust scan": Call("kalman_scan", scan_tensors, lambda t, backend: _scan(t, backend, nu=4.0), wide=2),
     "carried scan": Call("kalman_scan", carried_tensors, _scan, states=2, wide=2),

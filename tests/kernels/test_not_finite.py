@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.kernel_checks import BACKENDS
-from tests.helpers.not_finite import check_fusion, check_refine, check_scan
+from tests.helpers.not_finite import check_fusion, check_low_rank_fusion, check_refine, check_scan
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -21,6 +21,11 @@ def test_scan(backend: str, carried: bool, nu: float | None) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_fusion_and_its_terms(backend: str) -> None:
     check_fusion(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_low_rank_fusion(backend: str) -> None:
+    check_low_rank_fusion(backend)
 
 
 def test_refinement() -> None:

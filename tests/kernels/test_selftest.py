@@ -21,6 +21,7 @@ def test_passes_here_and_names_what_it_checked(capsys: pytest.CaptureFixture[str
         "fusion_and_terms",
         "fusion_terms",
         "kalman_scan",
+        "low_rank_fusion",
         "precision_fusion",
         "refine",
     ):

@@ -52,10 +52,14 @@ def test_parameters_do_not_widen(backend: str) -> None:
     narrow = [t.detach().to(torch.bfloat16) for t in (*fusion, x, var)]
     nu = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
     noise = torch.full((5,), 0.1, dtype=torch.float64, requires_grad=True)
+    factors = [torch.full((5, 2), 0.1, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     fused = ief_kernels.precision_fusion(*narrow[:4], nu=nu, backend=backend)
+    correlated = ief_kernels.low_rank_fusion(*narrow[:4], *factors, nu=nu, backend=backend)
     scan = ief_kernels.kalman_scan(*narrow[4:], process_noise=noise, nu=nu, backend=backend)
-    assert {t.dtype for t in (*fused, *scan[:3])} == {torch.bfloat16} and scan.state[0].dtype == torch.float32
-    for grad in gradients([fused.mean, scan.mean], [nu, noise]):
+    assert {t.dtype for t in (*fused, *correlated, *scan[:3])} == {torch.bfloat16} and scan.state[
+        0
+    ].dtype == torch.float32
+    for grad in gradients([fused.mean, correlated.mean, scan.mean], [nu, noise, *factors]):
         assert grad is not None and grad.dtype == torch.float64 and grad.isfinite().all()
 
 
@@ -109,6 +113,8 @@ def arguments_of(op: str) -> Arguments:
         return {"x": x, "var": var, "initial_state[0]": s, "initial_state[1]": p, **extra}
     names = ("mu_img", "logvar_img", "mu_evt", "logvar_evt")
     found: Arguments = dict(zip(names, CALLS["precision_fusion"].make(), strict=True))
+    if op == "low_rank_fusion":
+        found |= {"factor_img": torch.rand(5, 2), "factor_evt": torch.rand(5, 2)}
     if op != "precision_fusion":
         found["lengths"] = torch.tensor([3, 1])
     return {**found, "nu[0]": torch.full((5,), 4.0), "nu[1]": torch.full((5,), 4.0)}
@@ -179,6 +185,8 @@ def test_scalars_may_be_on_the_cpu() -> None:
     fusion = [t.to("meta") for t in here]
     x, var = (t.to("meta") for t in CALLS["scan"].make())
     assert ief_kernels.precision_fusion(*fusion, nu=four).mean.is_meta
+    factors = torch.ones(2, 5, 1, device="meta")
+    assert ief_kernels.low_rank_fusion(*fusion, *factors, nu=four).mean.is_meta
     assert ief_kernels.kalman_scan(x, var, nu=four, process_noise=four).mean.is_meta
     refused: list[tuple[str, Callable[[], Any]]] = [
         ("nu is on meta, but mu_img", lambda: ief_kernels.precision_fusion(*here, nu=four.to("meta"))),

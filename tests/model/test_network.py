@@ -20,6 +20,7 @@ VARIANTS = {
     "no scan": dataclasses.replace(SMALL, temporal="none"),
     "gaussian": dataclasses.replace(SMALL, noise="gaussian"),
     "learned nu": dataclasses.replace(SMALL, nu="learned"),
+    "low rank": dataclasses.replace(SMALL, covariance_rank=2),
     "image": dataclasses.replace(SMALL, modality="image"),
     "event": dataclasses.replace(SMALL, modality="event"),
     "no refinement": dataclasses.replace(SMALL, refine_steps=0),
@@ -270,3 +271,33 @@ def test_a_divided_start_gives_each_stream_its_dimensions():
         torch.nn.init.zeros_(encoder.logvar.weight)
     weights = network(*torch.randn(2, 1, 3, 8)).w_img
     assert weights[..., :2].min() > 0.95 and weights[..., 2:].max() < 0.05
+
+
+def test_low_rank_covariances_start_as_diagonal_ones_and_change_the_loss_and_the_scores():
+    plain, correlated = build(SMALL).eval(), build(VARIANTS["low rank"]).eval()
+    names = {f"fusion.raw_factor_{name}" for name in ("img", "evt")}
+    assert correlated.state_dict().keys() - plain.state_dict().keys() == names
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, correlated.state_dict()[name]), f"{name} starts differently"
+    image, event = torch.randn(2, 2, 9, 24)
+    lengths, labels = torch.tensor([9, 4]), torch.tensor([1.0, 0.0])
+
+    def both() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        found = [model(image, event, lengths) for model in (plain, correlated)]
+        return [(out.logits, total_loss(out, labels, lengths, LossWeights()).kl) for out in found]
+
+    torch.testing.assert_close(*both(), rtol=0.03, atol=0.03)  # the factors' columns have a norm of 0.1
+    with torch.no_grad():
+        for name in names:
+            correlated.get_parameter(name).mul_(20)
+    (logits, kl), (other, larger) = both()
+    assert not torch.allclose(logits, other, rtol=0.03, atol=0.03) and larger > kl + 0.03
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"modality": "event"}, "one modality"), ({"released": True}, "released"), ({"covariance_rank": -1}, "negative")],
+)
+def test_a_rank_needs_the_fusion(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        dataclasses.replace(SMALL, **{"covariance_rank": 2} | changes)
