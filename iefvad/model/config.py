@@ -49,9 +49,9 @@ class ModelConfig:
 
     Raises:
         ValueError: `heads` does not divide the width of the network, `window` or `members` is below 1, `projection`
-            is not between 1 and `dim`, `projection`, `surprise` or `repair` comes without `standardize`, `released` comes
-            with what the released code does not have, or `covariance_rank` is negative or belongs to a network without
-            the fusion.
+            is not between 1 and `dim`, `projection`, `surprise` or `repair` comes without `standardize`, `released`
+            comes with what the released code does not have, or `covariance_rank` is negative or belongs to a network
+            without the fusion.
     """
 
     dim: int = 768

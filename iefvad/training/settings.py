@@ -128,8 +128,8 @@ class TrainConfig:
     lr: float | None = option(None, "learning rate of AdamW")
     scalar_lr: float = option(
         0.1,
-        "learning rate of learned process noise, nu, loss weights, --surprise and the factors of --covariance-rank, which"
-        " have no weight decay; --factor lowers it too",
+        "learning rate of learned process noise, nu, loss weights, --surprise and the factors of --covariance-rank,"
+        " which have no weight decay; --factor lowers it too",
     )
     weight_decay: float = option(0.01, "weight decay of AdamW")
     epochs: int | None = option(None, "passes over the training videos")

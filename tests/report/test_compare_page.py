@@ -31,9 +31,7 @@ def runs(tmp_path_factory):
     few = CLASSES[:4]
     write_run(root / "a", models=["fusion", "image"], seeds=[0, 1, 2, 3], classes=few, settings={"nu": 8, "same": 5})
     write_run(root / "b", models=["fusion"], seeds=[1, 2, 3], classes=few, quality=2.0, settings={"nu": 4, "same": 5})
-    write_run(
-        root / "c", models=["rtfm"], seeds=[0], classes=few, test=5, settings={"same": 5}, name="another data set"
-    )
+    write_run(root / "c", models=["rtfm"], seeds=[0], classes=few, test=5, settings={"same": 5}, name="other data")
     return root
 
 
