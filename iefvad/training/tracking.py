@@ -21,7 +21,7 @@ from iefvad.utils.files import write_json
 TRACKING = "tracking.json"
 """File of a run folder: the trackers' numbers of its networks, for `--resume`."""
 
-RESULTS = ("auc", "ap", "ano_auc", "brier")
+RESULTS = ("auc", "ap", "ano_auc", "brier", "ece")
 
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 

@@ -85,6 +85,7 @@ def test_all_seeds_of_a_run_are_damaged(run, tmp_path, capsys):
     assert [first, second] == document["fusion"]["seeds"]["brier"]["values"] and first != second
     assert clean["brier"] == pytest.approx((first + second) / 2)
     assert len(document["direction"]["image"]["by_network"]) == 2
+    assert document["fusion"]["seeds"]["ece"]["mean"] == pytest.approx(clean["ece"])
     assert "over seeds, 2 draws for each of 2 seeds" in capsys.readouterr().out
 
 
