@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from iefvad.checkpoints.hub import IEFVAD
-from iefvad.model.config import ModelConfig
+from iefvad.model.config import ModelConfig, saved_values
 from iefvad.model.losses import LossWeights, total_loss
 from iefvad.model.network import Network
 
@@ -292,6 +293,19 @@ def test_low_rank_covariances_start_as_diagonal_ones_and_change_the_loss_and_the
             correlated.get_parameter(name).mul_(20)
     (logits, kl), (other, larger) = both()
     assert not torch.allclose(logits, other, rtol=0.03, atol=0.03) and larger > kl + 0.03
+
+
+def test_a_rank_is_saved_and_a_network_without_one_is_saved_as_before(tmp_path):
+    for name in ("ief", "low rank"):
+        build(VARIANTS[name]).save_pretrained(tmp_path / name)
+    plain, correlated = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("ief", "low rank"))
+    assert correlated.keys() - plain.keys() == {"covariance_rank"} and correlated["covariance_rank"] == 2
+    assert "covariance_rank" not in saved_values(SMALL)  # fingerprints of earlier calibrations still fit
+    again = IEFVAD.from_pretrained(str(tmp_path / "low rank"))
+    assert again.config == VARIANTS["low rank"]
+    for name, value in build(VARIANTS["low rank"]).state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert IEFVAD.from_pretrained(str(tmp_path / "ief")).config == SMALL
 
 
 @pytest.mark.parametrize(

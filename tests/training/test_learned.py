@@ -79,13 +79,15 @@ def test_degrees_of_freedom_find_the_values_that_the_data_were_made_with():
 
 
 def test_learned_scalars_have_a_rate_of_their_own_and_no_weight_decay():
-    network = Network(ModelConfig(dim=8, heads=2, refine_steps=1, nu="learned"))
+    network = Network(ModelConfig(dim=8, heads=2, refine_steps=1, nu="learned", covariance_rank=2))
     config = resolve(TrainConfig(lr=0.01, scalar_lr=0.25, weight_decay=0.5))
     optimizer = make_optimizer(network, config, capturable=False)
-    scalars = [network.scan.raw_noise, network.fusion.raw_nu]
+    scalars = [
+        network.scan.raw_noise, network.fusion.raw_nu, network.fusion.raw_factor_img, network.fusion.raw_factor_evt
+    ]  # fmt: skip
     weights, own = optimizer.param_groups
     assert {id(raw) for raw in own["params"]} == {id(raw) for raw in scalars}
-    assert len(weights["params"]) + 2 == len(list(network.parameters()))
+    assert len(weights["params"]) + 4 == len(list(network.parameters()))
     assert (weights["lr"], weights["weight_decay"], own["lr"], own["weight_decay"]) == (0.01, 0.5, 0.25, 0.0)
     set_rate(optimizer, 0.1)
     assert (weights["lr"], own["lr"]) == pytest.approx((0.001, 0.025))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from iefvad.cli.train import parse_train
+from iefvad.training.networks import model_config
 from iefvad.training.presets import METHODS, PRESETS
+from iefvad.training.run import Run
 from iefvad.training.settings import TrainConfig, for_data, load_config, resolve, save_config
 from iefvad.utils.errors import UserError
 
@@ -35,6 +38,16 @@ def test_a_flag_always_wins_over_preset_and_method():
         ["--preset", "ucf-crime", "--method", "paper", "--lr", "0.5", "--process-noise", "0.25", "--nu", "learned"]
     )
     assert (config.lr, config.process_noise, config.nu, config.epochs) == (0.5, 0.25, "learned", 10)
+
+
+def test_only_fusions_of_this_method_get_a_rank():
+    config = resolve(TrainConfig(covariance_rank=4, modality="all", compare=True))
+    ranks = {
+        variant.name: model_config(variant.apply(config), 32, variant.modality).covariance_rank
+        for variant in Run(Path("unused"), config).variants
+    }
+    assert ranks == {name: 0 if name in ("image", "event", "fusion (released)") else 4 for name in ranks}
+    assert len(ranks) >= 5
 
 
 def test_yaml_round_trip_and_override(tmp_path):
