@@ -12,6 +12,7 @@ COMMANDS = {
     "extract": ("iefvad.cli.extract:main", "turn videos into a feature store"),
     "evaluate": ("iefvad.cli.evaluate:main", "metrics, robustness and plots of a run or of a released model"),
     "report": ("iefvad.cli.report:main", "make the page of a run again, or a page that compares several runs"),
+    "reproduce": ("iefvad.cli.reproduce:main", "the paper's tables and figures on your data"),
     "detect": ("iefvad.cli.detect:main", "anomaly scores for your own videos, cameras and streams"),
     "calibrate": ("iefvad.cli.calibrate:main", "find the threshold for a maximum number of false alarms per hour"),
     "data": ("iefvad.cli.data:main", "check the lists and annotations of a data set; make gt.npy"),

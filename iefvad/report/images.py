@@ -36,18 +36,24 @@ def svg(figure: Figure) -> bytes:
     return _bytes(figure, "svg", metadata={"Date": None})
 
 
+def pdf(figure: Figure) -> bytes:
+    """Return the figure as a PDF file in the light colours."""
+    return _bytes(figure, "pdf", metadata={"CreationDate": None})
+
+
 def data_uri(data: bytes, kind: str) -> str:
     """Return bytes as a data URI of media type `kind`, such as "image/png"."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure to a .png or .svg file.
+    """Write the figure to a .png, .svg or .pdf file.
 
     Raises:
         UserError: the file cannot be written.
     """
-    write_bytes(Path(path), svg(figure) if str(path).endswith(".svg") else png(figure))
+    kinds = {".svg": svg, ".pdf": pdf}
+    write_bytes(Path(path), kinds.get(Path(path).suffix, png)(figure))
 
 
 def _short(path: str) -> str:

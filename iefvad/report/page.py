@@ -123,7 +123,7 @@ def table(
 
 
 def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and not value[:1].isdigit() and value[:1] not in ("+", "-")
+    return isinstance(value, str) and not value[:1].isdigit() and value[:1] not in ("+", "-", "<")
 
 
 def _winner(values: Sequence[Any], rule: str | None) -> str | None:

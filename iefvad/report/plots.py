@@ -447,7 +447,8 @@ def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         without rows.
     """
     masked = [m for m in ("image", "event") if any(row["masked"] == m for row in rows)]
-    wanted = [("auc", "AUC"), ("brier", "Brier score"), ("kl", "KL(clean || damaged), nats")]
+    area = ("auc", "AUC") if any(row.get("auc") is not None for row in rows) else ("ap", "AP")
+    wanted = [area, ("brier", "Brier score"), ("kl", "KL(clean || damaged), nats")]
     wanted.append(("shift", "weight of the damaged stream, less clean"))
     panels = [(key, title) for key, title in wanted if any(row.get(key) is not None for row in rows)]
     if not masked or not panels:

@@ -296,14 +296,20 @@ BEYOND = ("surprise", "repair", "loss_weights", "mask_clips", "lambda_mask")
 """Settings beyond the paper that are off by default and that the released variant does not have."""
 
 
-def _check_baseline(config: TrainConfig, defaults: dict[str, Any], given: dict[str, Any]) -> None:
-    """Refuse choices that a baseline does not have, rather than train without them."""
+def unused_by(model: str) -> list[str]:
+    """Return the settings that have no meaning for a baseline."""
     unused = [
         "method", "compare", "noise", "nu", "temporal", "process_noise", "refine_steps", "attenuation", "eps",
         "covariance_rank", "lambda_reg", "lambda_kl", "lambda_cos", "lambda_norm", "mask_ratio", "mask_damage", *BEYOND,
     ]  # fmt: skip
-    if config.model not in TWO_STREAMS:
+    if model not in TWO_STREAMS:
         unused += ["mil", "layers", "heads", "dropout", "window", "identity_start"]
+    return unused
+
+
+def _check_baseline(config: TrainConfig, defaults: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse choices that a baseline does not have, rather than train without them."""
+    unused = unused_by(config.model)
     plain = {item.name: item.default for item in dataclasses.fields(TrainConfig)} | defaults
     for name in unused:
         if name in given and given[name] != plain[name]:
