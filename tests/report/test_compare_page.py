@@ -91,7 +91,8 @@ def test_comparison_has_differences_over_common_seeds_and_what_differs(runs, tmp
     assert f"{difference.mean():+.4f} ± {difference.std(ddof=1):.4f}" in page.text
     for mean, std in ((np.mean(a), np.std(a, ddof=1)), (np.mean(b), np.std(b, ddof=1))):
         assert f"{mean:.4f} ± {std:.4f}" in page.text
-    assert "Not comparable, because the test sets differ: a, b on made up (16 test videos); c on other data" in page.text
+    apart = "Not comparable, because the test sets differ: a, b on made up (16 test videos); c on other data"
+    assert apart in page.text
     assert {"group0", "group1", "runs", "settings"} <= set(page.ids)
     settings = text[text.index('id="settings"') :]
     assert ">nu<" in settings and ">same<" not in settings and ">out<" not in settings
