@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -110,7 +110,11 @@ def by_seed(found: Mapping[str, Any], *path: str, seeds: Sequence[int] = ()) -> 
     return {seeds[0]: float(value)} if isinstance(value, (int, float)) and len(seeds) == 1 else {}
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
+Replicate = TypeVar("Replicate", bound=Hashable)
+"""What tells runs of the same settings apart: a seed, or a fold and a seed."""
+
+
+def paired(first: Mapping[Replicate, float], second: Mapping[Replicate, float]) -> Difference | None:
     """Compare two quantities over the seeds that both have: `second` less `first`. None without a common seed.
 
     The t-test needs three pairs whose differences are not all equal; otherwise p is None.

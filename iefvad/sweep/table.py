@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iefvad.scoring import seeds
 from iefvad.sweep.plan import Entry
 from iefvad.sweep.trainings import Document
 
@@ -193,15 +194,8 @@ def paired(one: Mapping[Replicate, float], other: Mapping[Replicate, float]) -> 
 
     The test needs at least three replicates and differences that are not all equal.
     """
-    from scipy.stats import ttest_rel  # here, because it takes long to import
-
-    common = sorted(one.keys() & other.keys())
-    if not common:
-        return None, None
-    first, second = (np.array([sample[replicate] for replicate in common]) for sample in (one, other))
-    differences = first - second
-    p = float(ttest_rel(first, second).pvalue) if len(common) > 2 and np.ptp(differences) > 0 else None
-    return float(differences.mean()), p
+    found = seeds.paired(other, one)
+    return (None, None) if found is None else (found.mean, found.p)
 
 
 def holm(values: Mapping[str, float | None]) -> dict[str, float]:
