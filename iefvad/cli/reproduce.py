@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     group.add_argument(
         "--seeds",
         nargs="+",
-        default=None,
+        default=[],
         metavar="N",
         help="seeds: 0..9, or 0 1 2 [default: 0..9 as in the paper; 0..4 for the embedded benchmark]",
     )
