@@ -13,6 +13,8 @@ MODALITIES = ("image", "event")
 Noise = Literal["student-t", "gaussian"]
 Temporal = Literal["kalman", "robust-kalman", "none"]
 Weights = Literal["fixed", "learned"]
+FusionKind = Literal["precision", "gated", "cross-attention"]
+RefinementKind = Literal["plain", "shared", "guided"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class ModelConfig:
             `set_statistics` finds.
         repair: Dimensions at their mean over the training features count as masked. They are predicted from the
             others, and the variance of the prediction is added to the variances of the stream.
+        fusion: What precedes the precision fusion. "gated": a gate from means, log-variances and disagreement adds to
+            the log-precisions. "cross-attention": each stream attends to the other, whose precisions weigh the keys.
+        refinement: "shared": one block serves all steps. "guided": the step of each dimension follows the variance of
+            the filtered state.
         loss_weights: "learned": the weights of the loss terms are parameters.
         released: The released code's variant: padding takes part in attention, and the fusion weights are
             (nu+1)/nu·exp(-logvar) divided by their sum + eps.
@@ -74,6 +80,8 @@ class ModelConfig:
     eps: float = 1e-8
     surprise: bool = False
     repair: bool = False
+    fusion: FusionKind = "precision"
+    refinement: RefinementKind = "plain"
     loss_weights: Weights = "fixed"
     released: bool = False
 
@@ -90,8 +98,6 @@ class ModelConfig:
             raise ValueError("surprise needs standardize = True")
         if self.repair and not self.standardize:
             raise ValueError("repair needs standardize = True")
-        if self.released and (self.surprise or self.repair or self.loss_weights != "fixed"):
-            raise ValueError("the released variant has no surprise, no repair and no learned loss weights")
         if self.covariance_rank < 0:
             raise ValueError(f"covariance_rank must not be negative, not {self.covariance_rank}")
         if self.covariance_rank and (self.released or self.modality != "fusion"):
@@ -99,6 +105,13 @@ class ModelConfig:
                 "the released variant has fusion weights of its own" if self.released else "one modality has no fusion"
             )
             raise ValueError(f"covariance_rank = {self.covariance_rank} needs the fusion, and {what}")
+        if self.fusion != "precision" and self.modality != "fusion":
+            raise ValueError(f"fusion = {self.fusion!r} needs both modalities")
+        plain = (self.fusion, self.refinement, self.loss_weights) == ("precision", "plain", "fixed")
+        if self.released and (self.surprise or self.repair or not plain):
+            raise ValueError(
+                "the released variant has no surprise, repair, learned loss weights, other fusion or other refinement"
+            )
 
     @property
     def width(self) -> int:

@@ -20,6 +20,7 @@ from ief_kernels import Fusion, Terms
 from ief_kernels.precision_fusion.reference import LOGVAR_LIMIT, student_scale
 from iefvad.model.attention import attention_with_dropout
 from iefvad.model.config import MODALITIES, ModelConfig
+from iefvad.model.exchange import CrossAttention, Gates
 from iefvad.model.inputs import check_inputs
 from iefvad.model.linear import Linear
 from iefvad.model.padding import Layout, ValidRows, lay_out, split
@@ -252,8 +253,17 @@ class Network(nn.Module):
                 backend=backend,
             )
         self.refinement = ief_kernels.Refinement(
-            width, hidden=config.hidden, steps=config.refine_steps, attenuation=config.attenuation, backend=backend
+            width,
+            hidden=config.hidden,
+            steps=config.refine_steps,
+            attenuation=config.attenuation,
+            shared=config.refinement == "shared",
+            backend=backend,
         )
+        self.gates = Gates(width) if config.fusion == "gated" else None
+        self.cross = nn.ModuleDict()
+        if config.fusion == "cross-attention":
+            self.cross.update({name: CrossAttention(width, config.heads, config.window) for name in modalities})
         self.classifier = nn.Linear(width, 1)
         self.log_weights: nn.Parameter | None = None
         if config.loss_weights == "learned":
@@ -303,11 +313,22 @@ class Network(nn.Module):
         """The forward pass of this network without the other members; arguments and errors as `forward`."""
         inputs = check_inputs({"image": image, "event": event}, self.encoders, self.config.dim, lengths, context)
         valid, layout = self._layout(inputs, lengths)
-        mus, logvars = self._encode(inputs, valid, layout, context)
+        mus, logvars = self._encode(inputs, valid, layout)
+        if self.cross:
+            mus = self._cross(mus, logvars, valid)
+        mus = {name: mu[:, context:] for name, mu in mus.items()}
+        logvars = {name: logvar[:, context:] for name, logvar in logvars.items()}
+        if self.gates is not None:
+            gated = self.gates(mus["image"], logvars["image"], mus["event"], logvars["event"])
+            logvars = dict(zip(MODALITIES, gated, strict=True))
         lengths, rows = self._behind_context(lengths, layout.rows, context)
         fused, terms = self._fuse(mus, logvars, lengths)
-        sequence, gain, end = self._filter(fused, lengths, state)
-        refined = self.refinement(sequence if rows is None else rows.take(sequence))
+        sequence, var, gain, end = self._filter(fused, lengths, state)
+        if rows is not None:
+            sequence, var = rows.take(sequence), rows.take(var)
+        refined = (
+            self._refine_guided(sequence, var) if self.config.refinement == "guided" else self.refinement(sequence)
+        )
         logits = self.classifier(refined).squeeze(-1).float()
         if rows is not None:
             refined, logits = rows.place(refined), rows.place(logits)
@@ -412,9 +433,9 @@ class Network(nn.Module):
         )
 
     def _encode(
-        self, inputs: dict[str, Tensor], valid: Tensor | None, layout: Layout, context: int
+        self, inputs: dict[str, Tensor], valid: Tensor | None, layout: Layout
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Features → mean and log-variance per modality, (B, T − context, D) each."""
+        """Features → mean and log-variance per modality, (B, T, D) each."""
         mus: dict[str, Tensor] = {}
         logvars: dict[str, Tensor] = {}
         for name, encoder in self.encoders.items():
@@ -428,8 +449,16 @@ class Network(nn.Module):
                 features = features.masked_fill(~valid.unsqueeze(-1), 0)
                 doubt = None if doubt is None else doubt.masked_fill(~valid.unsqueeze(-1), 0)
             mu, logvar = encoder(features, layout, doubt)
-            mus[name], logvars[name] = mu[:, context:], logvar[:, context:]
+            mus[name], logvars[name] = mu, logvar
         return mus, logvars
+
+    def _cross(self, mus: dict[str, Tensor], logvars: dict[str, Tensor], valid: Tensor | None) -> dict[str, Tensor]:
+        """Let each modality attend to the other; padding stays zero."""
+        found = {}
+        for name, other in zip(MODALITIES, reversed(MODALITIES), strict=True):
+            mu = self.cross[name](mus[name], mus[other], logvars[other], valid)
+            found[name] = mu if valid is None else mu.masked_fill(~valid.unsqueeze(-1), 0)
+        return found
 
     def _behind_context(
         self, lengths: Tensor | None, rows: ValidRows | None, context: int
@@ -486,12 +515,26 @@ class Network(nn.Module):
 
     def _filter(
         self, fused: Fusion, lengths: Tensor | None, state: State | None
-    ) -> tuple[Tensor, Tensor | None, State | None]:
-        """Recursion over the segments (paper 3.4): filtered mean (B, T, D), gain, and the state after it."""
+    ) -> tuple[Tensor, Tensor, Tensor | None, State | None]:
+        """Recursion over the segments (paper 3.4): filtered mean, variance, gain (B, T, D), and the state after it."""
         if self.scan is None:
-            return fused.mean, None, None
+            return fused.mean, fused.var, None, None
         scan = self.scan(fused.mean, fused.var, lengths=lengths, initial_state=state, nu=self._learned_nu())
-        return scan.mean, scan.gain, State(*scan.state)
+        return scan.mean, scan.var, scan.gain, State(*scan.state)
+
+    def _refine_guided(self, z: Tensor, var: Tensor) -> Tensor:
+        """Refinement whose attenuation is scaled per element by 2·p/(1 + p), with p the variance of the state.
+
+        That is 1 at p = 1, the variance of the prior, and falls to 0 where the state is certain.
+        """
+        guide = (2 * var / (1 + var)).to(z.dtype)
+        blocks = self.refinement
+        for step in range(blocks.steps):
+            one = slice(step, step + 1)
+            weights = (blocks.w1[one], blocks.b1[one], blocks.w2[one], blocks.b2[one])
+            refined = ief_kernels.refine(z, *weights, attenuation=blocks.attenuation, backend=self.backend)
+            z = z + guide * (refined - z)
+        return z
 
     def _learned_nu(self) -> Tensor | None:
         """The robust update's ν where it is learned: that of the stream, or the mean of both streams' ν."""

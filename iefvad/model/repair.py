@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-MISSING = 0.02
-"""A dimension counts as masked within this distance of its mean, in standard deviations. Chance puts 1.6% there."""
+MISSING = 0.05
+"""A dimension counts as masked within this distance of its mean, in standard deviations. Chance puts 4% there."""
 
 FACTORS = 32
 """Maximum number of common factors."""

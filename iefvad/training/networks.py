@@ -8,7 +8,7 @@ import torch
 
 from iefvad.model.baselines.config import TWO_STREAMS, BaselineConfig
 from iefvad.model.baselines.network import BaselineNetwork
-from iefvad.model.config import ModelConfig
+from iefvad.model.config import MODALITIES, ModelConfig
 from iefvad.model.losses import LossWeights, total_loss
 from iefvad.model.networks import AnyConfig, AnyNetwork
 from iefvad.training.settings import Settings
@@ -38,6 +38,7 @@ def model_config(config: Settings, dim: int, modality: str) -> AnyConfig:
         **values
         | {"dim": dim, "modality": modality, "window": config.window or None, "projection": projection}
         | {"released": config.method == "released"}
+        | ({"fusion": "precision"} if modality in MODALITIES else {})
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from iefvad.model.baselines.config import TWO_STREAMS
-from iefvad.model.config import Noise, Temporal, Weights
+from iefvad.model.config import MODALITIES, FusionKind, Noise, RefinementKind, Temporal, Weights
 from iefvad.training.masking import Damage
 from iefvad.training.presets import PRESETS, defaults_of
 from iefvad.training.tracking import check_trackers
@@ -118,6 +118,15 @@ class TrainConfig:
     )
     repair: bool = option(
         False, "dimensions at their training mean count as masked: the others predict them, and variances grow"
+    )
+    fusion: FusionKind = option(
+        "precision",
+        "before the precision fusion. gated: a gate adds to the log-precisions; cross-attention: each stream attends to"
+        " the other, whose precisions weigh the keys; networks of one stream have neither",
+    )
+    refinement: RefinementKind = option(
+        "plain",
+        "shared: one block serves all steps; guided: the step of each dimension follows the variance of the state",
     )
     mil: Literal["topk", "segment"] | None = option(
         None,
@@ -292,7 +301,7 @@ def resolve(config: TrainConfig) -> Settings:
     return settings
 
 
-BEYOND = ("surprise", "repair", "loss_weights", "mask_clips", "lambda_mask")
+BEYOND = ("surprise", "repair", "fusion", "refinement", "loss_weights", "mask_clips", "lambda_mask")
 """Settings beyond the paper that are off by default and that the released variant does not have."""
 
 
@@ -350,6 +359,8 @@ def _check(config: Settings) -> None:
     for name in ("surprise", "repair"):
         if getattr(config, name) and not config.standardize:
             raise UserError(f"--{name} is measured on standardised features: add --standardize true.")
+    if config.fusion != "precision" and config.modality in MODALITIES:
+        raise UserError(f"--fusion {config.fusion} needs both streams: leave --modality {config.modality} out.")
     if config.loss_weights == "learned":
         weights = {"lambda-kl": config.lambda_kl, "lambda-reg": config.lambda_reg}
         weights |= {"lambda-cos": config.lambda_cos, "lambda-norm": config.lambda_norm}

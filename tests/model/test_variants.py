@@ -9,17 +9,29 @@ import pytest
 import torch
 from torch import Tensor
 
+from iefvad.checkpoints.files import read_model, save_model
 from iefvad.model.config import ModelConfig
+from iefvad.model.exchange import CrossAttention, Gates
 from iefvad.model.losses import LossWeights, Share, damage_loss, total_loss
 from iefvad.model.network import Network, Output
+from iefvad.model.repair import Repair
 from iefvad.model.surprise import Surprise
 
 TINY = ModelConfig(dim=4, heads=2, layers=1, refine_steps=1, standardize=True, dropout=0.0)
 VARIANTS = {
+    "repair": dataclasses.replace(TINY, repair=True),
+    "guided": dataclasses.replace(TINY, refinement="guided", refine_steps=3),
+    "guided without filter": dataclasses.replace(TINY, refinement="guided", temporal="none"),
+    "shared": dataclasses.replace(TINY, refinement="shared", refine_steps=3),
+    "gated": dataclasses.replace(TINY, fusion="gated"),
+    "cross-attention": dataclasses.replace(TINY, fusion="cross-attention"),
+    "cross-attention in windows": dataclasses.replace(TINY, fusion="cross-attention", window=2),
     "surprise": dataclasses.replace(TINY, surprise=True),
     "learned weights": dataclasses.replace(TINY, loss_weights="learned"),
     "image": dataclasses.replace(TINY, surprise=True, loss_weights="learned", modality="image"),
-    "members": dataclasses.replace(TINY, surprise=True, loss_weights="learned", members=2),
+    "members": dataclasses.replace(
+        TINY, surprise=True, repair=True, fusion="gated", refinement="guided", loss_weights="learned", members=2
+    ),
 }
 LENGTHS, LABELS = torch.tensor([5, 2, 1]), torch.tensor([1.0, 0.0, 1.0])
 
@@ -35,13 +47,18 @@ def build(config: ModelConfig, dtype: torch.dtype = torch.float32, backend: str 
     return network.to(dtype).eval()
 
 
-def features(dtype: torch.dtype = torch.float32) -> Tensor:
-    return 3 * torch.randn(2, 3, 5, 4, dtype=dtype)
+def features(network: Network, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Image and event features, (2, B, T, D), of which one dimension in each segment is masked."""
+    values = 3 * torch.randn(2, 3, 5, 4, dtype=dtype)
+    for stream, name in enumerate(("image", "event")):
+        if name in network.statistics:
+            values[stream, :, :, stream] = network.statistics[name].centre[stream]
+    return values
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_padding_and_its_gradients_do_not_matter(name):
-    image, event = features()
+    image, event = features(build(VARIANTS[name]))
     found = []
     for filler in (0.0, torch.nan):
         network = build(VARIANTS[name])
@@ -55,15 +72,18 @@ def test_padding_and_its_gradients_do_not_matter(name):
         valid = torch.arange(5) < LENGTHS[:, None]
         found.append((out.scores[valid], loss, {key: p.grad for key, p in network.named_parameters()}))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
-    used = [key for key in found[0][2] if "surprise" in key or "log_weights" in key]
-    assert used and all((found[0][2][key] != 0).any() for key in used)
+    unused = [key for key, grad in found[0][2].items() if grad is None or not torch.isfinite(grad).all()]
+    assert not unused
+    new = ("raw_surprise", "raw_doubt", "log_weights", "gates", "cross")
+    assert all((grad != 0).any() for key, grad in found[0][2].items() if any(part in key for part in new))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_gradcheck(name):
     network = build(VARIANTS[name], torch.float64)
-    image, event = features(torch.float64)
-    names = [key for key, _ in network.named_parameters() if "raw_" in key or "log_weights" in key or "logvar" in key]
+    image, event = features(network, torch.float64)
+    parts = ("raw_", "log_weights", "logvar", "gates", "cross", "refinement")
+    names = [key for key, _ in network.named_parameters() if any(part in key for part in parts)]
     chosen = [parameter for key, parameter in network.named_parameters() if key in names]
 
     def loss(image: Tensor, *values: Tensor) -> Tensor:
@@ -75,10 +95,10 @@ def test_gradcheck(name):
     assert torch.autograd.gradcheck(loss, (image.requires_grad_(), *chosen), fast_mode=True)
 
 
-@pytest.mark.parametrize("name", ["surprise", "learned weights", "members"])
+@pytest.mark.parametrize("name", ["cross-attention", "members"])
 def test_compiles(name):
     network = build(VARIANTS[name], backend="auto")
-    image, event = features()
+    image, event = features(network)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     # The same operations in another order of float32 sums.
     torch.testing.assert_close(compiled(image, event).scores, network(image, event).scores, rtol=1e-5, atol=1e-6)
@@ -127,7 +147,7 @@ def test_learned_weights_give_the_loss_of_the_formula():
     assert network.learned() | {"weight_cls": 1.0} == pytest.approx(
         network.learned() | {"weight_kl": 0.3, "weight_cos": 0.05, "weight_norm": 0.2}
     )
-    out = network(*features(), LENGTHS)
+    out = network(*features(network), LENGTHS)
     s = network.log_weights.tolist()
     found = total_loss(out, LABELS, LENGTHS, LossWeights(), share=Share(0.5, 0.25))
     terms = out.terms
@@ -201,7 +221,10 @@ def test_damage_loss_ignores_padding_and_stays_finite():
     "choices, message",
     [
         ({"surprise": True, "standardize": False}, "standardize"),
+        ({"repair": True, "standardize": False}, "standardize"),
         ({"surprise": True, "released": True}, "released"),
+        ({"refinement": "guided", "released": True}, "released"),
+        ({"fusion": "gated", "modality": "image"}, "both modalities"),
         ({"loss_weights": "learned", "released": True}, "released"),
     ],
     ids=str,
@@ -209,3 +232,145 @@ def test_damage_loss_ignores_padding_and_stays_finite():
 def test_impossible_choices_are_refused(choices, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **choices)
+
+
+def test_masked_dimensions_become_the_conditional_mean_and_tell_their_variance():
+    torch.manual_seed(0)
+    mixing, noise = torch.randn(2, 6).double(), torch.tensor([0.1, 0.2, 0.3, 0.1, 0.2, 0.3]).double()
+    repair = Repair(6).double()
+    repair.loadings[:] = 0
+    repair.loadings[:, :2] = mixing.T
+    repair.noise.copy_(noise)
+    z = torch.randn(6).double() + 0.5
+    z[[1, 4]] = 0.0
+    found, doubt = repair(z)
+    # The textbook formula of a normal distribution, with the dimensions 0, 2, 3 and 5 known.
+    covariance = mixing.T @ mixing + noise.diag()
+    known, masked = [0, 2, 3, 5], [1, 4]
+    gain = covariance[masked][:, known] @ covariance[known][:, known].inverse()
+    rest = covariance[masked][:, masked] - gain @ covariance[known][:, masked]
+    torch.testing.assert_close(found[masked], gain @ z[known])
+    assert torch.equal(found[known], z[known])
+    torch.testing.assert_close(doubt, (rest.trace() / covariance.trace()).reshape(1))
+
+
+def test_factors_are_those_of_the_training_features():
+    torch.manual_seed(0)
+    mixing = torch.randn(3, 12)
+    known = torch.randn(5000, 3) @ mixing + 0.2 * torch.randn(5000, 12)
+    repair = Repair(12)
+    repair.fit(known)
+    covariance = repair.loadings @ repair.loadings.T + repair.noise.diag()
+    # The rest is met up to what the later directions hold, noise of variance 0.04; the diagonal up to the least noise.
+    torch.testing.assert_close(covariance, known.T @ known / 5000, rtol=0.01, atol=0.04)
+    half = known.clone()
+    half[:, ::2] = 0.0
+    found, doubt = repair(half)
+    errors = (found - known).square().mean(0).sum() / known.square().mean(0).sum()
+    assert errors < 0.05 and doubt.mean() == pytest.approx(errors.item(), rel=0.5)
+    assert repair(known)[1].mean() < 0.2 * doubt.mean()
+    nothing, whole = repair(torch.zeros(1, 12))
+    assert (nothing == 0).all() and whole.item() == pytest.approx(1.0)
+
+
+def test_repair_lowers_the_weight_of_a_masked_stream_by_the_variance_of_the_prediction():
+    config = dataclasses.replace(TINY, repair=True)
+    network = build(config)
+    image, event = 5 + torch.rand(2, 2, 3, 4)
+    clean = network(image, event)
+    assert (network.statistics["image"].with_doubt(image)[1] == 0).all()
+    masked = image.clone()
+    masked[..., 2] = network.statistics["image"].centre[2]
+    _, doubt = network.statistics["image"].with_doubt(masked)
+    out = network(masked, event)
+    encoder = network.encoders["image"]
+    without = dataclasses.replace(config, repair=False)
+    plain = Network(without, backend="reference").eval()
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if "repair" not in k and "doubt" not in k})
+    repaired = network.statistics["image"](masked) * plain.statistics["image"].scale + plain.statistics["image"].centre
+    variances = plain(repaired, event).image_logvar.exp() + torch.nn.functional.softplus(encoder.raw_doubt) * doubt
+    torch.testing.assert_close(out.image_logvar.exp(), variances, rtol=1e-4, atol=1e-6)  # float32 exponentials
+    torch.testing.assert_close(clean.image_logvar, plain(image, event).image_logvar)
+
+
+def test_members_share_what_is_taken_from_the_features():
+    network = build(VARIANTS["members"])
+    for name in ("image", "event"):
+        mine, other = network.statistics[name].repair, network.others[0].statistics[name].repair
+        assert torch.equal(mine.loadings, other.loadings) and (mine.loadings != 0).any()
+
+
+@pytest.mark.parametrize("kind", ["shared", "guided"])
+def test_refinement_follows_the_formula(kind):
+    network = build(VARIANTS[kind])
+    out = network(*features(network))
+    blocks = network.refinement
+    assert len(blocks.w1) == (1 if kind == "shared" else 3)
+    arguments = (out.image_mu, out.image_logvar, out.event_mu, out.event_logvar)
+    scan = network.scan(*network.fusion(*arguments)[:2])
+    z, guide = scan.mean, 2 * scan.var / (1 + scan.var) if kind == "guided" else 1.0
+    for step in range(3):
+        k = 0 if kind == "shared" else step
+        z = z - 0.5 * guide * ((z @ blocks.w1[k].T + blocks.b1[k]).relu() @ blocks.w2[k].T + blocks.b2[k])
+    # The same sums in another order, in float32.
+    torch.testing.assert_close(out.fused, z, rtol=1e-4, atol=1e-5)
+
+
+def test_gates_add_to_the_log_precision():
+    gates = Gates(1)
+    mu_img, mu_evt = torch.tensor([[2.0]]), torch.tensor([[-1.0]])
+    logvar_img, logvar_evt = torch.tensor([[0.5]]), torch.tensor([[-0.5]])
+    arguments = (mu_img, logvar_img, mu_evt, logvar_evt)
+    assert gates(*arguments) == (logvar_img, logvar_evt)  # at the start they do nothing
+    with torch.no_grad():
+        gates.image.weight.copy_(torch.tensor([[0.1, 0.2, 0.3]]))
+        gates.event.bias.fill_(100.0)
+    disagreement = math.log1p(9.0 / (math.exp(0.5) + math.exp(-0.5)))
+    gate = 3 * math.tanh((0.1 * 2.0 + 0.2 * 0.5 + 0.3 * disagreement) / 3)
+    found = gates(*arguments)
+    assert found[0].item() == pytest.approx(0.5 - gate) and found[1].item() == pytest.approx(-0.5 - 3.0)
+
+
+def test_cross_attention_weighs_keys_by_their_precision():
+    torch.manual_seed(0)
+    attention = CrossAttention(4, heads=2, window=None)
+    mu, other, logvar = torch.randn(3, 1, 3, 4)
+    valid = torch.tensor([[True, True, False]])
+    assert torch.equal(attention(mu, other, logvar, valid), mu)  # at the start
+    torch.nn.init.normal_(attention.out.weight)
+    query, (key, value) = attention.query(mu)[0], attention.key_value(other)[0].chunk(2, -1)
+    heads = []
+    for head in (slice(0, 2), slice(2, 4)):
+        rows = []
+        for t in range(3):
+            seen = [0, 1] if t < 2 else [0, 1, 2]
+            logits = torch.stack([query[t, head] @ key[s, head] / 2**0.5 - logvar[0, s, head].mean() for s in seen])
+            rows.append(logits.softmax(0) @ value[seen][:, head])
+        heads.append(torch.stack(rows))
+    expected = mu[0] + attention.out(torch.cat(heads, -1))
+    torch.testing.assert_close(attention(mu, other, logvar, valid)[0], expected)
+    near = CrossAttention(4, heads=2, window=2)
+    near.load_state_dict(attention.state_dict())
+    torch.testing.assert_close(
+        near(mu, other, logvar, None)[0, 2], near(mu[:, 2:], other[:, 2:], logvar[:, 2:], None)[0, 0]
+    )
+
+
+@pytest.mark.parametrize("name", ["gated", "cross-attention", "guided", "repair"])
+def test_context_serves_the_attention_alone(name):
+    network = build(VARIANTS[name])
+    image, event = features(network)
+    first = network(image[:, :2], event[:, :2])
+    second = network(image, event, state=first.state, context=2)
+    assert second.scores.shape == (3, 3)
+    whole = network(image, event)
+    torch.testing.assert_close(second.image_mu, whole.image_mu[:, 2:])
+    torch.testing.assert_close(second.image_logvar, whole.image_logvar[:, 2:])
+
+
+def test_a_saved_network_is_the_same(tmp_path):
+    network = build(VARIANTS["members"])
+    save_model(tmp_path / "model.safetensors", network)
+    again = read_model(tmp_path / "model.safetensors").build(Network)
+    image, event = features(network)
+    assert again.config == network.config and torch.equal(again(image, event).scores, network(image, event).scores)

@@ -14,6 +14,7 @@ from iefvad.model.config import ModelConfig
 from iefvad.model.losses import LossWeights, Share, damage_loss
 from iefvad.model.network import Network
 from iefvad.training.masking import Mask
+from iefvad.training.networks import model_config
 from iefvad.training.run import Run, Variant
 from iefvad.training.settings import TrainConfig, resolve
 from iefvad.training.step import batch_part, masked_step_loss, training_step
@@ -53,7 +54,8 @@ def test_one_modality_of_a_clip_is_damaged_as_the_specification_says(damage):
             if changed.any() and not steps.all():
                 kinds.add("features" if dimensions.any() else "segments")
             if steps.any() and not dimensions.any():
-                torch.testing.assert_close(values[index][steps], old[index][steps] * 0.01)
+                centre = CENTRES[stream]
+                torch.testing.assert_close(values[index][steps], centre + 0.01 * (old[index][steps] - centre))
             elif dimensions.any() and not steps.any():
                 assert (values[index][:, dimensions] == CENTRES[stream][dimensions]).all()
             fractions.append(changed.double().mean())
@@ -159,6 +161,11 @@ def test_the_released_row_has_nothing_of_it(tmp_path):
         assert (found.surprise, found.mask_clips > 0, found.loss_weights == "learned") == (not released,) * 3
 
 
+def test_rows_of_one_stream_have_the_plain_fusion():
+    config = resolve(TrainConfig(fusion="cross-attention"))
+    assert [model_config(config, 16, name).fusion for name in ("fusion", "image")] == ["cross-attention", "precision"]
+
+
 def test_a_graph_cannot_hold_a_varying_number_of_clean_clips():
     trainer = type("Alone", (), {"world": 1})
     assert "--lambda-mask" in why_no_graph(trainer, torch.device("cuda"), clean=True)
@@ -174,6 +181,10 @@ def test_a_graph_cannot_hold_a_varying_number_of_clean_clips():
         ({"lambda_mask": 0.1}, "add --mask-clips"),
         ({"surprise": True, "standardize": False}, "add --standardize true"),
         ({"loss_weights": "learned", "lambda_kl": 0.0}, "--lambda-kl must be greater"),
+        ({"repair": True, "standardize": False}, "add --standardize true"),
+        ({"fusion": "gated", "modality": "image"}, "--fusion gated needs both streams"),
+        ({"method": "released", "refinement": "shared"}, "--refinement has no meaning for the released code"),
+        ({"model": "rtfm", "fusion": "gated"}, "--fusion has no meaning for --model rtfm"),
         ({"method": "released", "surprise": True}, "--surprise has no meaning for the released code"),
         ({"method": "released", "mask_clips": 0.5}, "--mask-clips has no meaning for the released code"),
         ({"model": "rtfm", "loss_weights": "learned"}, "--loss-weights has no meaning for --model rtfm"),
