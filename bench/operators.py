@@ -320,6 +320,7 @@ def _cuda_cases(quick: bool) -> list[Case]:
     for op in ("precision_fusion", "fusion_and_terms", "kalman_scan", "refine"):
         found += [Case(op, "training", training, dtype) for dtype in dtypes]
         found.append(Case(op, "odd", odd))
+    found.append(Case("low_rank_fusion", "odd", odd))  # it has no kernel for a GPU: the reference and torch.compile
     if quick:
         return found
     found += [
