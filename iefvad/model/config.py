@@ -119,7 +119,7 @@ class ModelConfig:
         return self.dim if self.projection is None else self.projection
 
 
-_LATER = ("covariance_rank",)
+_LATER = ("covariance_rank", "surprise", "repair", "fusion", "refinement", "loss_weights")
 """Fields that version 0.1 did not have."""
 
 
