@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iefvad.checkpoints.files import read_model, save_model
-from iefvad.model.config import ModelConfig
+from iefvad.model.config import ModelConfig, saved_values
 from iefvad.model.exchange import CrossAttention, Gates
 from iefvad.model.losses import LossWeights, Share, damage_loss, total_loss
 from iefvad.model.network import Network, Output
@@ -366,6 +366,12 @@ def test_context_serves_the_attention_alone(name):
     whole = network(image, event)
     torch.testing.assert_close(second.image_mu, whole.image_mu[:, 2:])
     torch.testing.assert_close(second.image_logvar, whole.image_logvar[:, 2:])
+
+
+def test_a_network_without_them_is_saved_as_before():
+    later = {"surprise", "repair", "fusion", "refinement", "loss_weights"}
+    assert not later & saved_values(TINY).keys()  # fingerprints of earlier calibrations still fit
+    assert later <= saved_values(VARIANTS["members"]).keys()
 
 
 def test_a_saved_network_is_the_same(tmp_path):

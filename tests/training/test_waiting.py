@@ -32,6 +32,8 @@ def batch_on_gpu(dim: int = 16) -> Batch:
         {"released": True, "process_noise": 0.1},
         {"noise": "gaussian", "temporal": "none", "dropout": 0.0},
         {"temporal": "robust-kalman", "nu": "learned"},
+        {"standardize": True, "surprise": True, "repair": True, "fusion": "gated", "refinement": "guided"},
+        {"fusion": "cross-attention", "refinement": "shared", "loss_weights": "learned"},
     ],
     ids=str,
 )
