@@ -332,8 +332,8 @@ def layout(
     return ["train", *lists, "--features", root, "--epochs", 1, "--out", root / "run", "--heads", 2, "--layers", 1]
 
 
-def crop_of(root: Path) -> str:
-    return document(root / "run" / "metrics.json")["run"]["test_crops"]
+def crop_of(root: Path, name: str = "run") -> str:
+    return document(root / name / "metrics.json")["run"]["test_crops"]
 
 
 def test_one_video_of_each_kind(tmp_path, run):
@@ -367,7 +367,7 @@ def test_events_alone(tmp_path, run):
     assert run(*words, "--modality", "event")[0] == 0
     for path in (tmp_path / "event").rglob("*.npy"):
         path.unlink()
-    status, text = run(*words, "--modality", "event")
+    status, text = run(*words, "--modality", "event", "--out", tmp_path / "again")
     assert status == 2 and "event features of" in text and "--event-folder" in text
 
 
@@ -381,9 +381,9 @@ def test_crops_0_to_4(tmp_path, run):
     status, text = run(*words)
     assert status == 0 and "2 of 2 test videos have no crop 5: crop 0 is tested" in text and "--test-crops" in text
     assert crop_of(tmp_path) == "0"
-    status, text = run(*words, "--test-crops", "all")
-    assert status == 0 and "have no crop" not in text and crop_of(tmp_path) == "all"
-    assert run("evaluate", tmp_path / "run", "--test-crops", 5, "--out", tmp_path / "again")[0] == 0
+    status, text = run(*words, "--test-crops", "all", "--out", tmp_path / "all")
+    assert status == 0 and "have no crop" not in text and crop_of(tmp_path, "all") == "all"
+    assert run("evaluate", tmp_path / "all", "--test-crops", 5, "--out", tmp_path / "again")[0] == 0
     assert document(tmp_path / "again" / "metrics.json")["run"]["test_crops"] == "0"
 
 

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, TrainConfig, groups | {"validation": "protocol"}, without=_VARIED)
     found = parser.parse_args(argv)
     options, config = from_namespace(ReproduceConfig, found), from_namespace(TrainConfig, found)
-    config.out = None
+    config.out, config.seeds = None, [0]
     preset = resolve(config).preset
     config.seeds = read_seeds(found.seeds or ["0..3" if preset == "synth" else "0..9"])
     how = HowToRun(

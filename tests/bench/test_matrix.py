@@ -43,7 +43,8 @@ def test_every_operator_compiles_fits_and_launches_what_is_promised(quick: list[
 
 def test_every_operator_has_calls_of_every_kind() -> None:
     found = cases()
-    assert {case.op for case in found} == set(OPERATORS) == set(dispatch.operators())
+    # Low-rank fusion has no Triton kernels.
+    assert {case.op for case in found} == set(OPERATORS) == set(dispatch.operators()) - {"low_rank_fusion"}
     # Without cooperative launches (triton 3.2) few tokens go the way of many.
     absent = set() if COOPERATIVE else {"refine, up to 256 tokens"}
     assert {case.kind for case in found} == set(LAUNCHES) - absent

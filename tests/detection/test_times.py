@@ -23,6 +23,7 @@ from iefvad.scoring.scorer import density_scores
 from iefvad.scoring.video_scores import read_scores_csv
 from iefvad.video import Segments
 from tests.helpers.detecting import small_detector, small_model
+from tests.helpers.stores import without_checksums
 from tests.video.test_clock import write
 
 STARTS, ENDS = [0.0, 3.2, 6.4, 9.6, 10.24, 10.88], [3.2, 6.4, 9.6, 10.24, 10.88, 11.52]
@@ -127,6 +128,7 @@ def test_a_store_of_an_earlier_version_counts_frames_and_says_so_once(phone, tmp
     side = tmp_path / "store" / "phone.json"
     content = json.loads(side.read_text())
     side.write_text(json.dumps({key: content[key] for key in content if key not in ("starts", "ends", "clock")}))
+    without_checksums(side.with_suffix(".safetensors"))
     store = FeatureStore(tmp_path / "store")
     assert store.sidecar("phone").starts is None and store.is_current("phone", content["source_hash"])
     (store.root / "test.csv").write_text("path,label\nphone.mp4,Normal\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from iefvad.features.store import FeatureStore, Sidecar
 
@@ -74,3 +76,10 @@ def training_flags(store: Path, out: Path, *more: str) -> list[str]:
     """Return the command line of a training run of a few seconds on such a store."""
     fast = ["--epochs", "4", "--batch", "8", "--lr", "5e-3", "--heads", "2", "--refine-steps", "2", "--device", "cpu"]
     return ["--features", str(store), "--preset", "synth", "--out", str(out), *fast, *more]
+
+
+def without_checksums(path: Path) -> None:
+    """Make a file of features that of an earlier version, whose header has no checksums."""
+    with safe_open(path, "np") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in ("image", "event")}, file.metadata()
+    save_file(tensors, path, {"source_hash": metadata["source_hash"]})
