@@ -19,7 +19,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 _THREADS = torch.get_num_threads()
-_ONE_THREAD = {"training", "evaluation", "detection", "data", "checkpoints", "scoring", "model", "sweep"}
+_ONE_THREAD = {
+    "training", "evaluation", "detection", "data", "checkpoints", "scoring", "model", "sweep", "reproduce", "report",
+    "cli",
+}  # fmt: skip
 """Folders whose tests take one thread in each test process: threads of several processes would wait for each other.
 
 The operators' tests and those of the encoders keep their threads.

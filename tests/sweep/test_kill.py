@@ -119,6 +119,7 @@ def test_killed_three_times(server, whole, tmp_path):
     kill_and_compare(server, whole, tmp_path, 3)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_twenty_times(server, whole, tmp_path):
     assert kill_and_compare(server, whole, tmp_path, 20)  # some kills came between two trainings
