@@ -10,6 +10,7 @@ from iefvad.cli.command import command
 from iefvad.detection.calibrate import CalibrateConfig, calibrate, poisson_bound
 from iefvad.detection.outputs import describe_rule
 from iefvad.detection.threshold import Rule
+from iefvad.utils.files import require_writable, rescued
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import clock
 
@@ -34,9 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, CalibrateConfig)
     arguments = parser.parse_args(argv)
     config = from_namespace(CalibrateConfig, arguments)
+    folder = Path(config.out or arguments.run)
+    if config.out or folder.is_dir():  # else the model is not there, which is said more clearly
+        require_writable(folder)
     calibration, failed = calibrate(arguments.run, arguments.videos, config)
-    path = Path(config.out or arguments.run) / CALIBRATION
-    calibration.write(path)
+    path = folder / CALIBRATION
+    rescued(lambda place: calibration.write(place / CALIBRATION), folder, f"the {CALIBRATION} and its threshold")
     _report(calibration, path)
     return 1 if failed else 0
 

@@ -13,6 +13,7 @@ from iefvad.detection.detector import Detector
 from iefvad.detection.outputs import Names, describe_failure, describe_rule, write_results
 from iefvad.detection.terminal import summarize, watch
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import require_writable
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.video import find_videos, require_rate
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_rate(videos, config.fps)
     detector = Detector(arguments.run, config, live=bool(cameras))
     folder = Path(config.out) if config.out else (detector.folder or Path()) / "detections"
+    require_writable(folder)
     print(f"{describe_rule(detector.rule)}\n  ({detector.rule.origin})", flush=True)
     if cameras:
         return watch(detector, cameras, folder)

@@ -18,7 +18,7 @@ from iefvad.detection.overlay import write_overlay
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
 from iefvad.scoring.video_scores import Interval, VideoScores, write_scores_csv
-from iefvad.utils.files import write_text, write_with
+from iefvad.utils.files import rescued, write_text, write_with
 from iefvad.utils.text import file_name, readable
 from iefvad.video import SEGMENT
 
@@ -75,7 +75,7 @@ def _files(name: str) -> list[str]:
 
 
 def write_results(detection: Detection, folder: Path, name: str, detector: Detector) -> list[Path]:
-    """Write all files of one video, each completely or not at all.
+    """Write all files of one video, each completely or not at all. If the folder fails, they are written elsewhere.
 
     Args:
         detection: The result; its `files` become the paths.
@@ -87,8 +87,18 @@ def write_results(detection: Detection, folder: Path, name: str, detector: Detec
         The paths of the files.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written. Where a full disk or the folder is the reason, the message names the folder
+            that has the results instead.
     """
+
+    def write(folder: Path) -> list[Path]:
+        return _write_results(detection, folder, name, detector)
+
+    paths: list[Path] = rescued(write, folder, f"the results of {readable(detection.scores.source or name)}")
+    return paths
+
+
+def _write_results(detection: Detection, folder: Path, name: str, detector: Detector) -> list[Path]:
     from iefvad.report.video_page import write_timeline  # here, because matplotlib is slow to import and large
 
     scores = replace(detection.scores, name=name)

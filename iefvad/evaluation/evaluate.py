@@ -35,6 +35,7 @@ from iefvad.training.settings import TrainConfig
 from iefvad.training.sources import load_benchmark, streams_of
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import require_writable
 from iefvad.utils.options import option
 
 
@@ -103,6 +104,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate all models of a run folder. Args, results and errors as `evaluate`."""
     run = Run.open(path)
     _refuse_released(config, run.path)
+    require_writable(Path(config.out) if config.out else run.path)
     overrides = {name: value for name in (*DATA, "test_crops") if (value := getattr(config, name)) is not None}
     if config.features is not None and _is_any_store(config.features):
         # A store has its own lists and truth; those of the run belong to other files.
@@ -138,6 +140,7 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate one model: a folder by `save_pretrained` or a .safetensors file. Results and errors as `evaluate`."""
     if path.is_file() and config.out is None:
         raise UserError(f"{path} is a file: give the folder of the results by --out.")
+    require_writable(Path(config.out or path))
     if path.is_file() and is_released_file(path):
         released = {name: value for name in RELEASED if (value := getattr(config, name)) is not None}
     else:

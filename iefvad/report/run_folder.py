@@ -11,6 +11,7 @@ from iefvad.report.run_page import write_report
 from iefvad.scoring.score_files import SCORES, read_all_scores
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import read_json_lines
 
 REPORT = "report.json"
 """File with what report.html shows beside metrics.json, scores.npz and log.jsonl."""
@@ -78,7 +79,7 @@ class RunFolder:
         log = self.path / "log.jsonl"
         if "history" in self.about or not log.is_file():
             return list(self.about.get("history", ()))
-        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        return read_json_lines(log)
 
     def scores(self) -> dict[str, dict[int, list[VideoScores]]]:
         """Read the scores of all models and seeds. Raises UserError if the file is missing or damaged."""

@@ -28,7 +28,7 @@ from iefvad.training.protocols import deviations, protocol_table
 from iefvad.training.run import Run
 from iefvad.training.settings import Settings
 from iefvad.utils.devices import resolve_device
-from iefvad.utils.files import write_json, write_with
+from iefvad.utils.files import rescued, write_json, write_with
 from iefvad.utils.provenance import made_here
 
 SUMMARISED = ("auc", "ap", "ano_auc", "brier", "ece", "per_class", "weights", "learned")
@@ -192,6 +192,29 @@ def write_results(
     classes = class_rows(metrics)
     if classes:
         print("\nAUC on each class's videos\n" + table(classes))
+    document, page = rescued(
+        lambda folder: _write(
+            dataclasses.replace(subject, path=folder), benchmark, results, metrics, seconds, robustness
+        ),
+        subject.path,
+        "the results",
+    )
+    took = "" if seconds is None else f" ({seconds:.0f} s)"
+    print(f"\nreport: {page}{took}")
+    sys.stdout.flush()
+    found: dict[str, Any] = document
+    return found
+
+
+def _write(
+    subject: Subject,
+    benchmark: Benchmark,
+    results: Results,
+    metrics: dict[str, dict[str, Any]],
+    seconds: float | None,
+    robustness: list[dict[str, Any]] | None,
+) -> tuple[dict[str, Any], Path]:
+    """Write the files of `write_results`, and return the content of metrics.json and the page."""
     first = results.first()[subject.primary]
     write_with(subject.path / "scores.csv", lambda path: write_scores_csv(path, first))
     write_all_scores(subject.path / SCORES, results.scores)
@@ -210,11 +233,7 @@ def write_results(
         document["direction"] = direction(robustness)
     write_json(subject.path / "metrics.json", document)
     write_json(subject.path / REPORT, _about(subject, benchmark, seconds))
-    page = write_run_report(subject.path)
-    took = "" if seconds is None else f" ({seconds:.0f} s)"
-    print(f"\nreport: {page}{took}")
-    sys.stdout.flush()
-    return document
+    return document, write_run_report(subject.path)
 
 
 def _about(subject: Subject, benchmark: Benchmark, seconds: float | None) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -118,6 +120,53 @@ def _is_being_written(path: Path, host: str, process: str, run: str) -> bool:
     return True
 
 
+class StorageError(UserError):
+    """A file cannot be written: the disk is full, or the folder does not allow it."""
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder and write to it, so that what cannot be written is known before hours of work and not after.
+
+    Raises:
+        StorageError: the folder cannot be made or written to, or the disk is full.
+    """
+    name = f".{_HOST}-{os.getpid()}-{_RUN}-{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / name).write_bytes(bytes(4096))
+        finally:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+
+
+def rescued(write: Callable[[Path], Any], folder: Path, what: str) -> Any:
+    """Write results, and where the folder fails write them elsewhere, so that nothing computed is lost.
+
+    Args:
+        write: Writes all files to the folder that it is given.
+        folder: The folder.
+        what: What the results are, for the message, such as "the results of a.mp4".
+
+    Returns:
+        What `write` returns.
+
+    Raises:
+        StorageError: the folder failed. The message names the temporary folder that has the results instead.
+    """
+    try:
+        return write(folder)
+    except StorageError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="iefvad-"))
+        try:
+            write(elsewhere)
+        except StorageError:
+            shutil.rmtree(elsewhere, ignore_errors=True)
+            raise error from None
+        raise StorageError(f"{error} Until then, {what} are in {elsewhere}.") from error
+
+
 class NotAFileError(OSError):
     """A folder, a pipe, a socket or a device is where a file is expected."""
 
@@ -152,16 +201,19 @@ def storage_error(error: OSError, folder: Path, doing: str = "") -> Exception:
         doing: What was being done, for the message, such as "storing NAME".
 
     Returns:
-        A UserError for a full disk and for a folder that cannot be written to; other errors unchanged.
+        A StorageError for a full disk, a quota or limit of file sizes, and for a folder that cannot be written to; other
+        errors unchanged.
     """
     what = f" while {doing}" if doing else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageError(
             f"no space left in {folder}{what}: free some space and start again with the same command. What was complete"
             " is kept."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        return UserError(f"{folder} cannot be written to{what} ({error.strerror}): choose another folder with --out.")
+        return StorageError(
+            f"{folder} cannot be written to{what} ({error.strerror}): choose another folder with --out."
+        )
     return error
 
 
@@ -182,7 +234,9 @@ def storage_errors(folder: Path, doing: str = "") -> Iterator[None]:
         explained = storage_error(error, folder, doing)
         if explained is error:
             what = f" while {doing}" if doing else ""
-            explained = UserError(f"{folder} cannot be written to{what} ({error.strerror or error}): check the folder.")
+            explained = StorageError(
+                f"{folder} cannot be written to{what} ({error.strerror or error}): check the folder."
+            )
         raise explained from error
 
 
@@ -200,6 +254,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON, completely or not at all. Keys keep their order. Raises ValueError for NaN or infinity."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a log, one per line. Lines that are cut off or damaged are left out: it is only a log."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
 def write_with(path: Path, writer: Callable[[Path], None]) -> None:
