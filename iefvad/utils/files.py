@@ -201,8 +201,8 @@ def storage_error(error: OSError, folder: Path, doing: str = "") -> Exception:
         doing: What was being done, for the message, such as "storing NAME".
 
     Returns:
-        A StorageError for a full disk, a quota or limit of file sizes, and for a folder that cannot be written to; other
-        errors unchanged.
+        A StorageError for a full disk, a quota, a limit of file sizes, and for a folder that cannot be written to;
+        other errors unchanged.
     """
     what = f" while {doing}" if doing else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
