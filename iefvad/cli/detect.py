@@ -12,7 +12,6 @@ from iefvad.detection.detect import inputs
 from iefvad.detection.detector import Detector
 from iefvad.detection.outputs import Names, describe_failure, describe_rule, write_results
 from iefvad.detection.terminal import summarize, watch
-from iefvad.utils.errors import UserError
 from iefvad.utils.files import require_writable
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.video import find_videos, require_rate
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             detection = detector(video)
             write_results(detection, folder, names.of(video), detector)
-        except (UserError, OSError) as error:
+        except Exception as error:  # of one video: the others go on
             failed += 1
             print(f"iefvad detect: {describe_failure(video, error)}", file=sys.stderr, flush=True)
             continue

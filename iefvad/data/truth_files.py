@@ -15,6 +15,7 @@ import numpy as np
 from iefvad.data.annotations import Annotation, split_name, text_lines
 from iefvad.data.lists import ListEntry, base_name, classes_of
 from iefvad.features.npy import open_npy
+from iefvad.utils.archives import read_npz
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.utils.intervals import runs
@@ -216,8 +217,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 f"{path} cannot be read as .npz; it is truncated, or was not saved by numpy.savez: fetch or make it"
                 " again"
             )
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return read_npz(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path of the frame truth") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

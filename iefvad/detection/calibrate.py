@@ -85,7 +85,7 @@ def calibrate(
     for video in found:
         try:
             detection = detector(video)
-        except (UserError, OSError) as error:
+        except Exception as error:  # of one video: the others go on
             failed.append(describe_failure(video, error))
             print(f"iefvad calibrate: {failed[-1]}", file=sys.stderr, flush=True)
             continue

@@ -32,7 +32,7 @@ def open_npy(path: PathLike) -> np.ndarray:
         array: np.ndarray = np.load(path, mmap_mode="r" if os.path.getsize(path) else None, allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
         if "Array can't be memory-mapped" in str(error) or "allow_pickle" in str(error):
             raise UserError(
                 f"{path} contains pickled objects, which can run code when read; save it again as a plain numeric array"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.archives import read_npz
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_bytes
 
@@ -77,11 +78,10 @@ def read_all_scores(path: Path) -> dict[str, dict[int, list[VideoScores]]]:
         UserError: the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         index = json.loads(arrays.pop("index").tobytes())
         return _unpacked(index, arrays)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}): `iefvad evaluate {path.parent}` writes it again.") from error
 
 

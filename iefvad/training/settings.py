@@ -18,6 +18,7 @@ from iefvad.training.presets import PRESETS, defaults_of
 from iefvad.training.tracking import check_trackers
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
+from iefvad.utils.plain_yaml import read_yaml
 from iefvad.utils.text import few
 
 Preset = Literal["synth", "own", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
@@ -442,7 +443,7 @@ def later_settings(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run folder: it has no config.yaml.") from None
     if not isinstance(values, dict):

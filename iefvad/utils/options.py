@@ -9,6 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names at run time
@@ -20,6 +21,7 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names
 )
 
 from iefvad.utils.addresses import scrub
+from iefvad.utils.plain_yaml import read_yaml
 from iefvad.utils.threads import use_threads
 
 Config = TypeVar("Config")
@@ -118,6 +120,15 @@ class _Parser(ArgumentParser):
         super().error(scrub(message, sys.argv[1:]), ex)
 
 
+class _ConfigFile(ActionConfigFile):
+    """`--config`: the file is looked at before jsonargparse reads it."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        if isinstance(values, str) and Path(values).is_file():
+            read_yaml(values)
+        super().__call__(parser, cfg, values, option_string)
+
+
 def make_parser(command: str, description: str, usage: str = "[options]") -> ArgumentParser:
     """Make the parser of a command. It has the options `--threads N`, which parsing applies, and `--config FILE.yaml`.
 
@@ -136,7 +147,7 @@ def make_parser(command: str, description: str, usage: str = "[options]") -> Arg
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", action=ActionConfigFile, help="YAML file with options; later options override it", metavar="FILE"
+        "--config", action=_ConfigFile, help="YAML file with options; later options override it", metavar="FILE"
     )
     parser.add_argument(
         "--threads",

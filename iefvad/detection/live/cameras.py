@@ -14,6 +14,7 @@ from iefvad.detection.config import DetectConfig
 from iefvad.detection.live.connections import is_live
 from iefvad.utils.addresses import file_stem, shown
 from iefvad.utils.errors import UserError
+from iefvad.utils.plain_yaml import AliasError, DuplicateError, Loader
 from iefvad.utils.text import few
 
 SETTINGS: dict[str, type] = {
@@ -99,7 +100,7 @@ def read_cameras(path: str | Path) -> list[Camera]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        document = yaml.load(text, Loader=_Loader)  # a safe loader
+        document = yaml.load(text, Loader=Loader)  # a safe loader
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}.") from error
     except yaml.YAMLError as error:
@@ -166,22 +167,5 @@ def _is_list(text: str) -> bool:
 def _place(error: yaml.YAMLError) -> str:
     """Return the line of an error. Its whole message quotes the file, perhaps with a password."""
     mark = getattr(error, "problem_mark", None)
-    problem = error.problem if isinstance(error, _DuplicateError) else None
+    problem = error.problem if isinstance(error, (AliasError, DuplicateError)) else None
     return ("" if mark is None else f", line {mark.line + 1}") + (f": {problem}" if problem else "")
-
-
-class _DuplicateError(yaml.constructor.ConstructorError):
-    """A name occurs twice."""
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a name that occurs twice, instead of taking the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys: set[Any] = set()
-        for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True))
-            if key in keys:
-                raise _DuplicateError(None, None, f"the name {key} occurs twice", key_node.start_mark)
-            keys.add(key)
-        return super().construct_mapping(node, deep)
