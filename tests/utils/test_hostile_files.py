@@ -1,4 +1,4 @@
-"""Small files that stand for gigabytes, or claim sizes that they do not have: one error, before anything is reserved."""
+"""Small files that stand for gigabytes, or claim sizes that they lack: one error, before anything is reserved."""
 
 from __future__ import annotations
 
