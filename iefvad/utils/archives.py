@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,17 @@ def read_npz(path: Path, largest: int = LARGEST) -> dict[str, np.ndarray]:
                     _check_header(file, entry)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, EOFError, OverflowError, MemoryError, NotImplementedError, RuntimeError) as error:
+    except (
+        EOFError,
+        MemoryError,
+        NotImplementedError,
+        OverflowError,
+        RuntimeError,
+        SyntaxError,
+        struct.error,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 

@@ -104,7 +104,7 @@ def test_yaml_that_is_no_text(tmp_path):
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("of a library")])
 def test_one_odd_video_does_not_end_the_others(tmp_path, monkeypatch, capsys, command, error):
     small_model().save_pretrained(tmp_path / "model")
-    videos = [write_video(tmp_path / f"{name}.mp4", 48) for name in "abc"]
+    videos = [write_video(tmp_path / f"{name}.mp4", frames=48) for name in "abc"]
     score = Detector.__call__
 
     def odd(self: Detector, video: Path):

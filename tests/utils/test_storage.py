@@ -77,7 +77,7 @@ def test_a_disk_that_is_full_everywhere_leaves_nothing_behind(tmp_path, monkeypa
 def video(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("video")
     small_model().save_pretrained(folder / "model")
-    return folder / "model", write_video(folder / "a.mp4", 64)
+    return folder / "model", write_video(folder / "a.mp4", frames=64)
 
 
 @pytest.mark.parametrize("command", ["detect", "calibrate"])
@@ -93,7 +93,7 @@ def test_scores_of_a_video_survive_a_full_disk(video, tmp_path, full, capsys):
     assert main(["detect", *map(str, video), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     (elsewhere,) = tmp_path.glob("iefvad-*")
-    assert "no space left" in error and f"the results of {video[1]} are in {elsewhere}." in error
+    assert "no space left" in error and f"the results of a.mp4 are in {elsewhere}." in error
     assert json.loads((elsewhere / "a.json").read_text())["segments"] and (elsewhere / "a.html").is_file()
 
 
