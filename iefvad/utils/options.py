@@ -126,7 +126,7 @@ class _ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         if isinstance(values, str) and Path(values).is_file():
             read_yaml(values)
-        super().__call__(parser, cfg, values, option_string)
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
 def make_parser(command: str, description: str, usage: str = "[options]") -> ArgumentParser:
