@@ -20,9 +20,9 @@ BASELINE_NAMES = {
     "rtfm": "RTFM",
     "ur-dmu": "UR-DMU",
     "vadclip": "VadCLIP",
-    "mgfn": "MGFN (I3D)",
+    "mgfn": "MGFN",
 }
-"""Baseline → the row of Table 1 that its method has."""
+"""Baseline → its row of Table 1. Rows that name other features, such as MGFN (I3D), are the paper's alone."""
 
 
 @dataclass(frozen=True)
