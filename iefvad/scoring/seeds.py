@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -126,5 +127,10 @@ def paired(first: Mapping[Replicate, float], second: Mapping[Replicate, float]) 
         return None
     a, b = (np.array([values[seed] for seed in common]) for values in (first, second))
     found = summary((b - a).tolist())
-    p = float(ttest_rel(b, a).pvalue) if len(common) > 2 and np.ptp(b - a) > 0 else None
+    p = None
+    if len(common) > 2 and np.ptp(b - a) > 0:
+        with warnings.catch_warnings():
+            # Differences that are nearly the same for all seeds: p is tiny, whatever its digits are.
+            warnings.filterwarnings("ignore", message="Precision loss", category=RuntimeWarning)
+            p = float(ttest_rel(b, a).pvalue)
     return Difference(found["mean"], found["std"], len(common), p)
