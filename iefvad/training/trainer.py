@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -160,8 +161,9 @@ class Trainer:
                     self.model.load_state_dict(self.progress.best)
                 row |= self.model.learned()
                 self._finish_epoch(row)
+                shown = {name: f"{row[name]:.3f}" for name in ("loss", "val_auc") if row.get(name) is not None}
+                bar.set_postfix(shown, refresh=False)
                 bar.update()
-                bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "val_auc") if row.get(name) is not None})
         self.model.load_state_dict(self.progress.best)
         return Fitted(self.model.eval(), self.progress.best_epoch, self._threshold(held_out), self.config)
 
@@ -214,6 +216,8 @@ class Trainer:
             unit="epoch",
             disable=not shown,
             dynamic_ncols=True,
+            # In a file each refresh is another copy of the bar.
+            mininterval=0.1 if sys.stderr.isatty() else 30,
         )
 
     def _step(self) -> Callable[[Batch, Share, Mask | None], Tensor]:
