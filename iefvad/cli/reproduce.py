@@ -9,10 +9,10 @@ from pathlib import Path
 from iefvad.cli.command import command
 from iefvad.reproduce.plan import TARGETS
 from iefvad.reproduce.run import HowToRun, reproduce
-from iefvad.sweep.plan import read_seeds
 from iefvad.sweep.runner import Engine
 from iefvad.training.settings import TrainConfig, resolve
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
+from iefvad.utils.seeds import read_seeds
 
 _VARIED = ("model", "modality", "compare", "fixed_noise", "seeds", "explicit", "out", "resume", "log")
 """Options of `iefvad train` that the targets decide, or that mean something else here."""

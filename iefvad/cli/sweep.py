@@ -9,10 +9,11 @@ from pathlib import Path
 
 from iefvad.cli.command import command
 from iefvad.sweep.outputs import text_tables, write_outputs
-from iefvad.sweep.plan import Entry, plan, read_seeds
+from iefvad.sweep.plan import Entry, plan
 from iefvad.sweep.runner import Engine, run_all
 from iefvad.training.settings import TrainConfig
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
+from iefvad.utils.seeds import read_seeds
 
 
 @dataclass

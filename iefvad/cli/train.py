@@ -13,6 +13,7 @@ from iefvad.training import distributed
 from iefvad.training.settings import Settings, TrainConfig, resolve
 from iefvad.training.train import Interrupted, train
 from iefvad.utils.options import add_options, from_namespace, make_parser
+from iefvad.utils.seeds import expand_seeds
 
 
 def parse_train(argv: Sequence[str] | None = None) -> Settings:
@@ -31,7 +32,8 @@ def parse_train(argv: Sequence[str] | None = None) -> Settings:
         "out": "run folder",
     }
     add_options(parser, TrainConfig, groups)
-    return resolve(from_namespace(TrainConfig, parser.parse_args(argv)))
+    words = expand_seeds(sys.argv[1:] if argv is None else argv)
+    return resolve(from_namespace(TrainConfig, parser.parse_args(words)))
 
 
 @command("train")

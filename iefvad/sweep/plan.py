@@ -233,24 +233,6 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def read_seeds(words: Sequence[str]) -> list[int]:
-    """Return the seeds that words such as `0..9`, `0-9`, `3` and `0,1,2` name, in order. Raises UserError."""
-    seeds: list[int] = []
-    for word in (part for text in words for part in re.split(r"[,\s]+", text) if part):
-        match = re.fullmatch(r"(\d+)(?:(?:\.\.|-)(\d+))?", word)
-        if match is None:
-            raise UserError(f'--seeds: "{word}" is not a seed; write --seeds 0..9, or --seeds 0 1 2.')
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise UserError(f"--seeds {word}: the last seed is below the first; write --seeds {last}..{first}.")
-        seeds += range(first, last + 1)
-    if not seeds:
-        raise UserError("--seeds needs at least one number, for example --seeds 0..9.")
-    if repeated := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-        raise UserError(f"--seeds names {few(map(str, repeated))} twice: name each seed once.")
-    return seeds
-
-
 def read_folds(folder: str, base: TrainConfig) -> list[Fold]:
     """Return the folds in a folder: its folders with train.csv, test.csv, and gt.npy or annotations.txt.
 

@@ -183,7 +183,9 @@ class TrainConfig:
 
     # Protocol.
     seeds: list[int] = option(
-        [0], "random seeds; with several, one model is trained per seed, and mean and deviation are reported"
+        [0],
+        "random seeds, also as 0..9 or 0-9; with several, one model is trained per seed, and mean and deviation are"
+        " reported",
     )
     validation: float | None = option(
         None,

@@ -6,10 +6,11 @@ import dataclasses
 
 import pytest
 
-from iefvad.sweep.plan import plan, read_folds, read_seeds, read_variation
+from iefvad.sweep.plan import plan, read_folds, read_variation
 from iefvad.sweep.trainings import Training
 from iefvad.training.settings import TrainConfig, resolve
 from iefvad.utils.errors import UserError
+from iefvad.utils.seeds import read_seeds
 
 BASE = TrainConfig(features="store", preset="synth")
 

@@ -102,3 +102,16 @@ def test_few_videos_get_more_epochs():
     few, many = for_data(own, 1), for_data(own, 30)
     assert (few.epochs, few.milestones) == (100, [50, 80]) and (many.epochs, many.milestones) == (10, [5, 8])
     assert for_data(resolve(TrainConfig(preset="ucf-crime")), 1).epochs == 10
+
+
+@pytest.mark.parametrize("words", [["0..2"], ["0-2"], ["0", "1", "2"], ["0,1,2"], ["[0,1,2]"], ["[0,", "1,", "2]"]])
+def test_seeds_are_taken_as_people_write_them(words):
+    assert parse_train(["--seeds", *words, "--lr", "1e-3"]).seeds == [0, 1, 2]
+    if len(words) == 1:
+        assert parse_train([f"--seeds={words[0]}"]).seeds == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("word", "message"), [("x", "is not a seed"), ("3..1", "below the first"), ("1,1", "twice")])
+def test_seeds_that_are_none_are_explained(word, message):
+    with pytest.raises(UserError, match=message):
+        parse_train(["--seeds", word])
