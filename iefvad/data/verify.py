@@ -32,6 +32,13 @@ class Verified:
     unknown: list[str] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
 
+    def count(self, name: str, checked: bool) -> None:
+        """Count what was read without an error; `checked` says whether it has checksums."""
+        if checked:
+            self.intact += 1
+        else:
+            self.unknown.append(name)
+
 
 def verify(path: Path, *, forget: bool = False) -> Verified:
     """Compare everything in a store, a packed store, a folder with models, or a safetensors file with its checksums.
@@ -60,11 +67,7 @@ def verify(path: Path, *, forget: bool = False) -> Verified:
         except UserError as error:
             found.damaged[str(file.relative_to(path) if file != path else file)] = str(error)
             continue
-        with safe_open(file, framework="np") as tensors:
-            if checksums.KEY in (tensors.metadata() or {}):
-                found.intact += 1
-            else:
-                found.unknown.append(file.name)
+        found.count(file.name, _has_checksums(file))
     return found
 
 
@@ -80,11 +83,7 @@ def _verify_store(path: Path, forget: bool) -> Verified:
             if forget:
                 features.with_name(features.name.removesuffix(".safetensors") + ".json").unlink(missing_ok=True)
             continue
-        with safe_open(features, framework="np") as tensors:
-            if checksums.KEY in (tensors.metadata() or {}):
-                found.intact += 1
-            else:
-                found.unknown.append(name)
+        found.count(name, _has_checksums(features))
     return found
 
 
@@ -100,8 +99,10 @@ def _verify_packed(path: Path) -> Verified:
             except UserError as error:
                 found.damaged[f"{video.name} ({split})"] = str(error)
             else:
-                if store.has_checks(split):
-                    found.intact += 1
-                else:
-                    found.unknown.append(f"{video.name} in {table_name(split)}")
+                found.count(f"{video.name} in {table_name(split)}", store.has_checks(split))
     return found
+
+
+def _has_checksums(file: Path) -> bool:
+    with safe_open(file, framework="np") as tensors:
+        return checksums.KEY in (tensors.metadata() or {})

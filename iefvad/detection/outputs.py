@@ -95,8 +95,7 @@ def write_results(detection: Detection, folder: Path, name: str, detector: Detec
     def write(folder: Path) -> list[Path]:
         return _write_results(detection, folder, name, detector)
 
-    paths: list[Path] = rescued(write, folder, f"the results of {readable(detection.scores.source or name)}")
-    return paths
+    return rescued(write, folder, f"the results of {readable(detection.scores.source or name)}")
 
 
 def _write_results(detection: Detection, folder: Path, name: str, detector: Detector) -> list[Path]:

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from iefvad.data.batches import Batch
 from iefvad.model.config import MODALITIES
+from iefvad.scoring.robustness import LEFT
 
 Damage = Literal["features", "segments", "both"]
-
-LEFT = 0.01
-"""What is left of the distance of damaged time steps from the mean, as in evaluation."""
 
 
 @dataclass(frozen=True)

@@ -192,18 +192,15 @@ def write_results(
     classes = class_rows(metrics)
     if classes:
         print("\nAUC on each class's videos\n" + table(classes))
-    document, page = rescued(
-        lambda folder: _write(
-            dataclasses.replace(subject, path=folder), benchmark, results, metrics, seconds, robustness
-        ),
-        subject.path,
-        "the results",
-    )
+
+    def write(folder: Path) -> tuple[dict[str, Any], Path]:
+        return _write(dataclasses.replace(subject, path=folder), benchmark, results, metrics, seconds, robustness)
+
+    document, page = rescued(write, subject.path, "the results")
     took = "" if seconds is None else f" ({seconds:.0f} s)"
     print(f"\nreport: {page}{took}")
     sys.stdout.flush()
-    found: dict[str, Any] = document
-    return found
+    return document
 
 
 def _write(

@@ -17,11 +17,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from iefvad.utils.errors import UserError
 
 PathLike = str | os.PathLike[str]
+
+Written = TypeVar("Written")
 
 # The name of a temporary file says who writes it: host, process, and a random number of this start of the process,
 # because a container gives every start the same process id. So a later start knows which files a kill has left behind.
@@ -29,6 +31,10 @@ _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _RUN = uuid.uuid4().hex[:8]
 _TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.tmp")
 _ABANDONED = 24 * 3600.0  # seconds after which a file of another host counts as left: its processes cannot be seen
+
+
+def _temporary_name() -> str:
+    return f".{_HOST}-{os.getpid()}-{_RUN}-{uuid.uuid4().hex[:8]}.tmp"
 
 
 @contextlib.contextmanager
@@ -73,8 +79,7 @@ def replacing_durably(path: Path, before: Callable[[], None] | None = None) -> I
 
 @contextlib.contextmanager
 def _exchanged(path: Path, before: Callable[[], None] | None = None) -> Iterator[Path]:
-    name = f".{_HOST}-{os.getpid()}-{_RUN}-{uuid.uuid4().hex[:8]}.tmp"  # without `path`'s name, which may be long
-    temporary = path.with_name(name)
+    temporary = path.with_name(_temporary_name())  # without `path`'s name, which may be long
     try:
         yield temporary
         if before is not None:
@@ -130,18 +135,18 @@ def require_writable(folder: Path) -> None:
     Raises:
         StorageError: the folder cannot be made or written to, or the disk is full.
     """
-    name = f".{_HOST}-{os.getpid()}-{_RUN}-{uuid.uuid4().hex[:8]}.tmp"
+    probe = folder / _temporary_name()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            (folder / name).write_bytes(bytes(4096))
+            probe.write_bytes(bytes(4096))
         finally:
-            (folder / name).unlink(missing_ok=True)
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(error, folder) from error
 
 
-def rescued(write: Callable[[Path], Any], folder: Path, what: str) -> Any:
+def rescued(write: Callable[[Path], Written], folder: Path, what: str) -> Written:
     """Write results, and where the folder fails write them elsewhere, so that nothing computed is lost.
 
     Args:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,46 +12,18 @@ from pathlib import Path
 import pytest
 
 from iefvad.features.store import FeatureStore
+from tests.helpers.server import Server
 from tests.helpers.video_files import content, make_video, small_vit
 
 KILLS = 20
 VIDEOS = 8
 
 
-class Server:
-    """The process of `extract_server.py`."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "extract_server.py")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment)
-        assert self.read() == "ready"
-
-    def start(self, arguments: list[str]) -> int:
-        self.send(json.dumps(arguments))
-        return int(self.read())
-
-    def wait(self) -> int:
-        self.send("wait")
-        return int(self.read())
-
-    def send(self, line: str) -> None:
-        assert self.process.stdin
-        self.process.stdin.write(line + "\n")
-
-    def read(self) -> str:
-        assert self.process.stdout
-        return self.process.stdout.readline().strip()
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    server = Server()
+    server = Server("extract_server.py")
     yield server
-    assert server.process.stdin
-    server.process.stdin.close()
-    server.process.wait(60)
+    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,56 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.server import Server
 from tests.helpers.stores import training_flags, write_store
-
-
-class Server:
-    """The process of `sweep_server.py`."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "sweep_server.py")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        environment["OMP_NUM_THREADS"] = "1"
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment)
-        assert self.read() == "ready"
-
-    def start(self, arguments: list[str]) -> int:
-        self.send(json.dumps(arguments))
-        return int(self.read())
-
-    def wait(self) -> int:
-        self.send("wait")
-        return int(self.read())
-
-    def send(self, line: str) -> None:
-        assert self.process.stdin
-        self.process.stdin.write(line + "\n")
-
-    def read(self) -> str:
-        assert self.process.stdout
-        return self.process.stdout.readline().strip()
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    server = Server()
+    server = Server("sweep_server.py", {"OMP_NUM_THREADS": "1"})
     yield server
-    assert server.process.stdin
-    server.process.stdin.close()
-    server.process.wait(60)
+    server.close()
 
 
 @pytest.fixture(scope="module")
