@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from bench import plain
 from iefvad.data.batches import Batch
 from iefvad.model.config import MODALITIES, ModelConfig
+from iefvad.model.encoder import ModalityEncoder
 from iefvad.model.losses import RUN, LossWeights
-from iefvad.model.network import ModalityEncoder, Network
+from iefvad.model.network import Network
 
 
 class Encoder(nn.Module):

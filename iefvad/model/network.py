@@ -12,20 +12,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ief_kernels
 from ief_kernels import Fusion, Terms
 from ief_kernels.precision_fusion.reference import LOGVAR_LIMIT, student_scale
-from iefvad.model.attention import attention_with_dropout
 from iefvad.model.config import MODALITIES, ModelConfig
+from iefvad.model.encoder import ModalityEncoder, SelfAttention
 from iefvad.model.exchange import CrossAttention, Gates
 from iefvad.model.inputs import check_inputs
-from iefvad.model.linear import Linear
-from iefvad.model.padding import Layout, ValidRows, lay_out, split
-from iefvad.model.repair import Repair
-from iefvad.model.surprise import Surprise
+from iefvad.model.padding import Layout, ValidRows, lay_out
+from iefvad.model.standardize import Standardize
 
 TERMS = ("cls", "kl", "cos", "norm")
 """Terms of the loss in the order of `Network.log_weights`."""
@@ -81,139 +78,6 @@ class Output:
     state: State | None
     members: Sequence[Output] = ()
     log_weights: Tensor | None = None
-
-
-class Standardize(nn.Module):
-    """(x − centre) / scale per dimension, then where asked for a projection. All are taken from training data.
-
-    With `repair`, dimensions at their mean are predicted from the others before the projection.
-
-    The projection has orthogonal directions, those in which the training features vary most, and one factor that makes
-    the mean square of its values 1. So it keeps the ratios of their variances (no whitening).
-    """
-
-    centre: Tensor
-    scale: Tensor
-    basis: Tensor | None
-
-    def __init__(self, dim: int, projection: int | None, *, repair: bool = False) -> None:
-        super().__init__()
-        self.repair = Repair(dim) if repair else None
-        self.register_buffer("centre", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
-        self.register_buffer("basis", None if projection is None else torch.eye(dim, projection))
-
-    def fit(self, features: Tensor) -> None:
-        """Take all from features (N, D). A constant dimension is centred and hardly scaled."""
-        self.centre.copy_(features.mean(0))
-        self.scale.copy_(features.std(0, correction=0) + 0.05)
-        if self.repair is not None:
-            self.repair.fit((features - self.centre) / self.scale)
-        if self.basis is not None:
-            self.basis.copy_(_principal_directions((features - self.centre) / self.scale, self.basis.shape[1]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) → (..., D or P)."""
-        return self.with_doubt(x)[0]
-
-    def with_doubt(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(..., D) → the same, and the doubt of `Repair`, (..., 1); None without repair."""
-        standardized, doubt = (x - self.centre) / self.scale, None
-        if self.repair is not None:
-            standardized, doubt = self.repair(standardized)
-        return (standardized if self.basis is None else standardized @ self.basis), doubt
-
-
-def _principal_directions(features: Tensor, number: int) -> Tensor:
-    """Return the first principal directions of centred features (N, D), scaled as `Standardize` says; (D, number).
-
-    Directions in which the features do not vary, as where N is below `number`, are zero.
-    """
-    values = features.double()
-    variances, directions = torch.linalg.eigh(values.T @ values)  # in ascending order
-    directions = torch.where(variances > 1e-9 * variances[-1], directions, 0.0).flip(1)[:, :number]
-    # The sign of a direction is arbitrary. Its largest element is made positive, so that it depends on the data alone.
-    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    directions = directions * torch.where(largest < 0, -1.0, 1.0)
-    size = (values @ directions).square().mean().sqrt()
-    return (directions / size.clamp(min=1e-6)).to(features.dtype)
-
-
-class SelfAttention(nn.Module):
-    """x ← LayerNorm(x + MultiHeadAttention(x)) on (B, T, D), without feed-forward or positional encoding."""
-
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.in_proj = Linear(dim, 3 * dim)
-        self.out_proj = Linear(dim, dim)
-        self.norm = nn.LayerNorm(dim)
-        nn.init.xavier_uniform_(self.in_proj.weight)
-        nn.init.zeros_(self.in_proj.bias)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """(B, T, D) → (B, T, D); with `layout.rows` (R, D) → (R, D), and padding exists within the attention only."""
-        qkv = self.in_proj(x).unflatten(-1, (3, self.heads, -1))
-        if layout.spans is not None:
-            merged = attention_with_dropout(qkv.view(-1, *qkv.shape[-3:]), layout.spans, self.dropout).view(x.shape)
-            return self._add(x, merged)
-        query, key, value = split(qkv, layout.rows)
-        dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.mask, dropout_p=dropout)
-        merged = attended.transpose(1, 2).flatten(2)
-        if layout.rows is not None:
-            merged = layout.rows.take(merged)
-        return self._add(x, merged)
-
-    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
-        result: Tensor = self.norm(x + self.out_proj(attended))
-        return result
-
-
-class ModalityEncoder(nn.Module):
-    """Self-attention layers, a whitening LayerNorm, then one Linear each for mean and log-variance (paper 3.1)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            SelfAttention(config.width, config.heads, config.dropout) for _ in range(config.layers)
-        )
-        self.whiten = nn.LayerNorm(config.width)
-        self.mu = Linear(config.width, config.width)
-        self.logvar = Linear(config.width, config.width)
-        self.surprise = Surprise(config.width) if config.surprise else None
-        # softplus gives 0.3: the classification decides by its gradient whether more is better.
-        self.raw_doubt = nn.Parameter(torch.full((config.width,), -1.0)) if config.repair else None
-
-    def forward(self, x: Tensor, layout: Layout, doubt: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Encode one modality.
-
-        Args:
-            x: (B, T, P), standardised features.
-            layout: How the batch is computed.
-            doubt: (B, T, 1), that of `Repair`.
-
-        Returns:
-            Mean and log-variance, (B, T, P) each; zeros in the padding where it is left out.
-        """
-        rows = layout.rows
-        if rows is not None:
-            x = rows.take(x)
-            doubt = None if doubt is None else rows.take(doubt)
-        more = None if self.surprise is None else self.surprise(x)
-        for layer in self.layers:
-            x = layer(x, layout)
-        x = self.whiten(x)
-        mu, logvar = self.mu(x), self.logvar(x)
-        if more is not None:
-            logvar = logvar + more
-        if self.raw_doubt is not None and doubt is not None:
-            # Variances add up. The smallest number keeps the gradient of the logarithm finite where there is no doubt.
-            more = (F.softplus(self.raw_doubt) * doubt).clamp(min=1e-12).log()
-            logvar = torch.logaddexp(logvar, more.to(logvar.dtype))
-        return (mu, logvar) if rows is None else (rows.place(mu), rows.place(logvar))
 
 
 class Network(nn.Module):

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from iefvad.features.videos import Video, pad_batch
 from iefvad.model.config import MODALITIES
-from iefvad.model.network import Standardize
 from iefvad.model.networks import AnyNetwork
+from iefvad.model.standardize import Standardize
 from iefvad.scoring.direction import STREAM_WEIGHTS, paired_test
 from iefvad.scoring.metrics import robustness_row
 from iefvad.scoring.scorer import Scorer, as_scores, choose_crops, score_batch, score_videos

@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 
 from iefvad.features.videos import Video
 from iefvad.model.config import MODALITIES
-from iefvad.model.network import Standardize
 from iefvad.model.networks import AnyNetwork
+from iefvad.model.standardize import Standardize
 from iefvad.scoring.robustness import default_mask
 from iefvad.scoring.scorer import choose_crops
 

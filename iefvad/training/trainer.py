@@ -29,8 +29,9 @@ from iefvad.model.baselines.config import PAIRED
 from iefvad.model.baselines.network import BaselineNetwork
 from iefvad.model.config import MODALITIES
 from iefvad.model.losses import RUN, WHOLE, Loss, LossWeights, Share
-from iefvad.model.network import Network, Output, Standardize
+from iefvad.model.network import Network, Output
 from iefvad.model.networks import AnyNetwork, make_network
+from iefvad.model.standardize import Standardize
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.training.distributed import Processes

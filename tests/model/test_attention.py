@@ -10,8 +10,8 @@ from iefvad.checkpoints.hub import IEFVAD
 from iefvad.model import attention
 from iefvad.model.attention import attention_with_dropout, serves
 from iefvad.model.config import ModelConfig
-from iefvad.model.network import Layout, SelfAttention
-from iefvad.model.padding import lay_out
+from iefvad.model.encoder import SelfAttention
+from iefvad.model.padding import Layout, lay_out
 
 HEADS, WIDTH = 2, 4
 SPANS = {

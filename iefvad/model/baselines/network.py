@@ -17,9 +17,11 @@ from iefvad.model.baselines.sultani import Sultani
 from iefvad.model.baselines.ur_dmu import URDMU
 from iefvad.model.baselines.vadclip import VadCLIP
 from iefvad.model.config import MODALITIES
+from iefvad.model.encoder import SelfAttention
 from iefvad.model.inputs import check_inputs
 from iefvad.model.losses import WHOLE, Loss, Share
-from iefvad.model.network import Output, SelfAttention, Standardize, State
+from iefvad.model.network import Output, State
+from iefvad.model.standardize import Standardize
 
 _METHODS: dict[str, Callable[[BaselineConfig], Method]] = {
     "concat": Concat,

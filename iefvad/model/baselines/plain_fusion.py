@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.baselines.method import Found, Method, Mil, Parts, attention_mask
+from iefvad.model.encoder import SelfAttention
 from iefvad.model.linear import Linear
 from iefvad.model.losses import mil_loss
-from iefvad.model.network import SelfAttention
 from iefvad.model.padding import Layout
 
 
