@@ -74,8 +74,9 @@ def verify(path: Path, *, forget: bool = False) -> Verified:
 def _verify_store(path: Path, forget: bool) -> Verified:
     store = FeatureStore(path)
     found = Verified(path, "feature store")
-    for features in sorted(path.rglob("*.safetensors")):
-        name = features.relative_to(path).as_posix().removesuffix(".safetensors")
+    names = {file.relative_to(path).as_posix().removesuffix(".safetensors") for file in path.rglob("*.safetensors")}
+    for name in sorted(names | set(store.incomplete())):
+        features = path / f"{name}.safetensors"
         try:
             store.read(name)
         except UserError as error:
