@@ -27,6 +27,7 @@ from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark, streams_of
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_json
+from iefvad.utils.plain_json import read_object
 
 _FIELDS = (
     "features", "train_list", "test_list", "annotations", "gt", "image_folder", "event_folder", "nan", "synth_seed",
@@ -121,6 +122,6 @@ def _absolute(settings: Settings) -> Settings:
 
 def _refuse_changed(folder: Path, plan: str) -> None:
     path = folder.with_suffix(".json")
-    if path.exists() and json.loads(path.read_text())["plan"] != plan:
+    if path.exists() and read_object(path, "delete it").get("plan") != plan:
         raise UserError("the packed store was made anew since this sweep began: choose another --out.")
     write_json(path, {"plan": plan})
