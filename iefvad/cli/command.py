@@ -58,9 +58,13 @@ def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main
                 return 0
             except OSError as error:
                 explained = storage_error(error, Path(str(error.filename or ".")).parent)
-                if explained is error:
-                    raise
-                return tell(explained)
+                if explained is not error:
+                    return tell(explained)
+                if error.filename is None:
+                    raise  # not about a file that the user named
+                return tell(
+                    UserError(f"{str(error.filename)[-300:]} cannot be used ({error.strerror}): check this path.")
+                )
             except KeyboardInterrupt:
                 print(f"\niefvad {name}: interrupted; everything complete is kept.", file=sys.stderr)
                 return 130
