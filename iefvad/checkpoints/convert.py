@@ -154,9 +154,7 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors and was not read, for it could run code: save its state dict alone where"
             " you trust it, and convert that."
         ) from error
-    except (OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # of the content, not of the file system
-            raise _unreadable(path) from error
+    except (PermissionError, MemoryError):
         raise
     except Exception as error:  # a damaged pickle fails in torch.load in any way whatever
         raise _unreadable(path) from error

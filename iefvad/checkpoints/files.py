@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -133,10 +132,10 @@ def save_folder(folder: Path, network: AnyNetwork, provenance: Mapping[str, Any]
 
 
 def read_folder(config: Path, weights: Path) -> Saved:
-    """Read the two files of `save_folder`. Weights whose header has no configuration take that of config.json.
+    """Read the two files of `save_folder`. config.json takes precedence over the header of the weights.
 
     Raises:
-        UserError: a file is missing, damaged or of another kind, or the two say different things.
+        UserError: a file is missing, damaged or of another kind.
     """
     try:
         document = read_object(config, "fetch or make it again")
@@ -147,19 +146,7 @@ def read_folder(config: Path, weights: Path) -> Saved:
     provenance = document.pop("provenance", {})
     model = _model_config(document, config)
     provenance = check_provenance(provenance, model, config)
-    tensors, metadata = read_tensors(weights)
-    if "iefvad" in metadata:
-        header = parse_model(weights, tensors, metadata)
-        told, known = (
-            {**dataclasses.asdict(one), **other}
-            for one, other in ((model, provenance), (header.config, header.provenance))
-        )
-        if differing := sorted(name for name in told.keys() | known.keys() if told.get(name) != known.get(name)):
-            raise UserError(
-                f"{config} and {weights.name} say different things ({few(differing)}): one of them was changed. Restore"
-                f" it, or load {weights} alone."
-            )
-    return Saved(model, tensors, weights, provenance, config.parent)
+    return Saved(model, read_tensors(weights)[0], weights, provenance, config.parent)
 
 
 @dataclass
@@ -215,9 +202,6 @@ def check_provenance(values: Any, config: AnyConfig, path: Path) -> dict[str, An
     encoder = values.get("encoder") if not wrong else None
     if encoder:
         wrong += [(f"encoder.{name}", text) for name, text in problems(encoder, EncoderRecord)]
-        wrong += [
-            (f"encoder.{name}", "is missing") for name in ("image_encoder", "event_encoder") if name not in encoder
-        ]
     if not wrong and config.released and values.get("chunk", 1) > LONGEST_PADDED:
         wrong.append(("chunk", f"must be at most {LONGEST_PADDED} for the released network, not {values['chunk']}"))
     if wrong:

@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     groups = {"features": "data", "preset": "method", "lr": "optimisation (defaults come from the preset)"}
     add_options(parser, TrainConfig, groups | {"validation": "protocol"}, without=_VARIED)
     found = parser.parse_args(argv)
-    options, config = from_namespace(ReproduceConfig, found), from_namespace(TrainConfig, found)
-    config.out, config.seeds = None, [0]
+    options = from_namespace(ReproduceConfig, found)
+    config = from_namespace(TrainConfig, found, without=("seeds", "out"))
     preset = resolve(config).preset
     config.seeds = read_seeds(found.seeds or ["0..3" if preset == "synth" else "0..9"])
     how = HowToRun(

@@ -74,8 +74,7 @@ def parse_sweep(argv: Sequence[str] | None = None) -> Sweep:
     )
     found = parser.parse_args(argv)
     config = from_namespace(SweepConfig, found)
-    base = from_namespace(TrainConfig, found)
-    base.out = None
+    base = from_namespace(TrainConfig, found, without=("seeds", "out"))
     entries = plan(base, found.vary, read_seeds(found.seeds), grid=config.grid, lists=config.lists)
     out = Path(config.out or Path("sweeps") / entries[0].training.settings.preset)
     return Sweep(config, entries, out, found.threads or 1)

@@ -31,7 +31,7 @@ from iefvad.scoring.tables import table
 from iefvad.training.networks import model_config
 from iefvad.training.results import Results, Subject, finish, write_results
 from iefvad.training.run import Run, Variant, baseline_name
-from iefvad.training.settings import TrainConfig
+from iefvad.training.settings import Settings, TrainConfig
 from iefvad.training.sources import load_benchmark, streams_of
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
@@ -110,6 +110,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate all models of a run folder. Args, results and errors as `evaluate`."""
     run = Run.open(path)
     _refuse_released(config, run.path)
+    trained = run.config
     require_writable(Path(config.out) if config.out else run.path)
     overrides = {name: value for name in (*DATA, "test_crops") if (value := getattr(config, name)) is not None}
     if config.features is not None and _is_any_store(config.features):
@@ -128,7 +129,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
         for variant in run.variants:
             backend = "auto" if run.config.fused else "reference"
             model = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
-            _check_agreement(run, variant, seed, model)
+            _check_agreement(run, trained, variant, seed, model)
             _check_fit(model, benchmark)
             scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk)
             results.add(variant.name, seed, scores, model, **_chosen(model))
@@ -248,10 +249,16 @@ def _refuse_released(config: EvaluateConfig, path: Path) -> None:
         )
 
 
-def _check_agreement(run: Run, variant: Variant, seed: int, model: IEFVAD | Baseline) -> None:
-    """Refuse a run whose config.yaml describes another network than its checkpoint."""
-    described = dataclasses.asdict(model_config(variant.apply(run.config), model.config.dim, variant.modality))
+def _check_agreement(run: Run, trained: Settings, variant: Variant, seed: int, model: IEFVAD | Baseline) -> None:
+    """Refuse a run whose config.yaml (`trained`) describes another network than its checkpoint."""
+    applied = variant.apply(trained)
+    described = dataclasses.asdict(model_config(applied, model.config.dim, variant.modality))
     saved = dataclasses.asdict(model.config)
+    # What decides how the network is tested is in both as well; earlier versions recorded less.
+    also = {"chunk": trained.max_segments, "test_crops": trained.test_crops, "protocol": trained.protocol, "seed": seed}
+    also |= {"method": applied.method} if trained.model == "ief-vad" else {}
+    described |= {name: value for name, value in also.items() if name in model.provenance}
+    saved |= {name: value for name, value in model.provenance.items() if name in also}
     differing = [name for name in described if described[name] != saved.get(name)]
     if differing:
         changes = ", ".join(f"{name} {described[name]} and {saved.get(name)}" for name in differing)

@@ -23,6 +23,7 @@ from iefvad.features.readers import StoreReader
 from iefvad.features.videos import Benchmark
 from iefvad.scoring.scorer import crop_notes
 from iefvad.sweep.trainings import Training
+from iefvad.training.effects import check_effects
 from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark, streams_of
 from iefvad.utils.errors import UserError
@@ -82,18 +83,18 @@ def prepare(trainings: Iterable[Training], out: Path, *, progress: bool = True) 
         UserError: data are missing or wrong, or they changed since the sweep began.
     """
     found: dict[str, Prepared] = {}
+    loaded: dict[str, Benchmark] = {}
     for training in trainings:
         key = data_key(training.settings)
+        if key not in loaded:
+            loaded[key] = load_benchmark(training.settings, progress=progress)
+        check_effects(training.settings, loaded[key], [training.variant()])
         if key not in found:
-            found[key] = _prepare(training.settings, out / "data" / key, progress)
+            found[key] = _prepare(training.settings, loaded[key], out / "data" / key, progress)
     return found
 
 
-def _prepare(settings: Settings, folder: Path, progress: bool) -> Prepared:
-    benchmark = load_benchmark(settings, progress=progress)
-    if not benchmark.train or not benchmark.test:
-        missing = "training" if not benchmark.train else "test"
-        raise UserError(f"{benchmark.name} has no {missing} videos: give --train-list and --test-list.")
+def _prepare(settings: Settings, benchmark: Benchmark, folder: Path, progress: bool) -> Prepared:
     notes = (*benchmark.notes, *crop_notes(benchmark.test, settings.test_crops))
     reader = benchmark.train[0].reader
     if isinstance(reader, PackedReader):

@@ -166,13 +166,19 @@ def make_parser(command: str, description: str, usage: str = "[options]") -> Arg
     return parser
 
 
-def from_namespace(cls: type[Config], namespace: Namespace) -> Config:
+def from_namespace(cls: type[Config], namespace: Namespace, *, without: Collection[str] = ()) -> Config:
     """Build the dataclass that `add_options` made options of from what the parser returned.
+
+    Args:
+        cls: The dataclass.
+        namespace: What the parser returned.
+        without: Names of fields that keep their defaults.
 
     Raises:
         UserError: a value is out of its range.
     """
-    names = [field.name for field in dataclasses.fields(cls) if field.name in namespace]  # type: ignore[arg-type]
+    every = (field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+    names = [name for name in every if name in namespace and name not in without]
     return checked(cls(**{name: namespace[name] for name in names}))
 
 

@@ -52,7 +52,8 @@ def read_json(path: Path, remedy: str) -> Any:
         raise
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read ({reason}): {remedy}.") from error
+        how = "cannot be read" if isinstance(error, OSError) else "cannot be read as JSON"
+        raise UserError(f"{path} {how} ({reason}): {remedy}.") from error
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
