@@ -30,7 +30,6 @@ from iefvad.features.npy_folders import ExportConfig
 from iefvad.training import results
 from iefvad.training.settings import TrainConfig
 from iefvad.utils.text import readable
-from iefvad.utils.text import readable
 from iefvad.utils.values import LONGEST
 from tests.fuzz.case import Case, Ended, Limits, Outcome, judged
 from tests.helpers.detecting import small_model, write_video
@@ -58,7 +57,8 @@ COMMANDS: dict[str, tuple[type, list[str]]] = {
 """Command → its settings, and a command line that works."""
 
 NUMBERS = ("nan", "inf", "-inf", "-1", "-0.5", "1e400", "-1e400", "1000000001", "-2147483649", str(10**30),
-           str(10**400), "1e-320", "abc", "", " ", "0x10", "1_0", "\u0661", "1,5", "true", "null", "[1]", "{}", "0")  # fmt: skip
+           str(10**400), "1e-320", "abc", "", " ", "0x10", "1_0", "\u0661", "1,5", "true",
+           "null", "[1]", "{}", "0")  # fmt: skip
 WORDS = ("", " ", "abc", "nan", "-1", "a" * 300, "b" * (LONGEST + 1), "../..", "\x00", "\x1b[31m", "{}", "[]", "null")
 PATHS = ("", " ", "missing", "missing/deep", ".", "..", "a" * 300, "folder", "file", "pipe", "/dev/zero", "/dev/null",
          "loop", "\x00", "\udcff", "-")  # fmt: skip
