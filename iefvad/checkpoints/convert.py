@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,9 +23,11 @@ from iefvad.encoders.weights import strip, visual_names
 from iefvad.model.config import ModelConfig
 from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
-from iefvad.utils.tensors import begins_as_pickle, differences, write_tensors
-from iefvad.utils.text import few
+from iefvad.utils.tensors import begins_as_pickle, differences, writable, write_tensors
+from iefvad.utils.text import few, readable
 
+_PACKED = 64 << 20
+"""Maximum number of bytes that the entries of an archive may save by compression. Tensors are stored as they are."""
 _WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model")
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.")
 _TEXT = frozenset(
@@ -129,6 +132,11 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"the checkpoint {path} does not exist: check the path.")
     value: Any
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > path.stat().st_size + _PACKED:
+                raise UserError(f"{path} would be {unpacked / 1e9:.1f} GB when it is unpacked, and was not read.")
         if path.suffix == ".safetensors" and not begins_as_pickle(path):
             value = safetensors.torch.load_file(str(path))
         elif is_torchscript(path):
@@ -137,6 +145,8 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what it warns of, the errors below say
                 value = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         if not begins_as_pickle(path):
             raise _unreadable(path) from error
@@ -158,6 +168,13 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     )
     if not tensors:
         raise UserError(f"{path} holds no named tensors: give a state dict.")
+    for name, item in tensors.items():
+        if item.layout != torch.strided or item.device.type != "cpu" or item.is_quantized or not writable(item):
+            raise UserError(f"{path} holds {readable(name)} in a form that is not kept: save it as a plain tensor.")
+        if item.numel() * item.element_size() > item.untyped_storage().nbytes():  # repeated values, not stored ones
+            raise UserError(
+                f"{path} is damaged: {readable(name)} claims the shape {tuple(item.shape)}, for which it is too small."
+            )
     return tensors
 
 

@@ -15,6 +15,7 @@ from iefvad.data.verify import verify
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.text import readable
+from iefvad.utils.values import NATURAL
 
 COMMANDS = {
     "check": ("iefvad.cli.data:check_main", "find contradictions between lists, annotations and frame truth"),
@@ -38,7 +39,7 @@ class CheckConfig:
     """Settings of `iefvad data check`."""
 
     features: str | None = option(None, "folder of feature files; check that those of the lists exist and match")
-    names: int = option(5, "number of videos named per finding; 0: all. --out always names all")
+    names: int = option(5, "number of videos named per finding; 0: all. --out always names all", NATURAL)
     out: str | None = option(None, "also write the report to this .md, .json or .txt file")
     strict: bool = option(False, "exit with status 1 if there is a problem")
 
@@ -47,7 +48,7 @@ class CheckConfig:
 class VerifyConfig:
     """Settings of `iefvad data verify`."""
 
-    names: int = option(5, "number of damaged videos or files named per folder; 0: all")
+    names: int = option(5, "number of damaged videos or files named per folder; 0: all", NATURAL)
     forget: bool = option(
         False, "in a feature store, remove the sidecars of damaged videos, so that `iefvad extract` makes them again"
     )

@@ -319,7 +319,8 @@ def attach_gt(videos: Sequence[Video], path: PathLike) -> None:
         found = f"{len(truth):,}" if truth.ndim == 1 else f"an array of shape {truth.shape}"
         raise UserError(
             f"{path} has the wrong length: expected {expected:,} frame labels (16 for each segment of the "
-            f"{len(videos)} test videos), found {found}; check that list, features and gt belong together"
+            f"{len(videos)} test videos), found {found}; make it again for these features: `iefvad data gt"
+            " --annotations FILE --test-list FILE --features FOLDER (or --store STORE) --out gt.npy`"
         )
     truth = np.asarray(truth)
     if not np.isin(truth, (0, 1)).all():

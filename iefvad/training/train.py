@@ -16,6 +16,7 @@ from iefvad.scoring.scorer import crop_notes, density_scores
 from iefvad.scoring.tables import table
 from iefvad.training import distributed
 from iefvad.training.distributed import Processes
+from iefvad.training.effects import check_effects
 from iefvad.training.fitting import TrainingData, fit_and_score
 from iefvad.training.folder import claimed
 from iefvad.training.protocols import deviations
@@ -70,6 +71,7 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
             stack.callback(run.tracking.close)
     benchmark = _load(config, processes, progress)
     with processes.barrier():
+        benchmark.notes += check_effects(config, benchmark, run.variants, processes.world)
         benchmark.notes += crop_notes(benchmark.test, config.test_crops)
     if processes.world > 1:
         benchmark.notes.append(f"Trained on {processes.world} processes that shared each batch.")

@@ -261,19 +261,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a log, one per line. Lines that are cut off or damaged are left out: it is only a log."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
 def write_with(path: Path, writer: Callable[[Path], None]) -> None:
     """Let `writer` write to a temporary path, then put the file in its place. Raises as `replacing`."""
     with replacing(path) as temporary:

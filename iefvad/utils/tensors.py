@@ -93,6 +93,11 @@ _DTYPES = {
 }  # fmt: skip
 
 
+def writable(value: Tensor) -> bool:
+    """Return whether `write_tensors` can write a tensor of this type of numbers."""
+    return value.dtype in _DTYPES
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file with checksums, completely or not at all. Equal tensors and metadata give equal bytes.
 
