@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from iefvad.data.datasets import load_lists, load_store
@@ -10,6 +11,7 @@ from iefvad.features.packed import PackedStore
 from iefvad.features.packing import folder_pair, pack
 from iefvad.features.videos import Benchmark
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import require_writable
 from iefvad.utils.options import option
 
 
@@ -49,6 +51,7 @@ def import_features(store: str | None, config: ImportConfig, *, progress: bool =
         raise UserError(f"--max-segments must be at least 1, not {config.max_segments}.")
     if config.gt is not None and config.annotations is not None:
         raise UserError("--gt and --annotations both tell the truth of the test videos: give one of them.")
+    require_writable(Path(config.out))
     return pack(_source(store, config), config.out, max_segments=config.max_segments, progress=progress)
 
 

@@ -28,15 +28,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from iefvad.features.readers import Reader
 from iefvad.features.videos import Video
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike
-from iefvad.utils.tensors import map_half
+from iefvad.utils.files import PathLike, too_many_files
+from iefvad.utils.tensors import map_half, opened
 from iefvad.video import SEGMENT
 
 FORMAT = 1
@@ -198,7 +198,7 @@ class PackedStore:
         }
         try:
             # safe_open compares the header with the file's length, so a truncated file fails here.
-            with safe_open(path, framework="np") as tensors:
+            with opened(path) as tensors:
                 shape = tuple(tensors.get_slice("features").get_shape())
                 offsets = tensors.get_tensor("offsets")
                 sizes = {key: size for key, size in sizes.items() if size or key in tensors.keys()}  # noqa: SIM118
@@ -216,6 +216,8 @@ class PackedStore:
         except FileNotFoundError:
             raise UserError(f"{path} is missing: delete {self.root} and {_AGAIN}") from None
         except (OSError, SafetensorError) as error:
+            if isinstance(error, OSError) and too_many_files(error):
+                raise  # it says nothing about the file
             raise UserError(f"{path} is damaged ({error}): delete {self.root} and {_AGAIN}") from error
         if not consistent:
             raise UserError(f"{path} does not belong to the {CATALOGUE} beside it: delete {self.root} and {_AGAIN}")
