@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return dispatch("iefvad features", "Import, export and describe stored features.", COMMANDS, argv)
 
 
-@command("features import")
+@command("features import", memory="use a smaller --max-segments")
 def import_main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad features import` and return the exit status."""
     parser = make_parser(

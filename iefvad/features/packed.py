@@ -29,16 +29,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from iefvad.features.readers import Reader
 from iefvad.features.videos import Video
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike
+from iefvad.utils.files import PathLike, too_many_files
 from iefvad.utils.plain_json import parse_json
-from iefvad.utils.tensors import map_half
+from iefvad.utils.tensors import map_half, opened
 from iefvad.video import SEGMENT
 
 FORMAT = 1
@@ -204,7 +204,7 @@ class PackedStore:
             # safe_open compares the header with the file's length, so a truncated file fails here.
             if path.exists() and not path.is_file():
                 raise OSError("it is not a file")
-            with safe_open(path, framework="np") as tensors:
+            with opened(path) as tensors:
                 table = tensors.get_slice("features")
                 shape, kind = tuple(table.get_shape()), table.get_dtype()
                 offsets = tensors.get_tensor("offsets")
@@ -227,6 +227,8 @@ class PackedStore:
         except FileNotFoundError:
             raise UserError(f"{path} is missing: delete {self.root} and {_AGAIN}") from None
         except (OSError, SafetensorError, TypeError) as error:  # TypeError: of a type that numpy does not have
+            if isinstance(error, OSError) and too_many_files(error):
+                raise  # it says nothing about the file
             raise UserError(f"{path} is damaged ({error}): delete {self.root} and {_AGAIN}") from error
         if not consistent:
             raise UserError(f"{path} does not belong to the {CATALOGUE} beside it: delete {self.root} and {_AGAIN}")

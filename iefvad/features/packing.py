@@ -34,7 +34,7 @@ from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark, Video, resample
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, storage_error, write_json
+from iefvad.utils.files import PathLike, remove_left_over, storage_error, write_json
 from iefvad.utils.plain_json import parse_json
 from iefvad.utils.tensors import header, to_half
 from iefvad.utils.text import few
@@ -114,6 +114,8 @@ def pack(benchmark: Benchmark, out: PathLike, *, max_segments: int = 256, progre
         write_json(out / CATALOGUE, document | {"check": catalogue_check(document)})
         journal.remove()
     except OSError as error:
+        if error.filename is not None and out not in Path(error.filename).parents:
+            raise  # of a source
         raise storage_error(error, out) from error
     return PackedStore(out)
 
@@ -264,6 +266,7 @@ class _Journal:
         self.path = out / JOURNAL
         self.done: dict[tuple[str, int], dict[str, Any]] = {}
         out.mkdir(parents=True, exist_ok=True)
+        remove_left_over(out, deep=False)
         lines = self._read()
         if not (lines and lines[0].get("plan") == plan and self._fits(tables)):
             if lines:

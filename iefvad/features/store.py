@@ -25,13 +25,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, flush, open_regular, replacing_durably, storage_errors
+from iefvad.utils.files import PathLike, flush, open_regular, replacing_durably, storage_errors, too_many_files
 from iefvad.utils.plain_json import parse_json
-from iefvad.utils.tensors import header, to_half
+from iefvad.utils.tensors import header, opened, to_half
 from iefvad.video import ClockReport
 
 FORMAT = 1
@@ -220,7 +220,7 @@ class FeatureStore:
             UserError: The video is missing, not complete or damaged.
         """
         sidecar = self.sidecar(name)
-        with safe_open(self._paths(name)[0], framework="np") as tensors:
+        with opened(self._paths(name)[0]) as tensors:
             image, event = tensors.get_tensor("image"), tensors.get_tensor("event")
             for index in range(len(sidecar.crops)):
                 self._check(name, index, image[index], event[index], tensors.metadata())
@@ -243,7 +243,7 @@ class FeatureStore:
         if crop_index not in sidecar.crops:
             raise UserError(f"{name} in {self.root} has crops {sidecar.crops}, not {crop_index}; choose one of them")
         row = sidecar.crops.index(crop_index)
-        with safe_open(self._paths(name)[0], framework="np") as tensors:
+        with opened(self._paths(name)[0]) as tensors:
             image, event = tensors.get_slice("image")[row], tensors.get_slice("event")[row]
             self._check(name, row, image, event, tensors.metadata())
         return image, event
@@ -314,7 +314,7 @@ class FeatureStore:
             if not features.is_file():  # opening a pipe would wait
                 return None
             # safe_open compares the header with the file's length, so a truncated file fails here.
-            with safe_open(features, framework="np") as tensors:
+            with opened(features) as tensors:
                 slices = [tensors.get_slice(key) for key in ("image", "event")]
                 shapes, kinds = [part.get_shape() for part in slices], {part.get_dtype() for part in slices}
                 metadata = tensors.metadata() or {}
@@ -329,7 +329,9 @@ class FeatureStore:
                 and metadata.get("sidecar") in (None, checksums.checksum(memoryview(text)))
                 and sidecar.settings == self.settings
             )
-        except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError):
+        except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, OSError) and too_many_files(error):
+                raise  # it says nothing about the video
             return None  # with any error in the files, the video counts as missing and is extracted again
         return sidecar if consistent else None
 

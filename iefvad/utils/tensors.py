@@ -25,6 +25,19 @@ PICKLED = frozenset((".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar"))
 """Suffixes of files that PyTorch pickles. Only `iefvad convert` reads them."""
 
 
+def opened(path: Path, framework: Literal["pt", "np"] = "np") -> Any:
+    """Return `safetensors.safe_open` of a file.
+
+    Raises:
+        OSError: the file cannot be opened, with the true reason: the library says "no such file" of every one.
+    """
+    try:
+        return safe_open(str(path), framework=framework)
+    except FileNotFoundError:
+        os.close(os.open(path, os.O_RDONLY))
+        raise
+
+
 @contextmanager
 def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[Any]:
     """Open a safetensors file to read its tensors one by one.
@@ -41,7 +54,7 @@ def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[
     """
     refuse_pickled(path)
     try:
-        with safe_open(str(path), framework=framework) as file:
+        with opened(path, framework) as file:
             yield file
     except FileNotFoundError:
         raise UserError(f"there is no file {path}.") from None
