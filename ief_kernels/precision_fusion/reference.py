@@ -72,8 +72,8 @@ def split_nu(nu: NuPair, *, debug: bool = False, everything: bool = True) -> tup
             raise ValueError(f"nu must be one value or a pair (image, event), got {len(nu)} values")
         image = check("nu[0]", nu[0], debug=debug, everything=everything)
         return image, check("nu[1]", nu[1], debug=debug, everything=everything)
-    nu = check("nu", nu, debug=debug, everything=everything)
-    return nu, nu
+    both = check("nu", nu, debug=debug, everything=everything)
+    return both, both
 
 
 def student_scale(nu: Nu, like: Tensor) -> Tensor:

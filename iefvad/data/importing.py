@@ -54,8 +54,9 @@ def import_features(store: str | None, config: ImportConfig, *, progress: bool =
     checked(config)
     if config.gt is not None and config.annotations is not None:
         raise UserError("--gt and --annotations both tell the truth of the test videos: give one of them.")
+    source = _source(store, config)
     require_writable(Path(config.out))
-    return pack(_source(store, config), config.out, max_segments=config.max_segments, progress=progress)
+    return pack(source, config.out, max_segments=config.max_segments, progress=progress)
 
 
 def _source(store: str | None, config: ImportConfig) -> Benchmark:

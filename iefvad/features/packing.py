@@ -34,7 +34,7 @@ from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark, Video, resample
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, remove_left_over, storage_error, write_json
+from iefvad.utils.files import PathLike, remove_left_over, storage_error, storage_errors, write_json
 from iefvad.utils.plain_json import parse_json
 from iefvad.utils.tensors import header, to_half
 from iefvad.utils.text import few
@@ -265,7 +265,8 @@ class _Journal:
     def __init__(self, out: Path, plan: str, tables: Sequence[_Table], *, strict: bool) -> None:
         self.path = out / JOURNAL
         self.done: dict[tuple[str, int], dict[str, Any]] = {}
-        out.mkdir(parents=True, exist_ok=True)
+        with storage_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
         remove_left_over(out, deep=False)
         lines = self._read()
         if not (lines and lines[0].get("plan") == plan and self._fits(tables)):
