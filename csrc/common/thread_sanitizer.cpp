@@ -4,9 +4,8 @@
 #if defined(__SANITIZE_THREAD__) && defined(_OPENMP)
 #include <dlfcn.h>
 
-extern "C" {
-void __tsan_acquire(void*);
-void __tsan_release(void*);
+extern "C" void __tsan_acquire(void*);
+extern "C" void __tsan_release(void*);
 
 namespace {
 
@@ -31,7 +30,7 @@ Function* original(const char* name) {
 }  // namespace
 
 // The two functions by which GCC starts a parallel region with a static and with a dynamic schedule.
-__attribute__((no_sanitize("thread"))) void GOMP_parallel(void (*body)(void*), void* data, unsigned threads,
+extern "C" __attribute__((no_sanitize("thread"))) void GOMP_parallel(void (*body)(void*), void* data, unsigned threads,
                                                           unsigned flags) {
     Region region{body, data, 0, 0};
     __tsan_release(&region.begun);
@@ -39,13 +38,12 @@ __attribute__((no_sanitize("thread"))) void GOMP_parallel(void (*body)(void*), v
     __tsan_acquire(&region.done);
 }
 
-__attribute__((no_sanitize("thread"))) void GOMP_parallel_loop_nonmonotonic_dynamic(
+extern "C" __attribute__((no_sanitize("thread"))) void GOMP_parallel_loop_nonmonotonic_dynamic(
     void (*body)(void*), void* data, unsigned threads, long start, long end, long step, long chunk, unsigned flags) {
     Region region{body, data, 0, 0};
     __tsan_release(&region.begun);
     using Loop = void(void (*)(void*), void*, unsigned, long, long, long, long, unsigned);
     original<Loop>("GOMP_parallel_loop_nonmonotonic_dynamic")(run, &region, threads, start, end, step, chunk, flags);
     __tsan_acquire(&region.done);
-}
 }
 #endif
