@@ -288,7 +288,7 @@ def gpu_flags(gpus: list[str]) -> list[str]:
 
 def build_or_leave_out_cuda(compiler: list[str], target: Path) -> None:
     """Builds the CUDA kernels where nvcc is; where they cannot be had, says so in one line, or stops if they must."""
-    if not any((CSRC / "cuda").glob("*.cu")):
+    if sanitizer() or not any((CSRC / "cuda").glob("*.cu")):
         return
     nvcc, reason = find_nvcc(), ""
     if switched_on("IEF_KERNELS_SKIP_CUDA"):

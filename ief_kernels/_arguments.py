@@ -1,7 +1,7 @@
-"""Checks of arguments that are numbers, or tensors in the place of numbers (``docs/specification.md#types-and-devices``).
+"""Checks of arguments that are numbers, or tensors in the place of numbers.
 
-Numbers are always checked. Values inside tensors are read only where that waits for nothing: on the CPU, in plain eager
-code. ``debug=True`` reads them on every device.
+The ranges are those of ``docs/specification.md#types-and-devices``. Numbers are always checked. Values inside tensors are
+read only where that waits for nothing: on the CPU, in plain eager code. ``debug=True`` reads them on every device.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def degrees_of_freedom(name: str, value: Any, *, debug: bool = False, everything
     Raises:
         ValueError: it is not positive.
     """
-    if value is None or (type(value) is float and 0 < value):
+    if value is None or (type(value) is float and value > 0):
         return value
     if isinstance(value, Tensor):
         if value.dtype == torch.bool or value.is_complex():

@@ -33,8 +33,10 @@ class Gates(nn.Module):
     def forward(self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor) -> tuple[Tensor, Tensor]:
         """Means and log-variances (..., P) → the gated log-variances of image and event, (..., P) each."""
         # Squared distance in units of its own variance, log1p of it: how much the streams contradict each other.
-        spread = torch.logaddexp(logvar_img, logvar_evt).clamp(-30, 30)
-        disagreement = ((mu_img - mu_evt).square() * (-spread).exp()).log1p()
+        dtype = torch.promote_types(mu_img.dtype, torch.float32)  # exp(30) is beyond float16
+        spread = torch.logaddexp(logvar_img, logvar_evt).to(dtype).clamp(-30, 30)
+        distance = (mu_img.to(dtype) - mu_evt.to(dtype)).square()
+        disagreement = (distance * (-spread).exp()).log1p().to(mu_img.dtype)
         gates = []
         for gate, mu, logvar in ((self.image, mu_img, logvar_img), (self.event, mu_evt, logvar_evt)):
             raw = gate(torch.cat([mu, logvar, disagreement], -1))

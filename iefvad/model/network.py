@@ -360,7 +360,10 @@ class Network(nn.Module):
         image = self.config.modality == "image"
         nu = one_dimension(self.fusion.nu()[0 if image else 1])
         scale = student_scale(nu, logvar)
-        var = (scale * logvar.clamp(max=LOGVAR_LIMIT[scale.dtype]).exp()).to(logvar.dtype)
+        var = scale * logvar.to(scale.dtype).clamp(max=LOGVAR_LIMIT[scale.dtype]).exp()
+        if logvar.dtype == torch.float16:  # it ends at 65504
+            var = var.clamp(max=torch.finfo(torch.float16).max)
+        var = var.to(logvar.dtype)
         ones = torch.ones_like(mu)
         fused = Fusion(mu, var, ones, ones)
         if not torch.is_grad_enabled():
@@ -372,11 +375,19 @@ class Network(nn.Module):
     def _released_weights(self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor) -> Fusion:
         """The released code's fusion: weights (ν+1)/ν·exp(−logvar), divided by their sum + eps."""
         nu_img, nu_evt = self.fusion.nu()
-        w_img = torch.exp(-(logvar_img + student_scale(nu_img, logvar_img).log()))
-        w_evt = torch.exp(-(logvar_evt + student_scale(nu_evt, logvar_evt).log()))
-        total = w_img + w_evt + self.config.eps
+        scale_img, scale_evt = student_scale(nu_img, logvar_img), student_scale(nu_evt, logvar_evt)
+        dtype = scale_img.dtype
+        log_img, log_evt = -(logvar_img.to(dtype) + scale_img.log()), -(logvar_evt.to(dtype) + scale_evt.log())
+        # Both are divided by exp(shift), which is 1 up to where the larger one would overflow.
+        shift = (torch.maximum(log_img, log_evt).detach() - LOGVAR_LIMIT[dtype]).clamp(min=0)
+        w_img, w_evt, eps = torch.exp(log_img - shift), torch.exp(log_evt - shift), self.config.eps * torch.exp(-shift)
+        total = w_img + w_evt + eps
+        var = torch.exp(-shift) / total
+        if logvar_img.dtype == torch.float16:  # it ends at 65504
+            var = var.clamp(max=torch.finfo(torch.float16).max)
         w_img, w_evt = w_img / total, w_evt / total
-        return Fusion(w_img * mu_img + w_evt * mu_evt, 1 / total, w_img, w_evt)
+        fused = Fusion(w_img * mu_img + w_evt * mu_evt, var, w_img, w_evt)
+        return Fusion(*(tensor.to(logvar_img.dtype) for tensor in fused))
 
     def _filter(
         self, fused: Fusion, lengths: Tensor | None, state: State | None
@@ -392,6 +403,7 @@ class Network(nn.Module):
 
         That is 1 at p = 1, the variance of the prior, and falls to 0 where the state is certain.
         """
+        var = var.to(torch.promote_types(var.dtype, torch.float32))  # 2·p may leave float16
         guide = (2 * var / (1 + var)).to(z.dtype)
         blocks = self.refinement
         for step in range(blocks.steps):

@@ -116,6 +116,13 @@ def mean_of(values: Tensor, chosen: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp(min=1)
 
 
+def entropies(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy per element; NaN where the probability is NaN, which torch's function refuses."""
+    unknown = probabilities.isnan()
+    found = F.binary_cross_entropy(torch.where(unknown, 0.5, probabilities), targets, reduction="none")
+    return torch.where(unknown, torch.nan, found)
+
+
 def ranking(high: Tensor, low: Tensor, labels: Tensor, margin: float) -> Tensor:
     """Mean of max(0, margin − high_i + low_j) over the pairs of an abnormal video i and a normal video j.
 

@@ -19,6 +19,7 @@ from iefvad.model.baselines.method import (
     Parts,
     TemporalConv,
     attention_mask,
+    entropies,
     highest,
     mean_of,
     over,
@@ -141,7 +142,7 @@ class MGFN(Method):
         """Return the loss; see `Method.loss`."""
         magnitudes, scores = found.parts["magnitudes"], found.logits.float().sigmoid()
         chosen = highest(magnitudes, valid, TOP)
-        cls = F.binary_cross_entropy(over(scores, chosen).clamp(1e-6, 1 - 1e-6), labels)
+        cls = entropies(over(scores, chosen).clamp(1e-6, 1 - 1e-6), labels).mean()
         penalty = SMOOTH * smoothness(scores, valid) + SPARSE * sparsity(scores, valid)
         reg = CONTRAST * contrastive_loss(over(magnitudes, chosen), labels) + mean_of(penalty, labels > 0.5)
         return Parts(cls, torch.zeros_like(cls), reg)

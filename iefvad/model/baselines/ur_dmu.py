@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ief_kernels.precision_fusion.reference import LOGVAR_LIMIT
 from iefvad.model.baselines.method import (
     Found,
     Method,
@@ -17,6 +18,7 @@ from iefvad.model.baselines.method import (
     Parts,
     TemporalConv,
     attention_mask,
+    entropies,
     highest,
     masked_softmax,
     mean_of,
@@ -106,7 +108,9 @@ class URDMU(Method):
         abnormal_match, abnormal = self.abnormal(x)
         mean, logvar = self.mean(normal), self.logvar(normal)
         # Which videos are normal is known to the loss alone, so it is noise for all in training.
-        latent = mean + torch.randn_like(mean) * (0.5 * logvar).exp() if self.training else mean
+        latent = mean
+        if self.training:
+            latent = mean + (torch.randn_like(mean) * (0.5 * saturated(logvar)).exp()).to(mean.dtype)
         features = self.layers(torch.cat([x, latent + abnormal], -1))
         parts = {
             "normal_match": normal_match,
@@ -140,7 +144,7 @@ def memory_loss(normal_match: Tensor, abnormal_match: Tensor, labels: Tensor, va
     total = labels.new_zeros(())
     for match, target in ((normal_match, torch.ones_like(labels)), (abnormal_match, labels)):
         video = over(match, highest(match, valid, count)).clamp(1e-6, 1 - 1e-6)
-        entropy = F.binary_cross_entropy(video, target, reduction="none")
+        entropy = entropies(video, target)
         total = total + mean_of(entropy, abnormal) + mean_of(entropy, ~abnormal)
     return total
 
@@ -163,9 +167,15 @@ def triplet_loss(parts: dict[str, Tensor], labels: Tensor, valid: Tensor) -> Ten
     return mean_of(F.relu(near - far + 1.0), is_abnormal.unsqueeze(1) & ~is_abnormal)
 
 
+def saturated(logvar: Tensor) -> Tensor:
+    """Return a log-variance whose exponential and the sums of it are finite, as `precision_fusion` cuts it."""
+    dtype = torch.promote_types(logvar.dtype, torch.float32)
+    return logvar.to(dtype).clamp(max=LOGVAR_LIMIT[dtype])
+
+
 def latent_kl(mean: Tensor, logvar: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """KL divergence of N(mean, exp(logvar)) from N(0, 1), summed over dimensions, mean over normal videos' segments."""
-    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(-1)
+    divergence = 0.5 * (mean.square() + saturated(logvar).exp() - 1 - logvar).sum(-1)
     return mean_of(divergence, valid & (labels < 0.5).unsqueeze(1))
 
 
