@@ -36,7 +36,7 @@ from iefvad.features.readers import Reader
 from iefvad.features.videos import Video
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, too_many_files
+from iefvad.utils.files import PathLike, read_regular, too_many_files
 from iefvad.utils.plain_json import parse_json
 from iefvad.utils.tensors import map_half, opened
 from iefvad.video import SEGMENT
@@ -88,7 +88,7 @@ class PackedStore:
         self.root = Path(root)
         self.verify = verify
         try:
-            content = parse_json((self.root / CATALOGUE).read_text(encoding="utf-8"))
+            content = parse_json(read_regular(self.root / CATALOGUE))
             if content["format"] != FORMAT:
                 raise UserError(
                     f"{self.root} has packed format {content['format']}, this version reads {FORMAT}; import"

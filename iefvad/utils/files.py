@@ -249,6 +249,12 @@ def open_regular(path: PathLike) -> io.FileIO:
     return io.FileIO(os.open(path, flags), closefd=True)
 
 
+def read_regular(path: PathLike) -> bytes:
+    """Return the content of a regular file. Raises as `open_regular`."""
+    with open_regular(path) as file:
+        return file.readall()
+
+
 def flush(file: BinaryIO) -> None:
     """Wait until the content of an open file is on the disk."""
     file.flush()

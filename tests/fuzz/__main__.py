@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the cases. Returns 1 if one is a fault, and 130 if the run was interrupted."""
     options = _options(argv)
     if options.case:
-        return _one(*options.case, options.seed, options.keep)
+        return _one(options.case[0], options.case[1], options.seed, options.keep)
     if options.markdown:
         _parts(options.markdown)  # refuse a page without the marks now, not at the end
     signal.signal(signal.SIGTERM, _interrupt)
