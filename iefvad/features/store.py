@@ -337,7 +337,7 @@ class FeatureStore:
                 and metadata.get("sidecar") in (None, checksums.checksum(memoryview(text)))
                 and sidecar.settings == self.settings
             )
-        except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, OSError) and too_many_files(error):
                 raise  # it says nothing about the video
             return None  # with any error in the files, the video counts as missing and is extracted again
