@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,12 @@ def make_ground_truth(
             " them out of the list"
         )
     notes = []
+    names = Counter(entries[0].name for entries in videos.values())
+    if several := [name for name, count in names.items() if count > 1]:
+        notes.append(
+            f"{len(several)} names are listed in several folders, which count as videos of their own with the same"
+            f" annotation: {few(several)}"
+        )
     if joined:
         notes.append(f"{len(joined)} videos are annotated in parts, which were joined: {few(joined)}")
     if unused := [name for name in annotations if name not in used]:

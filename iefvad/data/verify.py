@@ -49,7 +49,7 @@ def verify(path: Path, *, forget: bool = False) -> Verified:
     Raises:
         UserError: the path is none of these, or a store as a whole cannot be read.
     """
-    if is_packed(path):
+    if is_packed(path) or all((path / table_name(split)).is_file() for split in SPLITS):
         return _verify_packed(path)
     if is_store(path):
         return _verify_store(path, forget)

@@ -36,7 +36,7 @@ from iefvad.features.readers import Reader
 from iefvad.features.videos import Video
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, too_many_files
+from iefvad.utils.files import PathLike, read_regular, too_many_files
 from iefvad.utils.plain_json import parse_json
 from iefvad.utils.tensors import map_half, opened
 from iefvad.video import SEGMENT
@@ -49,6 +49,7 @@ _FLAGS = {"truth": "truth", "event_density": "event_density", "starts": "times",
 _TYPES = {"truth": np.uint8, "event_density": np.float32, "starts": np.float64, "ends": np.float64}
 _IN_FILE = ("event_density", "starts", "ends", "truth")
 """The small tensors in the order of the file."""
+_UNKNOWN_TYPE = (TypeError, AttributeError)  # what safetensors raises for a type that numpy does not have
 _AGAIN = "run the same `iefvad features import` again"
 
 
@@ -88,7 +89,7 @@ class PackedStore:
         self.root = Path(root)
         self.verify = verify
         try:
-            content = parse_json((self.root / CATALOGUE).read_text(encoding="utf-8"))
+            content = parse_json(read_regular(self.root / CATALOGUE))
             if content["format"] != FORMAT:
                 raise UserError(
                     f"{self.root} has packed format {content['format']}, this version reads {FORMAT}; import"
@@ -226,7 +227,7 @@ class PackedStore:
             )
         except FileNotFoundError:
             raise UserError(f"{path} is missing: delete {self.root} and {_AGAIN}") from None
-        except (OSError, SafetensorError, TypeError) as error:  # TypeError: of a type that numpy does not have
+        except (OSError, SafetensorError, *_UNKNOWN_TYPE) as error:
             if isinstance(error, OSError) and too_many_files(error):
                 raise  # it says nothing about the file
             raise UserError(f"{path} is damaged ({error}): delete {self.root} and {_AGAIN}") from error

@@ -29,7 +29,15 @@ from safetensors import SafetensorError
 
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, flush, open_regular, replacing_durably, storage_errors, too_many_files
+from iefvad.utils.files import (
+    PathLike,
+    flush,
+    open_regular,
+    read_regular,
+    replacing_durably,
+    storage_errors,
+    too_many_files,
+)
 from iefvad.utils.plain_json import parse_json
 from iefvad.utils.tensors import header, opened, to_half
 from iefvad.video import ClockReport
@@ -309,7 +317,7 @@ class FeatureStore:
     def _load(self, name: str) -> Sidecar | None:
         try:
             features, side_path = self._paths(name)
-            text = side_path.read_bytes()
+            text = read_regular(side_path)
             sidecar = read_sidecar(parse_json(text))
             if not features.is_file():  # opening a pipe would wait
                 return None
@@ -329,7 +337,7 @@ class FeatureStore:
                 and metadata.get("sidecar") in (None, checksums.checksum(memoryview(text)))
                 and sidecar.settings == self.settings
             )
-        except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, OSError) and too_many_files(error):
                 raise  # it says nothing about the video
             return None  # with any error in the files, the video counts as missing and is extracted again
@@ -351,7 +359,7 @@ class FeatureStore:
 
     def _read_settings(self) -> dict[str, Any] | None:
         try:
-            settings = parse_json((self.root / _SETTINGS).read_text(encoding="utf-8"))
+            settings = parse_json(read_regular(self.root / _SETTINGS))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:

@@ -249,6 +249,21 @@ def open_regular(path: PathLike) -> io.FileIO:
     return io.FileIO(os.open(path, flags), closefd=True)
 
 
+def read_regular(path: PathLike, largest: int = 1 << 30) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        NotAFileError: It is not a regular file.
+        OSError: The file cannot be read.
+        ValueError: It has more than `largest` bytes.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise ValueError(f"it has {size / 1e9:.1f} GB, more than {largest / 1e9:.1f} GB")
+        return file.readall()
+
+
 def flush(file: BinaryIO) -> None:
     """Wait until the content of an open file is on the disk."""
     file.flush()

@@ -52,6 +52,7 @@ class Ended:
         seconds: Wall-clock time.
         out: What was written to stdout.
         err: What was written to stderr.
+        peak: Largest resident memory in bytes, including that of the warm process.
     """
 
     status: int | None
@@ -60,6 +61,7 @@ class Ended:
     seconds: float
     out: str
     err: str
+    peak: int = 0
 
 
 def judged(folder: Path, ended: Ended) -> Outcome:
