@@ -75,11 +75,16 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a log.jsonl, one per epoch and model.
 
-    Lines that are cut off or damaged are left out: it is only a log. A row has "model", "seed" and "epoch", and all its
+    A log that cannot be read is empty, and lines that are cut off or damaged are left out: it is only a log. A row has "model", "seed" and "epoch", and all its
     values are texts or finite numbers, or nothing.
     """
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        with open_regular(path) as file:
+            text = file.read(LARGEST).decode(errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
         try:
             row = parse_json(line)
         except ValueError:

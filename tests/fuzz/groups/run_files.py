@@ -203,7 +203,7 @@ _RESULTS: dict[str, Callable[[Path], np.ndarray | None]] = {
     "evaluate saved": lambda folder: _column(_first(folder / "out", folder / "saved") / "scores.csv"),
     "evaluate released": lambda folder: _column(_first(folder / "out", folder / "released") / "scores.csv"),
     "resume": lambda folder: _column(_first(folder / "it", folder / "run") / "scores.csv"),
-    "detect": lambda folder: _column(_first(folder / "out", folder / "detected") / "a_scores.csv"),
+    "detect": lambda folder: _column(_first(folder / "out", folder / "detected") / "a.csv"),
     "sweep": _swept,
     "convert": _converted,
 }
