@@ -13,9 +13,11 @@ from typing import Any, Protocol
 
 from jsonargparse import ArgumentParser
 
+import iefvad
 from iefvad.utils.addresses import scrub
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error
+from iefvad.utils.options import Parser
 from iefvad.utils.text import readable
 
 
@@ -92,9 +94,7 @@ def dispatch(
         SystemExit: with 0 after `--help`; with 2 and a message on stderr for an unknown sub-command.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = ArgumentParser(
-        prog=program, usage=f"{program} COMMAND [options]", description=description, allow_abbrev=False
-    )
+    parser = Parser(prog=program, usage=f"{program} COMMAND [options]", description=description, allow_abbrev=False)
     chooser = parser.add_subcommands(
         title="commands",
         description=f"`{program} COMMAND --help` explains a command.",
@@ -102,6 +102,7 @@ def dispatch(
         metavar="COMMAND",
         required=False,
     )
+    parser.add_argument("--version", action="version", version=f"{program} {iefvad.__version__}")
     for name, (_, text) in commands.items():
         chooser.add_subcommand(name, ArgumentParser(), help=text)
     if not arguments:

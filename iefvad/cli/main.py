@@ -18,6 +18,7 @@ COMMANDS = {
     "data": ("iefvad.cli.data:main", "check the lists and annotations of a data set; make gt.npy"),
     "features": ("iefvad.cli.features:main", "import, export and describe stored features"),
     "encoders": ("iefvad.cli.encoders:main", "list the encoders that can be named, their width and their speed here"),
+    "doctor": ("iefvad.cli.doctor:main", "print what a bug report needs: versions, codecs, devices, backends, disk"),
     "convert": ("iefvad.cli.convert:main", "convert released encoder or model checkpoints to safetensors"),
 }
 """Name → where its main is, and one line of help."""

@@ -22,7 +22,9 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names
 
 from iefvad.utils.addresses import scrub
 from iefvad.utils.errors import UserError
+from iefvad.utils.option_errors import explained
 from iefvad.utils.plain_yaml import read_yaml
+from iefvad.utils.text import readable
 from iefvad.utils.threads import use_threads
 from iefvad.utils.values import Range, problems
 
@@ -105,7 +107,17 @@ def metavar(hint: Any) -> str:
     return parts[0] if len(parts) == 1 else "{" + ",".join(parts) + "}"
 
 
-class _Parser(ArgumentParser):
+class Parser(ArgumentParser):
+    """A parser whose errors are one line, with status 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line without passwords of addresses, and exit with status 2."""
+        options = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        print(f"{self.prog}: error: {readable(scrub(explained(message, options), sys.argv[1:]))}", file=sys.stderr)
+        raise SystemExit(2) from ex
+
+
+class _Parser(Parser):
     """A parser that applies `--threads`, before the command computes anything."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
@@ -117,10 +129,6 @@ class _Parser(ArgumentParser):
     def dump(self, *args: Any, **kwargs: Any) -> str:
         """Return the YAML of `--print_config`, without passwords of addresses."""
         return scrub(super().dump(*args, **kwargs), sys.argv[1:])
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the message without passwords of addresses, and exit with status 2."""
-        super().error(scrub(message, sys.argv[1:]), ex)
 
 
 class _ConfigFile(ActionConfigFile):

@@ -18,14 +18,14 @@ def test_overview_names_every_command(capsys):
 
 def test_the_package_is_the_command():
     found = subprocess.run([sys.executable, "-m", "iefvad", "nonsense"], capture_output=True, text=True)
-    assert found.returncode == 2 and "invalid choice: 'nonsense'" in found.stderr and "train" in found.stderr
+    assert found.returncode == 2 and "'nonsense' does not exist" in found.stderr and "train" in found.stderr
 
 
 def test_unknown_command(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fly"])
     assert stop.value.code == 2
-    assert "invalid choice: 'fly'" in capsys.readouterr().err
+    assert "'fly' does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -339,7 +339,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["chec"])
     assert ended.value.code == 2
-    assert "invalid choice: 'chec' (choose from" in capsys.readouterr().err
+    assert "'chec' does not exist. Did you mean check?" in capsys.readouterr().err
     assert main([]) == 0
     assert "write the frame labels" in capsys.readouterr().out
 

@@ -203,7 +203,7 @@ def test_unknown_action(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["shrink"])
     assert ended.value.code == 2
-    assert "invalid choice: 'shrink'" in capsys.readouterr().err
+    assert "'shrink' does not exist" in capsys.readouterr().err
 
 
 def test_command_killed_at_any_time_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
