@@ -255,7 +255,12 @@ def _check_agreement(run: Run, trained: Settings, variant: Variant, seed: int, m
     described = dataclasses.asdict(model_config(applied, model.config.dim, variant.modality))
     saved = dataclasses.asdict(model.config)
     # What decides how the network is tested is in both as well; earlier versions recorded less.
-    also = {"chunk": trained.max_segments, "test_crops": trained.test_crops, "protocol": trained.protocol, "seed": seed}
+    also: dict[str, Any] = {
+        "chunk": trained.max_segments,
+        "test_crops": trained.test_crops,
+        "protocol": trained.protocol,
+        "seed": seed,
+    }
     also |= {"method": applied.method} if trained.model == "ief-vad" else {}
     described |= {name: value for name, value in also.items() if name in model.provenance}
     saved |= {name: value for name, value in model.provenance.items() if name in also}

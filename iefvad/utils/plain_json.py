@@ -75,8 +75,8 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a log.jsonl, one per epoch and model.
 
-    A log that cannot be read is empty, and lines that are cut off or damaged are left out: it is only a log. A row has "model", "seed" and "epoch", and all its
-    values are texts or finite numbers, or nothing.
+    A log that cannot be read is empty, and lines that are cut off or damaged are left out: it is only a log. A row has
+    "model", "seed" and "epoch", and all its values are texts or finite numbers, or nothing.
     """
     rows = []
     try:
