@@ -61,8 +61,8 @@ def test_ranges_are_those_of_the_fields_also_where_a_class_defines_them_again():
 
 
 ODD = {
-    "train": ["--lr nan", "--batch 0", "--epochs 1000000000", "--eps inf", "--layers 1000000", "--dropout 1", "--nu nan",
-              "--heads 0", "--min-steps -1", "--synth-seed -1", "--members 2000", "--attenuation nan",
+    "train": ["--lr nan", "--batch 0", "--epochs 1000000000", "--eps inf", "--layers 1000000", "--dropout 1", 
+              "--nu nan", "--heads 0", "--min-steps -1", "--synth-seed -1", "--members 2000", "--attenuation nan",
               "--max-segments 10000000", "--process-noise inf", "--milestones -1", "--refine-steps 1000000000",
               "--threads 1000000000"],
     "evaluate x": ["--draws 1000000000", "--ratios nan", "--heads -1", "--nu inf"],
@@ -100,7 +100,12 @@ def test_every_option_that_cannot_be_is_one_line_with_its_name(command, form, tm
 
 
 def test_json_is_read_strictly(tmp_path):
-    for text, what in (("[NaN]", "NaN"), ('{"a": 1, "a": 2}', "twice"), ("[" * 100_000, "nested"), ("1" * 5000, "")):
+    for text, what in (
+        ("[NaN]", "NaN"),
+        ('{"a": 1, "a": 2}', "twice"),
+        ("[" * 100_000, "nested"),
+        ("1" * 5000, "digits"),
+    ):
         with pytest.raises(ValueError, match=what):
             parse_json(text)
     path = tmp_path / "a.json"
@@ -111,7 +116,7 @@ def test_json_is_read_strictly(tmp_path):
 
 def test_odd_rows_of_a_log_are_left_out(tmp_path):
     good = '{"model": "fusion", "seed": 0, "epoch": 1, "loss": 0.5, "extra": 2.0}'
-    odd = ['{"model": "fusion", "seed": 0}', '{"model": 5, "seed": 0, "epoch": 1}', good.replace("0.5", "NaN"), "{", "5",
-           good.replace("0.5", '"x"'), good.replace("2.0", "[1]"), good.replace("2.0", "1e999")]  # fmt: skip
+    odd = ['{"model": "fusion", "seed": 0}', '{"model": 5, "seed": 0, "epoch": 1}', good.replace("0.5", "NaN"), "{",
+           "5", good.replace("0.5", '"x"'), good.replace("2.0", "[1]"), good.replace("2.0", "1e999")]  # fmt: skip
     (tmp_path / "log.jsonl").write_text("\n".join([*odd, good]))
     assert [row["loss"] for row in read_log(tmp_path / "log.jsonl")] == [0.5]
