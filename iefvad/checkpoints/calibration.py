@@ -18,7 +18,7 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_json
 from iefvad.utils.plain_json import read_object
 from iefvad.utils.text import few
-from iefvad.utils.values import COUNT, NATURAL, NOT_NEGATIVE, limited, problems
+from iefvad.utils.values import COUNT, NATURAL, NOT_NEGATIVE, Range, limited, problems
 
 CALIBRATION = "calibration.json"
 """Name of the file, in the folder of a run or of a saved model."""
@@ -43,8 +43,8 @@ class Calibration:
         videos: One row per video: path, segments and flagged intervals.
     """
 
-    threshold: float
-    low: float
+    threshold: float = field(metadata=limited(Range(0, 2)))
+    low: float = field(metadata=limited(Range(0, 2)))
     merge_gap: float = field(metadata=limited(NOT_NEGATIVE))
     min_length: float = field(metadata=limited(NOT_NEGATIVE))
     allowed: float = field(metadata=limited(NOT_NEGATIVE))

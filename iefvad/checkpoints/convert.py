@@ -140,6 +140,11 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
             if unpacked > path.stat().st_size + _PACKED:
                 raise UserError(f"{path} would be {unpacked / 1e9:.1f} GB when it is unpacked, and was not read.")
+            with zipfile.ZipFile(path) as archive:
+                if (entry := archive.testzip()) is not None:  # torch does not compare checksums
+                    raise UserError(
+                        f"{path} is damaged: {readable(entry)} changed since it was written. Fetch it again."
+                    )
         if path.suffix == ".safetensors" and not begins_as_pickle(path):
             value = safetensors.torch.load_file(str(path))
         elif is_torchscript(path):

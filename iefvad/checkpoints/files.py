@@ -153,7 +153,7 @@ def read_folder(config: Path, weights: Path) -> Saved:
 class Provenance:
     """What files say of a trained model beside its network. All of it may be missing."""
 
-    threshold: float | None = within(None, Range(-1e9, 1e9))
+    threshold: float | None = within(None, Range(0, 2))
     epoch: int | None = within(None, NATURAL)
     seed: int | None = within(None, SEED)
     encoder: dict[str, Any] | None = None

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
     with storage_errors(folder):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UserError(f"{path} is not a file: delete it, or choose another --out.")
         try:
             _take(descriptor)
         except OSError as error:

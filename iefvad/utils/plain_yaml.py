@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import open_regular
 
 LARGEST = 1 << 20
 """Maximum size of a file of settings in bytes."""
@@ -51,10 +52,11 @@ def read_yaml(path: str | Path) -> Any:
         UserError: it cannot be read, is too large, is not YAML, has aliases, or names something twice.
     """
     try:
-        size = Path(path).stat().st_size
-        if size > LARGEST:
-            raise UserError(f"{path} has {size / 1e6:.0f} MB: files of settings have at most {LARGEST >> 20} MiB.")
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=Loader)  # a safe loader
+        with open_regular(path) as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise UserError(f"{path} is too large: files of settings have at most {LARGEST >> 20} MiB.")
+        return yaml.load(data.decode("utf-8"), Loader=Loader)  # a safe loader
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:

@@ -401,7 +401,7 @@ def no_models(folder: Path) -> dict[str, tuple[str | Path, str]]:
         "a wrong setting": (folder / "bad config", "dim"),
         "an impossible setting": (folder / "no heads", "configuration"),
         "another kind of model": (folder / "foreign", "not the configuration of an IEF-VAD model"),
-        "damaged JSON": (folder / "no json", "not the configuration of an IEF-VAD model"),
+        "damaged JSON": (folder / "no json", "config.json cannot be read as JSON"),
         "other tensors": (folder / "other.safetensors", "neither a model of this package nor a released"),
         "a damaged header": (folder / "header.safetensors", "damaged header"),
         "a text": (folder / "text.txt", "text.txt"),

@@ -61,7 +61,7 @@ def test_draws_ratios_and_mask_are_options(run, tmp_path, capsys):
     capsys.readouterr()
     for wrong, message in (
         (["--draws", "0"], "--draws must be at least 1"),
-        (["--ratios", "0"], "--ratios must be fractions above 0"),
+        (["--ratios", "0"], "--ratios must be greater than 0"),
     ):
         assert main([str(run), "--out", str(tmp_path / "wrong"), *wrong]) == 2
         assert message in capsys.readouterr().err
@@ -76,7 +76,7 @@ def test_all_seeds_of_a_run_are_damaged(run, tmp_path, capsys):
     model = load_model(both / "checkpoint.safetensors")
     with torch.no_grad():
         model.classifier.bias += 0.5
-    save_model(both / "checkpoint_seed1.safetensors", model, model.provenance)
+    save_model(both / "checkpoint_seed1.safetensors", model, model.provenance | {"seed": 1})
     assert main([str(both), "--draws", "2", "--ratios", "0.5"]) == 0
     document = json.loads((both / "metrics.json").read_text())
     clean, image, _ = document["robustness"]
