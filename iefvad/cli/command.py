@@ -16,7 +16,7 @@ from iefvad.utils.addresses import scrub
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import file_error, too_many_files
 from iefvad.utils.interrupts import interruptible
-from iefvad.utils.memory import is_shortage, shortage
+from iefvad.utils.memory import is_shortage, memory_is_short, shortage
 from iefvad.utils.options import Parser
 from iefvad.utils.streams import forgiving_streams
 from iefvad.utils.text import readable
@@ -30,6 +30,7 @@ class Main(Protocol):
 
 
 _MEMORY = "close other programs, raise the limit (`ulimit -v`), or use a machine with more memory"
+_LITTLE = 32 << 20
 _running = False  # within `guarded`
 
 
@@ -86,7 +87,7 @@ def guarded(
             leaving: SystemExit | None = None
             with forgiving_streams() as output:
                 try:
-                    status = interrupts.exit_status(_explained(program, work, given, memory))
+                    status = interrupts.exit_status(_explained(program, _started(work), given, memory))
                 except SystemExit as error:  # after --help, or a mistake on the command line
                     leaving, status = error, error.code if isinstance(error.code, int) else int(error.code is not None)
                 output.flush()
@@ -99,6 +100,17 @@ def guarded(
             return status
     finally:
         _running = False
+
+
+def _started(work: Callable[[], int]) -> Callable[[], int]:
+    """Return work that refuses to start where memory is short already: a thread that cannot start may hang Python."""
+
+    def start() -> int:
+        if memory_is_short(_LITTLE):
+            raise MemoryError
+        return work()
+
+    return start
 
 
 def _explained(program: str, work: Callable[[], int], given: Sequence[str], memory: str) -> int:
@@ -120,15 +132,17 @@ def _explained(program: str, work: Callable[[], int], given: Sequence[str], memo
             return tell(f"{shortage(error)}: {memory}.")
         return tell(str(file_error(error)))
     except Exception as error:
-        if not is_shortage(error):
-            raise
-        return tell(f"{shortage(error)}{_place(error)}: {memory}.")
+        if is_shortage(error):
+            return tell(f"{shortage(error)}{_place(error)}: {memory}.")
+        if memory_is_short():  # libraries may say anything then
+            return tell(f"{type(error).__name__}: {error}: probably there is not enough memory: {memory}.")
+        raise
 
 
 def _exhausted(error: BaseException) -> str:
     """Add what to do where too few open files or too little memory are behind an error."""
     reason = error.__cause__ or error.__context__
-    while reason is not None:
+    while reason is not None and "ulimit" not in str(error):
         if isinstance(reason, OSError) and too_many_files(reason):
             return f" {file_error(reason)}".replace(" too", " Too", 1)
         if isinstance(reason, MemoryError):

@@ -34,7 +34,7 @@ from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark, Video, resample
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, remove_left_over, storage_error, storage_errors, write_json
+from iefvad.utils.files import PathLike, remove_left_over, storage_errors, write_json, written_error
 from iefvad.utils.plain_json import parse_json
 from iefvad.utils.tensors import header, to_half
 from iefvad.utils.text import few
@@ -116,7 +116,7 @@ def pack(benchmark: Benchmark, out: PathLike, *, max_segments: int = 256, progre
     except OSError as error:
         if error.filename is not None and out not in Path(error.filename).parents:
             raise  # of a source
-        raise storage_error(error, out) from error
+        raise written_error(error, out) from error
     return PackedStore(out)
 
 

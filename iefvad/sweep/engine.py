@@ -10,6 +10,8 @@ from pathlib import Path
 from iefvad.sweep.data import Prepared
 from iefvad.sweep.trainings import Training
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import file_error
+from iefvad.utils.memory import is_shortage, shortage
 
 
 @dataclass(frozen=True)
@@ -51,4 +53,8 @@ def work(task: Task, out: Path, device: str) -> Outcome:
         problem = str(error)
     except Exception as error:
         problem, details = f"{type(error).__name__}: {error}", traceback.format_exc()
+        if isinstance(error, OSError):
+            problem = str(file_error(error))
+        elif is_shortage(error):
+            problem = f"{shortage(error)}: use fewer --jobs or a smaller --batch"
     return Outcome(task.training, text, problem, details, round(time.perf_counter() - begin, 2))

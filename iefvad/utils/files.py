@@ -196,7 +196,7 @@ def rescued(write: Callable[[Path], Written], folder: Path, what: str) -> Writte
         for place in _places():
             elsewhere = _written_in(place, write, folder)
             if elsewhere is not None:
-                raise StorageError(f"{error} Until then, {what} are in {elsewhere}.") from error
+                raise StorageError(f"{error} Until then, find {what} in {elsewhere}.") from error
         raise error from None
 
 
@@ -346,15 +346,18 @@ def storage_errors(folder: Path, doing: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        explained = storage_error(error, folder, doing)
-        if explained is error:
-            what = f" while {doing}" if doing else ""
-            if too_many_files(error):
-                raise file_error(error) from error
-            explained = StorageError(
-                f"{folder} cannot be written to{what} ({error.strerror or error}): check the folder."
-            )
-        raise explained from error
+        raise written_error(error, folder, doing) from error
+
+
+def written_error(error: OSError, folder: Path, doing: str = "") -> Exception:
+    """Translate any error of writing to a folder. Args as `storage_error`, which knows the frequent ones."""
+    if too_many_files(error):
+        return file_error(error)
+    explained = storage_error(error, folder, doing)
+    if explained is not error:
+        return explained
+    what = f" while {doing}" if doing else ""
+    return StorageError(f"{folder} cannot be written to{what} ({error.strerror or error}): check the folder.")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 _REPEATED = 1.0
 """Seconds in which further signals are the same request: `timeout` and terminals send them to a process twice."""
+_AGAIN = 0.02
+"""Seconds after which a signal comes again that arrived where exceptions are dropped."""
+_DROPPING = ("iefvad.video.opening", "logging")
+"""Modules that are called where an exception would be dropped, or taken for something else: by FFmpeg, after a fork."""
 
 
 class Interrupts:
@@ -30,7 +36,7 @@ class Interrupts:
         self.number: int | None = None
         self.status: int | None = None
         self._ending = ending
-        self._last = 0.0
+        self._last = -_REPEATED
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt. After the command is finished, end the process at once."""
@@ -39,11 +45,24 @@ class Interrupts:
                 os._exit(self.status)
             return
         now = time.monotonic()
-        if self.number is not None and now - self._last < _REPEATED:
+        if now - self._last < _REPEATED:
+            return
+        if frame is not None and frame.f_globals.get("__name__") in _DROPPING:
+            self._again(number)
             return
         self._last = now
         self.number = self.number or number
         raise KeyboardInterrupt
+
+    def dropped(self) -> None:
+        """Note that Python dropped the KeyboardInterrupt, such as in a finaliser: the signal comes again."""
+        self._last = -_REPEATED
+        self._again(self.number or signal.SIGINT)
+
+    def _again(self, number: int) -> None:
+        timer = threading.Timer(_AGAIN, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
 
     def exit_status(self, status: int) -> int:
         """Return the status of an interrupted command: 128 and the number of the signal. Others stay."""
@@ -66,12 +85,29 @@ def interruptible(*, ending: bool) -> Iterator[Interrupts]:
             for number in [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     before[number] = signal.signal(number, interrupts.receive)
+    hooks = sys.unraisablehook, sys.excepthook
+    if before:
+        sys.unraisablehook = _watching(hooks[0], lambda error: error.exc_type, interrupts)
+        sys.excepthook = _watching(hooks[1], lambda kind, *rest: kind, interrupts)
     try:
         yield interrupts
     except BaseException:
         ending = False
         raise
     finally:
+        sys.unraisablehook, sys.excepthook = hooks
         if not ending:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _watching(hook: Callable[..., Any], kind: Callable[..., Any], interrupts: Interrupts) -> Callable[..., Any]:
+    """Return a hook for errors that Python prints and drops, which lets a dropped KeyboardInterrupt come again."""
+
+    def watch(*error: Any) -> None:
+        if kind(*error) is KeyboardInterrupt:
+            interrupts.dropped()
+        else:
+            hook(*error)
+
+    return watch

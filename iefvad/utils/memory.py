@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
+from pathlib import Path
 
 _SIGNS = (
     "allocate memory", "not enough memory", "out of memory", "insufficient memory", "bad_alloc", "bad alloc",
@@ -21,6 +23,20 @@ def is_shortage(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return any(sign in text for sign in _SIGNS)
+
+
+def memory_is_short(little: int = 64 << 20) -> bool:
+    """Return whether this process has less than `little` bytes left below its limit of memory (`ulimit -v`).
+
+    Errors then say little: a library that could not be loaded in full fails later, in any way.
+    """
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        used = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
+        return limit != resource.RLIM_INFINITY and limit - used < little
+    return False
 
 
 def shortage(error: BaseException) -> str:

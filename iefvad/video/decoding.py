@@ -17,6 +17,7 @@ import numpy as np
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
+from iefvad.utils.memory import memory_is_short
 from iefvad.video.clock import JUMP, FrameClock
 from iefvad.video.damage import Damage
 from iefvad.video.folders import FolderDecoder
@@ -221,6 +222,8 @@ class Decoder:
                 try:
                     frames = packet.decode()
                 except (av.error.FFmpegError, OSError) as error:
+                    if memory_is_short():  # it says nothing about the video
+                        raise MemoryError(f"decoding {self.path}") from error
                     failures, failure = failures + bool(self.frames_read), _reason(error)
                     if failures and not self.keep:
                         _look_on(packet_iterator, damage)

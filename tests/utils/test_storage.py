@@ -57,7 +57,7 @@ def test_what_cannot_be_written_is_written_elsewhere(tmp_path, monkeypatch, numb
             raise files.storage_error(OSError(number, os.strerror(number)), folder)
         (folder / "result").write_text("kept")
 
-    with pytest.raises(StorageError, match=r"no space left in .*the results are in (.*)\.") as caught:
+    with pytest.raises(StorageError, match=r"no space left in .*find the results in (.*)\.") as caught:
         rescued(write, tmp_path / "full", "the results")
     assert str(calls[1]) in str(caught.value) and (calls[1] / "result").read_text() == "kept"
 
@@ -93,7 +93,7 @@ def test_scores_of_a_video_survive_a_full_disk(video, tmp_path, full, capsys):
     assert main(["detect", *map(str, video), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     (elsewhere,) = tmp_path.glob("iefvad-*")
-    assert "no space left" in error and f"the results of a.mp4 are in {elsewhere}." in error
+    assert "no space left" in error and f"find the results of a.mp4 in {elsewhere}." in error
     assert json.loads((elsewhere / "a.json").read_text())["segments"] and (elsewhere / "a.html").is_file()
 
 
@@ -116,7 +116,7 @@ def test_an_evaluation_survives_a_full_disk(run, tmp_path, full, capsys):
     full(tmp_path / "out")
     assert main(["evaluate", str(run), "--out", str(tmp_path / "out"), "--robustness", "false"]) == 2
     (elsewhere,) = tmp_path.glob("iefvad-*")
-    assert f"the results are in {elsewhere}." in capsys.readouterr().err
+    assert f"find the results in {elsewhere}." in capsys.readouterr().err
     assert (elsewhere / "metrics.json").is_file() and (elsewhere / "report.html").is_file()
 
 
