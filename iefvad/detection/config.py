@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from iefvad.extraction.config import check_limits
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
+from iefvad.video import MAX_FRAMES, MAX_PIXELS
 
 GROUPS = {
     "threshold": "what is flagged",
@@ -58,6 +60,10 @@ class DetectConfig:
     fps: float | None = option(
         None, "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate"
     )
+    max_pixels: int = option(
+        MAX_PIXELS, "maximum number of pixels per frame; a video or picture with more is not decoded"
+    )
+    max_frames: int = option(MAX_FRAMES, "maximum number of frames per video")
     image_weights: str | None = option(
         None, "weights of the image encoder (as for `iefvad extract`), if they have moved since the features were made"
     )
@@ -97,4 +103,5 @@ class DetectConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name} must be greater than 0 seconds, not {value}.")
+        check_limits(self.max_pixels, self.max_frames)
         return self

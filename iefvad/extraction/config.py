@@ -10,7 +10,7 @@ from iefvad.encoders.sources import QuickGelu
 from iefvad.extraction.stream import CROPS
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import option
-from iefvad.video import SEGMENT
+from iefvad.video import LARGEST_LIMIT, MAX_FRAMES, MAX_PIXELS, SEGMENT
 from iefvad.video.corruption import Corruptions
 
 
@@ -93,6 +93,10 @@ class ExtractConfig:
     fps: float | None = option(
         None, "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate"
     )
+    max_pixels: int = option(
+        MAX_PIXELS, "maximum number of pixels per frame; a video or picture with more is not decoded"
+    )
+    max_frames: int = option(MAX_FRAMES, "maximum number of frames per video")
     quiet: bool = option(False, "show no progress bar")
 
     # Many machines.
@@ -146,8 +150,21 @@ def check(config: ExtractConfig) -> None:
     for name in ("batch", "workers", "ray_actors"):
         if getattr(config, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must be at least 0, not {getattr(config, name)}.")
+    check_limits(config.max_pixels, config.max_frames)
     if config.engine not in ("local", "ray"):
         raise UserError(f"--engine must be local or ray, not {config.engine}.")
+
+
+def check_limits(max_pixels: int, max_frames: int) -> None:
+    """Check the limits of a video.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+    if not 1 <= max_pixels <= LARGEST_LIMIT:
+        raise UserError(f"--max-pixels must be between 1 and {LARGEST_LIMIT}, not {max_pixels}.")
+    if not max_frames >= 1:
+        raise UserError(f"--max-frames must be at least 1, not {max_frames}.")
 
 
 def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
@@ -173,6 +190,12 @@ def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
     if not config.batch and encoder.device.type == "cuda":
         encoder.batch = 4 * SEGMENT
     return encoder
+
+
+def reading(config: ExtractConfig) -> dict[str, Any]:
+    """Return how videos are read, which a store does not record, because the features do not depend on it."""
+    names = ("on_truncated", "fps", "max_pixels", "max_frames")
+    return {name: getattr(config, name) for name in names}
 
 
 def store_settings(encoder: Encoder, config: ExtractConfig) -> dict[str, Any]:
