@@ -22,7 +22,7 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.options import checked, option
 from iefvad.utils.text import clock, readable
 from iefvad.utils.values import COUNT, NATURAL, NOT_NEGATIVE, RATE, Range
-from iefvad.video import find_videos, require_rate
+from iefvad.video import LARGEST_LIMIT, MAX_FRAMES, MAX_PIXELS, find_videos, require_rate
 
 
 @dataclass
@@ -55,6 +55,12 @@ class CalibrateConfig:
         "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate",
         RATE,
     )
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "maximum number of pixels per frame; a video or picture with more is not decoded",
+        Range(1, LARGEST_LIMIT),
+    )
+    max_frames: int = option(MAX_FRAMES, "maximum number of frames per video", COUNT)
     image_weights: str | None = option(
         None, "weights of the image encoder (as for `iefvad extract`), if they have moved since the features were made"
     )
@@ -80,7 +86,8 @@ def calibrate(
         UserError: no video could be read; otherwise as `find_threshold`.
     """
     checked(config)
-    shared = ("hop", "context", "tail", "on_truncated", "fps", "image_weights", "event_weights", "device")
+    reading = ("tail", "on_truncated", "fps", "max_pixels", "max_frames")
+    shared = ("hop", "context", *reading, "image_weights", "event_weights", "device")
     # The threshold is arbitrary: only the scores are used, and an older calibration must not be read.
     settings = DetectConfig(threshold=1.0, thumbnails=0, **{name: getattr(config, name) for name in shared})
     found = find_videos(videos)

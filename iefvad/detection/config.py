@@ -7,6 +7,7 @@ from typing import Literal
 
 from iefvad.utils.options import checked, option
 from iefvad.utils.values import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, RATE, Range
+from iefvad.video import LARGEST_LIMIT, MAX_FRAMES, MAX_PIXELS
 
 GROUPS = {
     "threshold": "what is flagged",
@@ -66,6 +67,12 @@ class DetectConfig:
         "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate",
         RATE,
     )
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "maximum number of pixels per frame; a video or picture with more is not decoded",
+        Range(1, LARGEST_LIMIT),
+    )
+    max_frames: int = option(MAX_FRAMES, "maximum number of frames per video", COUNT)
     image_weights: str | None = option(
         None, "weights of the image encoder (as for `iefvad extract`), if they have moved since the features were made"
     )

@@ -73,6 +73,8 @@ class Detector:
             "tail": self.config.tail,
             "on_truncated": self.config.on_truncated,
             "fps": self.config.fps,
+            "max_pixels": self.config.max_pixels,
+            "max_frames": self.config.max_frames,
             "corrupt": None,  # videos are scored as they are, even by a model that was trained on damaged ones
         }
         self.chunk = int(self.provenance.get("chunk", 256))

@@ -10,8 +10,8 @@ from iefvad.encoders.sources import QuickGelu
 from iefvad.extraction.stream import CROPS
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import checked, option
-from iefvad.utils.values import FRACTION, NOT_NEGATIVE, RATE, Range
-from iefvad.video import SEGMENT
+from iefvad.utils.values import COUNT, FRACTION, NOT_NEGATIVE, RATE, Range
+from iefvad.video import LARGEST_LIMIT, MAX_FRAMES, MAX_PIXELS, SEGMENT
 from iefvad.video.corruption import Corruptions
 
 
@@ -103,6 +103,12 @@ class ExtractConfig:
         "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate",
         RATE,
     )
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "maximum number of pixels per frame; a video or picture with more is not decoded",
+        Range(1, LARGEST_LIMIT),
+    )
+    max_frames: int = option(MAX_FRAMES, "maximum number of frames per video", COUNT)
     quiet: bool = option(False, "show no progress bar")
 
     # Many machines.
@@ -172,6 +178,12 @@ def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
     if not config.batch and encoder.device.type == "cuda":
         encoder.batch = 4 * SEGMENT
     return encoder
+
+
+def reading(config: ExtractConfig) -> dict[str, Any]:
+    """Return how videos are read, which a store does not record, because the features do not depend on it."""
+    names = ("on_truncated", "fps", "max_pixels", "max_frames")
+    return {name: getattr(config, name) for name in names}
 
 
 def store_settings(encoder: Encoder, config: ExtractConfig) -> dict[str, Any]:

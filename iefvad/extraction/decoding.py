@@ -26,7 +26,7 @@ import numpy as np
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.prefetch import ahead
-from iefvad.video import HEIGHT, SEGMENT, WIDTH, Segments
+from iefvad.video import HEIGHT, LIMITS, SEGMENT, WIDTH, Segments
 
 SHAPE = (SEGMENT, HEIGHT, WIDTH, 3)
 """Shape (frames, height, width, channels) of a segment, uint8 RGB."""
@@ -109,7 +109,8 @@ class DecodingProcess:
 
         Args:
             path: The video file, or a folder of frames.
-            settings: `tail`, `on_truncated` and perhaps `fps`, `corrupt` and `name`, as for `iefvad.video.Segments`.
+            settings: `tail`, `on_truncated` and perhaps `fps`, `corrupt`, `name` and `LIMITS`, as for
+                `iefvad.video.Segments`.
             buffer: Returns an array of `SHAPE` to put the next segment in.
 
         Yields:
@@ -123,6 +124,7 @@ class DecodingProcess:
         request = {"path": str(path)} | {key: settings.get(key) for key in ("fps", "corrupt")}
         request["name"] = settings.get("name", "")
         request |= {key: settings[key] for key in ("tail", "on_truncated")}
+        request |= {key: settings[key] for key in LIMITS if key in settings}
         try:
             if not self._ready:
                 self._reply()

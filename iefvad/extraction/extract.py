@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iefvad.encoders.encoder import Encoder
-from iefvad.extraction.config import ExtractConfig, ExtractReport, check, encoder_of, store_settings
+from iefvad.extraction.config import ExtractConfig, ExtractReport, check, encoder_of, reading, store_settings
 from iefvad.extraction.jobs import Jobs, name_videos, open_store
 from iefvad.extraction.local import run_local
 from iefvad.video import require_rate
@@ -53,6 +53,6 @@ def extract(
     encoder = encoder or encoder_of(config)
     store = open_store(Path(out), store_settings(encoder, config), carry=config.carry)
     with Jobs(store, paths, quiet=config.quiet, fps=config.fps) as jobs:
-        settings = store.settings | {"on_truncated": config.on_truncated, "fps": config.fps}
+        settings = store.settings | reading(config)
         run_local(jobs, encoder, settings, config.workers)
     return jobs.report

@@ -37,11 +37,19 @@ _WRITING = 4  # videos that may wait for the disk; with more of them the encoder
 
 @dataclass(frozen=True)
 class Job:
-    """One video to extract: its name in the store, its file or folder of frames, and the hash of it."""
+    """One video to extract.
+
+    Attributes:
+        name: Its name in the store.
+        path: Its file or folder of frames.
+        source_hash: The hash of it.
+        state: What `state_of` returned before it was hashed, or None.
+    """
 
     name: str
     path: Path
     source_hash: str
+    state: object = None
 
 
 @dataclass
@@ -113,14 +121,18 @@ class Jobs:
             if name is None or path is None:
                 return
             try:
+                state = state_of(path)
                 source_hash = hash_source(path, self.fps)
             except UserError as error:
                 self.fail(name, str(error))
                 continue
+            except (MemoryError, ValueError) as error:  # of one video
+                self.fail(name, f"{path} cannot be read ({type(error).__name__}: {error})")
+                continue
             if self.store.is_current(name, source_hash):
                 self.skip(name)
             else:
-                yield Job(name, path, source_hash)
+                yield Job(name, path, source_hash, state)
 
     def stored_hash(self, name: str) -> str | None:
         """Return the hash of the file that the stored features were made from, or None if the video is not stored."""
@@ -163,6 +175,7 @@ class Jobs:
         try:
             if self._broken:
                 return
+            require_unchanged(job.path, job.state)
             self.store.write(job.name, features.image.cpu().numpy(), features.event.cpu().numpy(), features.sidecar)
             self.report.done.append(job.name)
             if features.sidecar.clock is not None:
@@ -231,6 +244,26 @@ def name_videos(videos: Sequence[str | Path]) -> dict[str, Path]:
             if os.path.realpath(other) != os.path.realpath(path):
                 raise UserError(f"{other} and {path} would both be stored as {name}: rename one, or use two stores.")
     return named or {path.stem: path for path in find_videos(list(videos))}
+
+
+def state_of(path: Path) -> object:
+    """Return what changes when a video file, or a picture of a folder of frames, is replaced or written to."""
+    try:
+        entries = sorted(os.scandir(path), key=lambda entry: entry.name) if os.path.isdir(path) else [path]
+        states = [entry.stat() for entry in entries]
+    except OSError:  # reading it says why
+        return None
+    return [(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) for state in states]
+
+
+def require_unchanged(path: Path, state: object) -> None:
+    """Check that a video is still the one that was hashed.
+
+    Raises:
+        UserError: It was replaced or written to since `state` was taken.
+    """
+    if state is not None and state_of(path) != state:
+        raise UserError(f"{path} changed while it was read; run the same command again when it is complete")
 
 
 def hash_source(path: Path, fps: float | None) -> str:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from iefvad.extraction.config import ExtractConfig, ExtractReport, encoder_of, store_settings
+from iefvad.extraction.config import ExtractConfig, ExtractReport, encoder_of, reading, store_settings
 from iefvad.extraction.decoding import SHAPE, DecoderCrashError, DecodingProcess, Ended, Opened
 from iefvad.extraction.encoding import VideoEncoder, rows_stand_alone
-from iefvad.extraction.jobs import Features, Job, Jobs, hash_source, open_store, sidecar_of
+from iefvad.extraction.jobs import Features, Job, Jobs, hash_source, open_store, require_unchanged, sidecar_of, state_of
 from iefvad.utils.cluster import cluster
 from iefvad.utils.errors import UserError
 from iefvad.utils.threads import chosen
@@ -56,7 +56,7 @@ def extract_with_ray(paths: dict[str, Path], out: Path, config: ExtractConfig) -
     # This encoder only provides the settings of the store, with the hashes of the weights. The actors compute.
     encoder = encoder_of(config, device="cpu")
     store = open_store(out, store_settings(encoder, config), carry=config.carry)
-    settings = store.settings | {"on_truncated": config.on_truncated, "fps": config.fps}
+    settings = store.settings | reading(config)
     hashes = {key: value for key, value in encoder.settings.items() if key.endswith("_hash")}
     del encoder
     with Jobs(store, paths, quiet=config.quiet, fps=config.fps) as jobs, cluster(ray, config.ray_address):
@@ -131,18 +131,21 @@ class _Decode:
     def __call__(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
         name, path = item["name"], Path(os.fsdecode(item["path"]))
         try:
+            state = state_of(path)
             source_hash = hash_source(path, self.settings.get("fps"))
             if source_hash == item["known"]:
                 yield _row(name, _SKIPPED)
             else:
-                yield from self._segments(name, path, source_hash)
+                yield from self._segments(name, path, source_hash, state)
         except (DecoderCrashError, UserError) as error:
             yield _row(name, _FAILED, reason=str(error))
+        except Exception as error:  # of one video: without a row, Ray would try it again and then end the others
+            yield _row(name, _FAILED, reason=f"{path}: {type(error).__name__}: {error}")
 
-    def _segments(self, name: str, path: Path, source_hash: str) -> Iterator[dict[str, Any]]:
+    def _segments(self, name: str, path: Path, source_hash: str, state: object) -> Iterator[dict[str, Any]]:
         process, _Decode._process = _Decode._process or DecodingProcess(), None
         try:
-            yield from self._decode(process, name, path, source_hash)
+            yield from self._decode(process, name, path, source_hash, state)
         except UserError:
             _Decode._process = process
             raise
@@ -151,7 +154,9 @@ class _Decode:
             raise
         _Decode._process = process
 
-    def _decode(self, process: DecodingProcess, name: str, path: Path, source_hash: str) -> Iterator[dict[str, Any]]:
+    def _decode(
+        self, process: DecodingProcess, name: str, path: Path, source_hash: str, state: object
+    ) -> Iterator[dict[str, Any]]:
         opened, last, index = Opened(25.0, None), None, 0
         before: np.ndarray | None = None
         carry = self.settings.get("carry", False)
@@ -161,6 +166,7 @@ class _Decode:
                 opened = part
             elif isinstance(part, Ended):
                 assert last is not None
+                require_unchanged(path, state)
                 ended = dataclasses.asdict(part) | {"segments": index, "source_hash": source_hash}
                 yield _row(name, _SEGMENT, index - 1, last, before, opened=dataclasses.asdict(opened), ended=ended)
             else:

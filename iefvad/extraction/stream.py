@@ -20,7 +20,7 @@ from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.frame_choice import choose_frames
 from iefvad.features.store import UNRECORDED
 from iefvad.utils.prefetch import ahead
-from iefvad.video import SEGMENT, Segments, crops
+from iefvad.video import LIMITS, SEGMENT, Segments, crops
 from iefvad.video.corruption import Corruptions
 
 Item = TypeVar("Item")
@@ -39,7 +39,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """The settings that `FeatureStream` reads, with the values that a store without them stands for."""
 
-_THUMBNAIL_HEIGHT = 120
+_THUMBNAIL_HEIGHT, _WIDEST_THUMBNAIL = 120, 1200
 _AHEAD = 8  # segments decoded ahead of the encoder: 33 MB at 340 x 256
 
 
@@ -85,8 +85,8 @@ class FeatureStream:
     Args:
         path: The video file.
         encoder: The encoder.
-        settings: Values for keys of `DEFAULTS`, and perhaps `fps` and `name`, as for `iefvad.video.Segments`. Other
-            keys are ignored.
+        settings: Values for keys of `DEFAULTS`, and perhaps `fps`, `name` and `LIMITS`, as for
+            `iefvad.video.Segments`. Other keys are ignored.
         prefetch: Let a thread decode, resize and make event maps ahead of the encoder.
 
     Attributes:
@@ -112,6 +112,7 @@ class FeatureStream:
             fps=(settings or {}).get("fps"),
             corrupt=self.settings["corrupt"],
             name=(settings or {}).get("name", ""),
+            **{limit: settings[limit] for limit in LIMITS if settings and limit in settings},
         )
         self.fps = self.segments.info.fps
 
@@ -143,7 +144,7 @@ class FeatureStream:
 
     def _prepare(self) -> Generator[_Prepared, None, None]:
         info = self.segments.info
-        width = max(1, round(_THUMBNAIL_HEIGHT * info.width / info.height))
+        width = min(max(1, round(_THUMBNAIL_HEIGHT * info.width / info.height)), _WIDEST_THUMBNAIL)
         before: Tensor | None = None
         try:
             for number, frames in enumerate(self.segments):

@@ -52,22 +52,26 @@ class ClockReport:
         rate: The average, stated or assumed number of frames per second.
         lost: Jumps in the time stamps, in order.
         restarts: Times in seconds at which the stamps started again from a lower value. The clock goes on there.
+        damage: What is missing or damaged in a video that is used nevertheless, in words, or None.
     """
 
     origin: Literal["stamps", "rate", "assumed"]
     rate: float
     lost: tuple[Loss, ...] = ()
     restarts: tuple[float, ...] = ()
+    damage: str | None = None
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ClockReport:
         """Make a report from what `as_dict` returned."""
         lost = tuple(Loss(**loss) for loss in content["lost"])
-        return cls(content["origin"], content["rate"], lost, tuple(content["restarts"]))
+        return cls(content["origin"], content["rate"], lost, tuple(content["restarts"]), content.get("damage"))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report for JSON, with times rounded to 6 decimals."""
+        """Return the report for JSON, with times rounded to 6 decimals. An undamaged video has no entry `damage`."""
         content = asdict(self)
+        if self.damage is None:
+            del content["damage"]
         content["lost"] = [
             {**loss, "start": round(loss["start"], 6), "end": round(loss["end"], 6)} for loss in content["lost"]
         ]
@@ -76,7 +80,7 @@ class ClockReport:
 
     def notes(self) -> list[str]:
         """Return what a reader of the times must know, in words; empty where all is as usual."""
-        notes = []
+        notes = [f"truncated or damaged: {self.damage}"] if self.damage else []
         if self.origin == "assumed":
             notes.append(f"assumed {self.rate:g} frames per second: the file states no rate and has no time stamps")
         elif self.origin == "rate":

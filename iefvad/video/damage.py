@@ -1,6 +1,9 @@
-"""Whether frames that are missing were lost by damage of the file, or before it was written.
+"""What is damaged in a file, and whether frames that are missing were lost by it or before the file was written.
 
 A jump in the time stamps alone is no damage: a camera or a network lost the frames. A jump near damaged data is.
+
+A decoder fills what it cannot decode from pictures around it, and marks the frame. Some decoders mark nothing: they are
+asked to refuse such a packet instead (`STRICT`).
 """
 
 from __future__ import annotations
@@ -11,7 +14,11 @@ from typing import Any
 import av
 import numpy as np
 
+from iefvad.utils.text import clock
 from iefvad.video.clock import JUMP, FrameClock, Loss
+
+STRICT = frozenset({"hevc", "jpeg2000", "mjpeg"})
+"""FFmpeg's names of decoders that do not mark frames with flaws, and can refuse them."""
 
 _SYNCHRONISED = frozenset({"mpegts", "mpeg", "flv"})  # formats in which FFmpeg silently skips what it cannot read
 _REACH = 1.0  # seconds around a jump in which damaged data explain it
@@ -22,17 +29,21 @@ class Damage:
 
     Args:
         path: The file.
-        clock: The clock of its frames.
+        frame_clock: The clock of its frames.
         kind: FFmpeg's name of its format.
         tick: Seconds per unit of a time stamp.
 
     Attributes:
         skipped: The last jump between two packets, or None.
+        flawed: Number of decoded frames with flaws.
     """
 
-    def __init__(self, path: Path, clock: FrameClock, kind: str, tick: float) -> None:
-        self._path, self._clock, self._kind, self._tick = path, clock, kind, tick
+    def __init__(self, path: Path, frame_clock: FrameClock, kind: str, tick: float) -> None:
+        self._path, self._clock, self._kind, self._tick = path, frame_clock, kind, tick
         self.skipped: Loss | None = None
+        self.flawed = 0
+        self._first_flawed = 0.0  # seconds
+        self._started = False
         self._flaws: list[float] = []  # seconds at which data were damaged
         self._marked: float | None = None  # time of a packet that is marked as corrupt
         self._since = 0  # packets since that one
@@ -61,6 +72,30 @@ class Damage:
                 if _is_torn(self._path, place, packet.pos, self._kind):
                     self.note(seconds)
             self._place, self._doubt = packet.pos, None
+
+    def look(self, frame: av.VideoFrame) -> None:
+        """Take the next frame, after the clock did, and note whether its picture is damaged.
+
+        A recording that starts between two key frames begins with frames that refer to others that it does not have.
+        They are no damage.
+        """
+        if not frame.is_corrupt:
+            self._started = True
+            return
+        self.note(self._clock.time)
+        if not self._started and not frame.key_frame:
+            return
+        self._started = True
+        if not self.flawed:
+            self._first_flawed = self._clock.time
+        self.flawed += 1
+
+    def pictures(self) -> str | None:
+        """Return how many frames have flaws, in words, or None."""
+        if not self.flawed:
+            return None
+        frames = "1 frame has" if self.flawed == 1 else f"{self.flawed} frames have"
+        return f"{frames} damaged pictures, from {clock(self._first_flawed, 1)} on"
 
     def note(self, seconds: float) -> None:
         """Note that data at a time in seconds are damaged."""

@@ -18,10 +18,11 @@ import numpy as np
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.utils.memory import memory_is_short
+from iefvad.video import matroska
 from iefvad.video.clock import JUMP, FrameClock
-from iefvad.video.damage import Damage
+from iefvad.video.damage import STRICT, Damage
 from iefvad.video.folders import FolderDecoder
-from iefvad.video.opening import VideoFile, no_motion, opened
+from iefvad.video.opening import MAX_PIXELS, VideoFile, no_motion, opened
 from iefvad.video.orientation import Upright
 
 ASSUMED_RATE = 25.0
@@ -32,6 +33,7 @@ _RAW = frozenset(_RAW_NAMES.split())
 """FFmpeg's names of formats that hold pictures and nothing else, so also no time stamps."""
 
 _FURTHER = 100  # packets that are looked at after a failure
+_SLOPPY = 8  # packets from the first on that a strict decoder refuses, if the writer is careless and all are like that
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,18 @@ class VideoInfo:
     assumed: bool = False
 
 
-def probe(path: PathLike, *, fps: float | None = None) -> VideoInfo:
+def probe(path: PathLike, *, fps: float | None = None, max_pixels: int = MAX_PIXELS) -> VideoInfo:
     """Read the size, rate and orientation of a video from its header and first frame.
 
     Args:
         path: The video file, or a folder of frames.
         fps: Frames per second of a folder of frames.
+        max_pixels: Maximum number of pixels per frame.
 
     Raises:
-        UserError: The file is missing, is not a video, or no frame can be decoded.
+        UserError: The file is missing, is not a video, has larger frames, or no frame can be decoded.
     """
-    decoder = decoder_of(path, threads=False, fps=fps)
+    decoder = decoder_of(path, threads=False, keep=True, fps=fps, max_pixels=max_pixels)
     for frame in decoder:
         height, width = frame.shape[:2]
         clock = decoder.clock
@@ -76,7 +79,11 @@ def probe(path: PathLike, *, fps: float | None = None) -> VideoInfo:
 
 
 def read_frames(
-    path: PathLike, *, on_truncated: Literal["error", "keep"] = "error", fps: float | None = None
+    path: PathLike,
+    *,
+    on_truncated: Literal["error", "keep"] = "error",
+    fps: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[np.ndarray]:
     """Decode a video in bounded memory.
 
@@ -85,8 +92,9 @@ def read_frames(
 
     Args:
         path: The video file, or a folder of frames.
-        on_truncated: "error" raises after the last good frame of a truncated or damaged file. "keep" ends there.
+        on_truncated: "error" raises after the last frame of a truncated or damaged file. "keep" takes what decodes.
         fps: Frames per second of a folder of frames.
+        max_pixels: Maximum number of pixels per frame.
 
     Yields:
         Frames, uint8 (H, W, 3) RGB, upright, in display order.
@@ -94,12 +102,16 @@ def read_frames(
     Raises:
         UserError: The file is missing, is not a video, has no frames, or (with "error") is truncated or damaged.
     """
-    for frame, _ in timed_frames(path, on_truncated=on_truncated, fps=fps):
+    for frame, _ in timed_frames(path, on_truncated=on_truncated, fps=fps, max_pixels=max_pixels):
         yield frame
 
 
 def timed_frames(
-    path: PathLike, *, on_truncated: Literal["error", "keep"] = "error", fps: float | None = None
+    path: PathLike,
+    *,
+    on_truncated: Literal["error", "keep"] = "error",
+    fps: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Decode a video as `read_frames`, with the time of each frame.
 
@@ -109,7 +121,7 @@ def timed_frames(
     Raises:
         UserError: As `read_frames`.
     """
-    decoder = decoder_of(path, keep=on_truncated == "keep", fps=fps)
+    decoder = decoder_of(path, keep=on_truncated == "keep", fps=fps, max_pixels=max_pixels)
     for frame in decoder:
         yield frame, decoder.clock.time
     if decoder.frames_read == 0:
@@ -121,12 +133,17 @@ def timed_frames(
 
 
 def decoder_of(
-    path: PathLike, *, threads: bool = True, keep: bool = False, fps: float | None = None
+    path: PathLike,
+    *,
+    threads: bool = True,
+    keep: bool = False,
+    fps: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Decoder | FolderDecoder:
     """Return the decoder of a video file or of a folder of frames, which has `fps` frames per second."""
     if os.path.isdir(path):
-        return FolderDecoder(path, fps, keep=keep)
-    return Decoder(path, threads=threads, keep=keep)
+        return FolderDecoder(path, fps, keep=keep, max_pixels=max_pixels)
+    return Decoder(path, threads=threads, keep=keep, max_pixels=max_pixels)
 
 
 def single_picture(path: PathLike) -> UserError:
@@ -156,23 +173,32 @@ def _has_stamps(container: av.container.InputContainer, stream: av.VideoStream) 
     return not _is_raw(container) and not (container.format.name == "avi" and stream.codec_context.has_b_frames)
 
 
+class _TooStrictError(Exception):
+    """A strict decoder refuses every picture of a file."""
+
+
 class Decoder:
     """Iterates once over the frames of a file. Afterwards ``problem`` is None or says why the video is not complete.
 
-    ``clock`` has the time of the last frame, and ``end`` the time at which it ends.
+    ``damage`` says the same in short. ``clock`` has the time of the last frame, and ``end`` the time at which it ends.
 
-    A packet that cannot be decoded ends the iteration, or is left out with ``keep``. Such packets before the first good
-    frame are always left out, because a recording that starts between two key frames begins with some.
+    A packet that cannot be decoded ends the iteration, or is left out with ``keep``. A recording that starts between
+    two key frames begins with some; these are left out always. A frame whose picture the decoder marks as damaged is
+    counted, and is a problem.
     """
 
-    def __init__(self, path: PathLike, *, threads: bool = True, keep: bool = False) -> None:
+    def __init__(
+        self, path: PathLike, *, threads: bool = True, keep: bool = False, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.path = Path(path)
+        self.max_pixels = max_pixels
         self.threads = threads
         self.keep = keep
         self.clock = FrameClock(ASSUMED_RATE, assumed=True)  # that of the file once it is open
         self.claimed: int | None = None
         self.frames_read = 0
         self.problem: str | None = None
+        self.damage: str | None = None
         self._upright = Upright()
         self._duration = 0.0  # of the last frame in seconds, 0 where the file does not say
 
@@ -188,8 +214,17 @@ class Decoder:
         return self.clock.time + (self._duration if 0 < self._duration <= max(1.0, JUMP * usual) else usual)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        with opened(self.path) as (container, stream, file):
+        try:
+            yield from self._decode(strict=True)
+        except _TooStrictError:
+            yield from self._decode(strict=False)
+
+    def _decode(self, *, strict: bool) -> Iterator[np.ndarray]:
+        with opened(self.path, self.max_pixels) as (container, stream, file):
             stream.thread_type = "AUTO" if self.threads else "NONE"
+            codec = stream.codec_context
+            if strict := strict and codec.name in STRICT:
+                codec.options = {**codec.options, "err_detect": "crccheck+explode"}
             rate = _stated_rate(container, stream)
             zero = None if container.start_time is None else container.start_time / av.time_base
             self.clock = FrameClock(rate or ASSUMED_RATE, assumed=rate is None, zero=zero)
@@ -198,6 +233,7 @@ class Decoder:
             damage = Damage(self.path, self.clock, kind, tick)
             self.claimed = stream.frames or None
             packets, last_end, cut, failures, failure = 0, 0.0, False, 0, ""
+            whole, early = False, 0  # whether it starts with a key frame, and packets lost before the first frame then
             packet_iterator, resumed = container.demux(stream), -1
             while True:
                 try:
@@ -209,12 +245,13 @@ class Decoder:
                         resumed = file.tell()  # FFmpeg gave up on a long run of damage; it goes on behind it
                         packet_iterator = container.demux(stream)
                         continue
-                    self.problem = self._incomplete(f"reading stopped: {_reason(file.error or error)}")
+                    self._incomplete(f"reading stopped: {_reason(file.error or error)}")
                     return
                 if packet is None:
                     break
                 if packet.dts is not None or packet.size:
                     packets += 1
+                    whole = whole or (packets == 1 and packet.is_keyframe)
                     cut = packet.is_corrupt
                 damage.watch(packet)
                 if packet.pts is not None:
@@ -224,7 +261,14 @@ class Decoder:
                 except (av.error.FFmpegError, OSError) as error:
                     if memory_is_short():  # it says nothing about the video
                         raise MemoryError(f"decoding {self.path}") from error
-                    failures, failure = failures + bool(self.frames_read), _reason(error)
+                    failure = _reason(error)
+                    if self.frames_read:
+                        failures += 1 + early
+                        early = 0
+                    elif whole:
+                        early += 1
+                        if strict and early == _SLOPPY:
+                            raise _TooStrictError from None
                     if failures and not self.keep:
                         _look_on(packet_iterator, damage)
                         break
@@ -236,20 +280,30 @@ class Decoder:
                     else:
                         self.clock.feed(None)
                         self._duration = 0.0
-                    if frame.is_corrupt:
-                        damage.note(self.clock.time)
+                    damage.look(frame)
+                    failures, early = failures + early, 0
+                    if failures and not self.keep:
+                        break
                     image = self._upright(frame)
                     self.frames_read += 1
                     yield image
+                if failures and not self.keep:
+                    _look_on(packet_iterator, damage)
+                    break
             if failure and not self.frames_read and b"ANIM" in file.head():
                 raise UserError(f"{self.path} is an animated WebP, which this FFmpeg cannot decode; convert it to MP4")
+            if strict and failure and not self.frames_read:
+                raise _TooStrictError
             if failures or (failure and not self.frames_read):
                 lost = f"then: {failure}" if failures < 2 else f"{failures} lost: {failure}"
-                self.problem = self._incomplete(lost + (f"; {damage.skipped}" if damage.skipped else ""))
+                self._incomplete(lost + (f"; {damage.skipped}" if damage.skipped else ""), damage.pictures())
             elif file.error is not None:
-                self.problem = self._incomplete(f"reading stopped: {_reason(file.error)}")
-            elif reason := damage.lost() or self._missing(container, stream, file, packets, last_end, cut):
-                self.problem = self._incomplete(reason)
+                self._incomplete(f"reading stopped: {_reason(file.error)}")
+            else:
+                torn = matroska.flaw(self.path) if kind.startswith("matroska") else None
+                missing = torn or damage.lost() or self._missing(container, stream, file, packets, last_end, cut)
+                if reasons := [reason for reason in (damage.pictures(), missing) if reason]:
+                    self._incomplete(*reasons)
 
     def _missing(
         self,
@@ -283,10 +337,11 @@ class Decoder:
                 return f"its header claims {claimed:.1f} s, and the file has {last_end:.1f} s"
         return None
 
-    def _incomplete(self, reason: str) -> str:
-        return (
-            f"{self.path} is truncated or damaged: {self.frames_read} frames decoded ({reason}); fetch it again, or "
-            "pass --on-truncated keep to use what decodes"
+    def _incomplete(self, *reasons: str | None) -> None:
+        self.damage = f"{self.frames_read} frames decoded ({'; '.join(reason for reason in reasons if reason)})"
+        self.problem = (
+            f"{self.path} is truncated or damaged: {self.damage}; fetch it again, or pass --on-truncated keep to use"
+            " what decodes"
         )
 
 

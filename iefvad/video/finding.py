@@ -119,6 +119,8 @@ def _videos_below(root: Path) -> list[Path]:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
         ]
         given = folder == os.fspath(root) and not subfolders
+        if not names and not subfolders and Path(folder).suffix.lower() in VIDEO_SUFFIXES:
+            videos = [Path(folder)]  # a mistake, which must be told and not end the others
         if not videos and is_frame_folder(names, given=given):
             videos = [Path(folder)]
         found += videos

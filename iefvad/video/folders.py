@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,18 +16,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike, open_regular
 from iefvad.utils.text import few
 from iefvad.video.clock import FrameClock
 from iefvad.video.frames import SEGMENT
-from iefvad.video.opening import unreadable
+from iefvad.video.opening import MAX_PIXELS, require_pixels, unreadable
 
 PICTURE_SUFFIXES = frozenset(
     f".{suffix}" for suffix in ["bmp", "jpeg", "jpg", "jp2", "pgm", "png", "ppm", "tif", "tiff", "webp"]
 )
 """Suffixes, in lower case, of the files that count as frames in a folder."""
+
+_LARGEST_FILE = 64 << 20  # bytes of one picture, unless the maximum number of pixels allows more
+_BYTES_PER_PIXEL = 8
+_BLOCK = 8 << 20
 
 RATE_REMEDY = "add --fps, such as --fps 25 (Avenue and ShanghaiTech have 25, UCSD has 10)"
 
@@ -122,9 +129,11 @@ def hash_folder(path: PathLike, fps: float | None) -> str:
     folder = read_folder(path)
     digest = hashlib.sha256(f"{fps}".encode())
     for name in folder.names:
+        content = hashlib.sha256()
         with open_regular(folder.path / name) as file:
-            content = hashlib.sha256(file.readall()).hexdigest()
-        digest.update(f"\0{content}\0".encode() + os.fsencode(name))
+            while block := file.read(_BLOCK):
+                content.update(block)
+        digest.update(f"\0{content.hexdigest()}\0".encode() + os.fsencode(name))
     return f"sha256-frames:{digest.hexdigest()}"
 
 
@@ -150,18 +159,21 @@ class FolderDecoder:
         rotation: 0: pictures are upright.
         frames_read: Number of frames so far.
         problem: None, or why the video is not complete. Set after iteration.
+        damage: The same in short.
     """
 
-    def __init__(self, path: PathLike, fps: float | None, *, keep: bool = False) -> None:
+    def __init__(self, path: PathLike, fps: float | None, *, keep: bool = False, max_pixels: int = MAX_PIXELS) -> None:
         """Prepare a folder; iteration reads it. With `keep`, missing and unreadable pictures are left out."""
         self.path = Path(path)
         self.keep = keep
+        self.max_pixels = max_pixels
         self._fps = fps
         self.clock = FrameClock(fps or 1.0)
         self.claimed: int | None = None
         self.rotation = 0
         self.frames_read = 0
         self.problem: str | None = None
+        self.damage: str | None = None
 
     @property
     def end(self) -> float:
@@ -179,7 +191,7 @@ class FolderDecoder:
         bad = [f"pictures {gap} are missing" if " " in gap else f"picture {gap} is missing" for gap in folder.gaps]
         size: tuple[int, ...] = ()
         for name, place in zip(folder.names, folder.places, strict=True):
-            image, reason = _read_picture(self.path / name)
+            image, reason = _read_picture(self.path / name, self.max_pixels)
             if image is None:
                 bad.append(f"{name} {reason}")
                 if self.keep:
@@ -197,16 +209,23 @@ class FolderDecoder:
             if bad and not self.keep:
                 break  # nothing is scored, and the first frame was enough to tell the size of the video
         if bad:
+            self.damage = few(bad)
             self.problem = (
-                f"{self.path} is truncated or damaged: {few(bad)}; fetch it again, or pass --on-truncated keep to use"
-                " what decodes"
+                f"{self.path} is truncated or damaged: {self.damage}; fetch it again, or pass --on-truncated keep to"
+                " use what decodes"
             )
 
 
-def _read_picture(path: Path) -> tuple[np.ndarray | None, str]:
-    """Return the picture, RGB, or None and why it cannot be read."""
+def _read_picture(path: Path, max_pixels: int) -> tuple[np.ndarray | None, str]:
+    """Return the picture, RGB, or None and why it cannot be read.
+
+    Raises:
+        UserError: It has more than `max_pixels` pixels. Nothing is decoded then.
+    """
     try:
         with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > max(_LARGEST_FILE, _BYTES_PER_PIXEL * max_pixels):
+                return None, "is larger than a picture can be"
             content = file.readall()
     except OSError as error:
         return None, f"cannot be read: {error.strerror or error}"
@@ -214,8 +233,27 @@ def _read_picture(path: Path) -> tuple[np.ndarray | None, str]:
     ends = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
     if (end := ends.get(content[:2])) and end not in content[-4096:]:
         return None, "is truncated"
+    size = _size(path, content)
+    if size is None:
+        return None, "is not a picture"
+    require_pixels(path, size, max_pixels)
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     return (None, "is not a picture") if image is None else (np.ascontiguousarray(image[:, :, ::-1]), "")
+
+
+def _size(path: Path, content: bytes) -> tuple[int, int] | None:
+    """Return (width, height) of a picture from its header, or None where it is no picture. Nothing is decoded."""
+    try:
+        # Pillow warns of large pictures, and refuses what is twice as large, whatever --max-pixels is.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as picture:
+                width, height = picture.size
+                return int(width), int(height)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} has too many pixels ({error}); leave it out") from None
+    except Exception:  # Pillow's readers raise many kinds of errors at damaged headers
+        return None
 
 
 def _series(name: str) -> tuple[str, ...]:

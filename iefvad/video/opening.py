@@ -24,6 +24,11 @@ _TEXT_CODECS = frozenset({"ansi", "bintext", "idf", "xbin"})
 _COVERS = ("attached_pic", "timed_thumbnails", "still_image")
 _HEAD = 4096
 
+MAX_PIXELS = 40_000_000
+"""Maximum number of pixels per frame: 8K video has 33 million."""
+LARGEST_LIMIT = 2**31 - 1
+"""The largest maximum that FFmpeg takes."""
+
 
 def silence_ffmpeg() -> None:
     """Keep FFmpeg's messages from Python, as PyAV does by default; call it before a video is opened.
@@ -80,9 +85,29 @@ class VideoFile:
             self._file.close()
 
 
+def require_pixels(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    """Check the size of a picture, (width, height), before it is decoded.
+
+    Raises:
+        UserError: It has more pixels than `max_pixels`.
+    """
+    width, height = size
+    if width * height > max_pixels:
+        raise UserError(
+            f"{path} has pictures of {width}x{height} pixels, more than the {max_pixels} of --max-pixels; leave it out,"
+            " or raise --max-pixels"
+        )
+
+
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, VideoFile]]:
+def opened(
+    path: Path, max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, VideoFile]]:
     """Open a video file.
+
+    Args:
+        path: The file.
+        max_pixels: Maximum number of pixels per frame. Decoders refuse larger frames before they allocate memory.
 
     Yields:
         The container, its best video stream, and the file.
@@ -100,8 +125,12 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
     with contextlib.closing(file):
         if file.size == 0:
             raise UserError(f"{path} is empty (0 bytes); fetch it again or leave it out")
-        with _container(path, file) as container:
-            yield container, _moving(path, container), file
+        with _container(path, file, max_pixels) as container:
+            stream = _moving(path, container)
+            codec = stream.codec_context
+            require_pixels(path, (codec.width, codec.height), max_pixels)
+            codec.options = {**codec.options, "max_pixels": str(max_pixels)}
+            yield container, stream, file
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
@@ -122,11 +151,12 @@ def no_motion(path: Path, what: str) -> UserError:
     return UserError(f"{path} has no moving pictures: {what}; leave it out, or give a video")
 
 
-def _container(path: Path, file: VideoFile) -> av.container.InputContainer:
+def _container(path: Path, file: VideoFile, max_pixels: int) -> av.container.InputContainer:
     silence_ffmpeg()
     try:
         # No protocol has this name, so FFmpeg can open nothing but the file that it is given.
-        container = av.open(file, mode="r", options={"protocol_whitelist": "none"}, metadata_errors="replace")
+        options = {"protocol_whitelist": "none", "max_pixels": str(max_pixels)}
+        container = av.open(file, mode="r", options=options, metadata_errors="replace")
         assert isinstance(container, av.container.InputContainer)
         return container
     except (av.error.FFmpegError, OSError, ValueError) as error:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +18,12 @@ from iefvad.video.clock import ClockReport
 from iefvad.video.corruption import Corruptions, FrameCorruption
 from iefvad.video.decoding import decoder_of, probe, single_picture
 from iefvad.video.frames import HEIGHT, SEGMENT, WIDTH, resize_into
+from iefvad.video.opening import MAX_PIXELS, unreadable
+
+MAX_FRAMES = 10_000_000
+"""Maximum number of frames of a video: four and a half days at 25 frames per second."""
+LIMITS = ("max_pixels", "max_frames")
+"""Names of the arguments of `Segments` that say which videos are too large."""
 
 
 class Segments:
@@ -29,6 +38,8 @@ class Segments:
         fps: Frames per second of a folder of frames.
         corrupt: Damage of the resized frames, as `iefvad.video.corruption.Corruptions.parse` reads it.
         name: Name of the video, which seeds random damage.
+        max_pixels: Maximum number of pixels per frame.
+        max_frames: Maximum number of frames.
 
     Attributes:
         info: What the file says about itself.
@@ -40,8 +51,9 @@ class Segments:
         ends: End of each segment so far: the time of the frame after it, or the end of the last frame.
 
     Raises:
-        UserError: On construction as `probe`, during iteration as `read_frames`, and at the end if the video is too
-            short for one segment.
+        UserError: On construction as `probe`, during iteration as `read_frames`, if there are more frames than
+            `max_frames`, and at the end if the video is too short for one segment. What a library raises while it
+            decodes becomes such an error, which names the video.
         ValueError: `length`, `tail` or `on_truncated` is invalid.
     """
 
@@ -56,6 +68,8 @@ class Segments:
         fps: float | None = None,
         corrupt: str | None = None,
         name: str = "",
+        max_pixels: int = MAX_PIXELS,
+        max_frames: int = MAX_FRAMES,
     ) -> None:
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
@@ -63,7 +77,9 @@ class Segments:
             raise ValueError(f"tail must be 'drop' or 'repeat', got {tail!r}")
         if on_truncated not in ("error", "keep"):
             raise ValueError(f"on_truncated must be 'error' or 'keep', got {on_truncated!r}")
-        self.info = probe(path, fps=fps)
+        self.path, self.max_frames = path, max_frames
+        with self._named():
+            self.info = probe(path, fps=fps, max_pixels=max_pixels)
         self.length, self.tail, self.on_truncated = length, tail, on_truncated
         self.size = size or (self.info.width, self.info.height)
         self._corruption = FrameCorruption(Corruptions.parse(corrupt), name) if corrupt else None
@@ -72,13 +88,13 @@ class Segments:
         self.truncated = False
         self.seconds = 0.0
         self.starts, self.ends = array("d"), array("d")
-        self._decoder = decoder_of(path, keep=on_truncated == "keep", fps=fps)
+        self._decoder = decoder_of(path, keep=on_truncated == "keep", fps=fps, max_pixels=max_pixels)
         self._segments = self._run(path)
 
     @property
     def clock(self) -> ClockReport:
-        """Where the times come from, and which frames are lost. Complete after iteration."""
-        return self._decoder.clock.report()
+        """Where the times come from, which frames are lost, and what is damaged. Complete after iteration."""
+        return replace(self._decoder.clock.report(), damage=self._decoder.damage)
 
     def __iter__(self) -> Segments:
         return self
@@ -86,7 +102,8 @@ class Segments:
     def __next__(self) -> np.ndarray:
         begin = time.perf_counter()
         try:
-            return next(self._segments)
+            with self._named():
+                return next(self._segments)
         finally:
             self.seconds += time.perf_counter() - begin
 
@@ -105,6 +122,11 @@ class Segments:
                 filled, segment = 0, self._empty()
             start = start if filled else decoder.clock.time
             self.frames_read += 1
+            if self.frames_read > self.max_frames:
+                raise UserError(
+                    f"{path} has more than the {self.max_frames} frames of --max-frames; cut it, leave it out, or raise"
+                    " --max-frames"
+                )
             resize_into(frame, segment[filled])
             if self._corruption is not None:
                 self._corruption.apply(segment[filled])
@@ -129,6 +151,20 @@ class Segments:
                 f"{path} has {self.frames_read} frames, fewer than the {self.length} of one segment; "
                 "leave it out, or pass --tail repeat to fill the segment with its last frame"
             )
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let every error of decoding name the video, so that it costs this video alone."""
+        try:
+            yield
+        except (UserError, StopIteration):
+            raise
+        except OSError as error:
+            raise unreadable(Path(self.path), error) from error
+        except MemoryError as error:
+            raise UserError(f"{self.path} needs more memory than there is; leave it out, or lower --workers") from error
+        except Exception as error:  # a library fails at one video of thousands
+            raise UserError(f"{self.path} cannot be decoded ({type(error).__name__}: {error})") from error
 
     def _time(self, start: float, end: float) -> None:
         self.starts.append(start)

@@ -22,7 +22,7 @@ from iefvad.video import HEIGHT, SEGMENT, WIDTH, resize
 _AHEAD = 8  # segments that may wait for scoring, 4 MB each; of more, the oldest is dropped
 _LONGEST_WAIT = 30.0  # seconds between two attempts to connect
 _PATIENCE = 0.2  # seconds after which a wait notices a stop
-_THUMBNAIL_HEIGHT = 120
+_THUMBNAIL_HEIGHT, _WIDEST_THUMBNAIL = 120, 1200
 _TOO_SLOW = "scoring could not keep up"
 
 State = Literal["connecting", "live", "waiting", "lost", "ended"]
@@ -284,7 +284,7 @@ class LiveSource:
         """Add a frame to the segment and return whether it is complete."""
         if len(self._frames) == SEGMENT // 2 or self._thumbnail is None:
             height, width = frame.shape[:2]
-            size = (max(1, round(_THUMBNAIL_HEIGHT * width / height)), _THUMBNAIL_HEIGHT)
+            size = (min(max(1, round(_THUMBNAIL_HEIGHT * width / height)), _WIDEST_THUMBNAIL), _THUMBNAIL_HEIGHT)
             self._thumbnail = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
         self._frames.append(resize(frame[None], (WIDTH, HEIGHT))[0])
         self._times.append((start, end))
