@@ -253,7 +253,7 @@ def state_of(path: Path) -> object:
         states = [entry.stat() for entry in entries]
     except OSError:  # reading it says why
         return None
-    return [(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) for state in states]
+    return tuple((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
 
 
 def require_unchanged(path: Path, state: object) -> None:

@@ -130,22 +130,27 @@ class StorageError(UserError):
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder and write to it, so that what cannot be written is known before hours of work and not after.
+    """Write to a folder, so that what cannot be written is known before hours of work and not after.
 
+    A folder that is missing is made and removed again, because the work may still turn out to be impossible.
     Temporary files that killed processes left directly in the folder are removed.
 
     Raises:
         StorageError: the folder cannot be made or written to, or the disk is full.
     """
     probe = folder / _temporary_name()
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(bytes(4096))
+            remove_left_over(folder, deep=False)
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink()
-        remove_left_over(folder, deep=False)
+            with contextlib.suppress(OSError):
+                for place in missing:
+                    place.rmdir()
 
 
 def require_writable_file(path: Path) -> None:
