@@ -167,7 +167,7 @@ def prepare(stock: Path) -> None:
 
 def _measure(name: str, stock: Path) -> None:
     """Run a command undisturbed in a child, and keep what it does."""
-    from tests.fuzz.runner import _run_in_child
+    from tests.fuzz.runner import run_in_child
 
     folder = stock / "whole" / name
     (folder / "tmp").mkdir(parents=True)
@@ -179,7 +179,7 @@ def _measure(name: str, stock: Path) -> None:
         log.write_text("".join(f"{kind}\t{path}\n" for kind, path in steps.done))
         return status
 
-    ended = _run_in_child(Case(name, lambda folder: None, act, limits=Limits(seconds=120)), folder, stock)
+    ended = run_in_child(Case(name, lambda folder: None, act, limits=Limits(seconds=120)), folder)
     assert ended.status == 0, (name, ended)
     _SECONDS[name] = ended.seconds
     lines = log.read_text().splitlines() if log.exists() else []
