@@ -145,7 +145,8 @@ def read_segments(
         for start, end in pairs:
             if max(abs(start), abs(end)) > MOST_FRAMES or (inverted == "refuse" and not 0 <= start <= end):
                 raise UserError(
-                    f"{segments}, video {row} has the impossible interval {start:.12g} to {end:.12g}; correct it"
+                    f"{segments}, video {row} has the impossible interval {str(start)[:12]} to {str(end)[:12]};"
+                    " correct it"
                 )
         named = tuple(dict.fromkeys(kind for written in kinds for kind in classes_of(written)))
         frames = max((end for _, end in pairs), default=0) if not named else None

@@ -32,7 +32,8 @@ def open_npy(path: PathLike) -> np.ndarray:
         with open_regular(path) as file:
             if file.read(6) != b"\x93NUMPY":
                 raise UserError(f"{path} is not a .npy file; save the array with numpy.save")
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="ignore"):  # sizes of absurd shapes
+            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
     except UserError:

@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from iefvad.features.readers import Reader
+from iefvad.features.store import in_order
 from iefvad.features.videos import Video
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
@@ -185,6 +186,10 @@ class PackedStore:
                     extras[key] = self._extras[split][key][start : ends[key]].copy()
             video.truth, video.event_density = extras.get("truth"), extras.get("event_density")
             video.starts, video.ends = extras.get("starts"), extras.get("ends")
+            if video.starts is not None and video.ends is not None and not in_order(video.starts, video.ends):
+                raise UserError(
+                    f"{self.root / table_name(split)} is damaged: the times of {video.name} are not in order"
+                )
             videos.append(video)
         return videos
 
@@ -295,7 +300,7 @@ def _check_catalogue(content: dict[str, Any]) -> None:
             and video["split"] in SPLITS
             and type(video["frames"]) is int
             and type(video["fps"]) in (int, float)
-            and math.isfinite(video["fps"])
+            and 0 < video["fps"] < math.inf
             and isinstance(video["source"], str | None)
             and all(type(crop) is int for crop in video["crops"])
             and len(set(video["crops"])) == len(video["crops"])

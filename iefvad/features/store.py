@@ -18,7 +18,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -384,7 +384,7 @@ def read_sidecar(content: Any) -> Sidecar:
     sound = (
         all(isinstance(text, str) for text in (side.name, side.source, side.source_hash))
         and _are_numbers([side.fps])
-        and side.fps >= 0
+        and side.fps > 0
         and all(type(count) is int and count >= 0 for count in counts)
         and isinstance(side.crops, list)
         and all(type(crop) is int and 0 <= crop <= 9 for crop in side.crops)
@@ -393,13 +393,19 @@ def read_sidecar(content: Any) -> Sidecar:
         and isinstance(side.event_density, list)
         and all(values is None or (_are_numbers(values) and len(values) == side.segments) for values in rows)
     )
-    if not sound:
+    if not sound or not in_order(side.starts or (), side.ends or ()):
         raise ValueError("its entries are not those of a sidecar")
     if side.clock is not None:
         report = ClockReport.from_dict(side.clock)
         if not _are_numbers([report.rate, *report.restarts]):
             raise ValueError("its clock has no rate")
     return side
+
+
+def in_order(starts: Sequence[float] | np.ndarray, ends: Sequence[float] | np.ndarray) -> bool:
+    """Return whether times of segments increase, and no segment ends before it starts."""
+    first, last = np.asarray(starts, np.float64), np.asarray(ends, np.float64)
+    return first.shape == last.shape and bool((np.diff(first) >= 0).all() and (last >= first).all())
 
 
 def _are_numbers(values: Any) -> bool:

@@ -17,6 +17,7 @@ import re
 import shutil
 import struct
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -185,11 +186,14 @@ def array_of(array: np.ndarray, random: random.Random) -> tuple[str, bytes]:
     number = random.choice((np.nan, np.inf, -np.inf, 1e300, 70000.0, -1e39, 0.5, -1, 2))
     if odd.size:
         odd[places] = number
-    shapes = ("(-1, 8)", "(2**62, 8)",
-               "(1000000000000, 8)", "(9223372036854775807, 9223372036854775807)", "()", "(3,)",
-              "(0, 8)", "(1, 2, 3)", "(1, 8)", "(3, 8)", "(True, 8)", "(1e3, 8)", "8", "((((", "(" * 300, "None")  # fmt: skip
-    types = ("'>f4'", "'<f8'", "'<i4'", "'|O'", "'<U3'", "'|V4'", "'<c8'", "[('a', '<f4')]", "'<M8[s]'", "'<f9'", "''",
-             "'|S4'", "'<f16'", "1", "'|b1'", "'<f2'", "'<u8'", "'|S0'", "'|V0'", "('<f4', (2,))")  # fmt: skip
+    shapes = (
+        "(-1, 8)", "(2**62, 8)", "(1000000000000, 8)", "(9223372036854775807, 9223372036854775807)", "()", "(3,)",
+        "(0, 8)", "(1, 2, 3)", "(1, 8)", "(3, 8)", "(True, 8)", "(1e3, 8)", "8", "((((", "(" * 300, "None",
+    )  # fmt: skip
+    types = (
+        "'>f4'", "'<f8'", "'<i4'", "'|O'", "'<U3'", "'|V4'", "'<c8'", "[('a', '<f4')]", "'<M8[s]'", "'<f9'", "''", "1",
+        "'|S4'", "'<f16'", "'|b1'", "'<f2'", "'<u8'", "'|S0'", "'|V0'", "('<f4', (2,))",
+    )  # fmt: skip
     wrong, other, data = random.choice(shapes), random.choice(types), array.tobytes()
     header = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}"
     made: dict[str, Callable[[], bytes]] = {
@@ -286,7 +290,8 @@ def npz(path: Path, random: random.Random) -> str:
         content[f"{name}/"] = b""
     elif kind in ("deflated", "bz2"):
         method = zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_BZIP2
-    with zipfile.ZipFile(path, "w", method) as archive:
+    with zipfile.ZipFile(path, "w", method) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an entry that is there twice
         for key, value in [*content.items(), *extra]:
             archive.writestr(zipfile.ZipInfo(key), value, compress_type=method)
     return what
@@ -657,7 +662,7 @@ def exports(stock: Path, file: str) -> tuple[list[str], Callable[[Path, Ended], 
         found = exported(folder / "out")
         if root == "old_store" and file.endswith(".safetensors") and Path(folder / file).is_file():
             before.update({key: value for key, value in stored(folder / root).items() if key in found})
-        if not all(np.array_equal(before[key], value) for key, value in found.items()):
+        if not all(np.array_equal(before[key], value, equal_nan=True) for key, value in found.items()):
             return False
         return found.keys() == before.keys() or said(ended, "left out")
 
@@ -707,7 +712,10 @@ def trains(stock: Path, file: str) -> tuple[list[str], Callable[[Path, Ended], b
 
     def agree(folder: Path, ended: Ended) -> bool:
         before = stock / f"run_{root}" / "scores.csv"
-        return root.startswith("old") or (folder / "run/scores.csv").read_bytes() == before.read_bytes()
+        return (
+            not file.endswith((".safetensors", ".json"))
+            or (folder / "run/scores.csv").read_bytes() == before.read_bytes()
+        )
 
     return ["train", "--features", root, "--out", "run", *QUICK], agree
 
@@ -888,5 +896,5 @@ def case(number: int, random: random.Random, stock: Path) -> Case:
             os.rename(changed, folder / file)
 
     arguments, agree = command(stock, file)
-    name = f"{kind}: {file}: {what}; iefvad {' '.join(arguments[:2])}"
+    name = f"{kind}: {file}: {what}; iefvad {' '.join(word for word in arguments[:2] if word.isalpha())}"
     return Case(name, arrange, lambda: main(arguments), compared(agree), LIMITS)
