@@ -23,6 +23,8 @@ from iefvad.encoders.weights import strip, visual_names
 from iefvad.model.config import ModelConfig
 from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import require_writable_file, rescued_file
+from iefvad.utils.memory import is_shortage
 from iefvad.utils.tensors import begins_as_pickle, differences, writable, write_tensors
 from iefvad.utils.text import few, readable
 
@@ -73,6 +75,7 @@ def convert_checkpoint(src: str | Path, dst: str | Path) -> Conversion:
     src, dst = Path(src), Path(dst)
     if dst.suffix != ".safetensors":
         raise UserError(f"the converted file must end in .safetensors, and {dst} does not.")
+    require_writable_file(dst)
     tensors = _load_tensors(src)
     config, quickgelu = None, False
     kept = {strip(name): value for name, value in tensors.items()}
@@ -94,7 +97,7 @@ def convert_checkpoint(src: str | Path, dst: str | Path) -> Conversion:
         if quickgelu:
             _check_openai_vit({wanted[key]: tensors[key] for key in wanted}, src)
     metadata = {"activation": "quickgelu"} if quickgelu else {}
-    write_tensors(dst, kept, metadata)
+    rescued_file(lambda path: write_tensors(path, kept, metadata), dst, "the converted weights")
     parts = Counter("text" if (part := strip(name).split(".")[0]) in _TEXT else part for name in dropped)
     return Conversion(len(kept), len(dropped), quickgelu, dict(parts.most_common()), config)
 
@@ -159,9 +162,11 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors and was not read, for it could run code: save its state dict alone where"
             " you trust it, and convert that."
         ) from error
-    except (PermissionError, MemoryError):
+    except OSError:
         raise
     except Exception as error:  # a damaged pickle fails in torch.load in any way whatever
+        if is_shortage(error):
+            raise
         raise _unreadable(path) from error
     while isinstance(value, dict):
         inner = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), dict)), None)

@@ -37,7 +37,7 @@ class ReproduceConfig:
     )
 
 
-@command("reproduce")
+@command("reproduce", memory="use fewer --jobs or a smaller --batch")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad reproduce` and return the exit status."""
     parser = make_parser(

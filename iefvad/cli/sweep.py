@@ -80,7 +80,7 @@ def parse_sweep(argv: Sequence[str] | None = None) -> Sweep:
     return Sweep(config, entries, out, found.threads or 1)
 
 
-@command("sweep")
+@command("sweep", memory="use fewer --jobs or a smaller --batch")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad sweep` and return the exit status: 1 where a training failed."""
     sweep = parse_sweep(argv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from iefvad.data.datasets import load_lists, load_store
@@ -11,6 +12,7 @@ from iefvad.features.packing import folder_pair, pack
 from iefvad.features.videos import Benchmark
 from iefvad.model.config import LONGEST_CHUNK
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import require_writable
 from iefvad.utils.options import checked, option
 from iefvad.utils.values import RATE, Range
 
@@ -52,7 +54,9 @@ def import_features(store: str | None, config: ImportConfig, *, progress: bool =
     checked(config)
     if config.gt is not None and config.annotations is not None:
         raise UserError("--gt and --annotations both tell the truth of the test videos: give one of them.")
-    return pack(_source(store, config), config.out, max_segments=config.max_segments, progress=progress)
+    source = _source(store, config)
+    require_writable(Path(config.out))
+    return pack(source, config.out, max_segments=config.max_segments, progress=progress)
 
 
 def _source(store: str | None, config: ImportConfig) -> Benchmark:

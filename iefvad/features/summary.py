@@ -6,6 +6,7 @@ from typing import Any
 
 from iefvad.features.packed import SPLITS, PackedStore, is_packed
 from iefvad.features.store import FeatureStore
+from iefvad.utils.text import few
 
 
 def describe(root: str) -> str:
@@ -22,7 +23,15 @@ def describe(root: str) -> str:
     frames = sum(sidecar.frames for sidecar in sidecars)
     crops = sorted({crop for sidecar in sidecars for crop in sidecar.crops})
     lines = [f"{root}: feature store, {len(sidecars)} videos, {frames:,} frames, {segments:,} segments, crops {crops}"]
-    return "\n".join(lines + _settings(store.settings))
+    return "\n".join(lines + _settings(store.settings) + [f"  {note}" for note in incomplete_note(store)])
+
+
+def incomplete_note(store: FeatureStore) -> list[str]:
+    """Name the videos of a store that are damaged or not complete. The list is empty if there are none."""
+    names = store.incomplete()
+    if not names:
+        return []
+    return [f"note: {len(names)} videos are damaged or not complete and are left out: {few(names)}; extract them again"]
 
 
 def describe_packed(store: PackedStore) -> str:

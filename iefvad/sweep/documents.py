@@ -89,7 +89,10 @@ def locked(out: Path, threads: int) -> Iterator[None]:
     with locks.locked(out / LOCK, out):
         remove_left_over(out)
         _check_folder(out, threads)
-        yield
+        try:
+            yield
+        finally:
+            remove_left_over(out)  # of its processes, which an interruption has ended
 
 
 def _check_folder(out: Path, threads: int) -> None:

@@ -25,6 +25,7 @@ from iefvad.training.run import Run
 from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark
 from iefvad.training.tracking import Tracking
+from iefvad.utils.files import StorageError
 
 
 def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
@@ -52,6 +53,10 @@ def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
             return _train(config, processes, progress and processes.is_main, stack)
         except KeyboardInterrupt:
             raise Interrupted(config.run_dir) from None
+        except StorageError as error:
+            if any((config.run_dir / "trainer_state").glob("*.safetensors")):
+                raise StorageError(f"{error} Finished epochs are kept: continue with --resume.") from error
+            raise
 
 
 class Interrupted(KeyboardInterrupt):

@@ -22,7 +22,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is not JSON, an object has a name twice, or it is nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -25,6 +25,19 @@ PICKLED = frozenset((".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar"))
 """Suffixes of files that PyTorch pickles. Only `iefvad convert` reads them."""
 
 
+def opened(path: Path, framework: Literal["pt", "np"] = "np") -> Any:
+    """Return `safetensors.safe_open` of a file.
+
+    Raises:
+        OSError: the file cannot be opened, with the true reason: the library says "no such file" of every one.
+    """
+    try:
+        return safe_open(str(path), framework=framework)
+    except FileNotFoundError:
+        os.close(os.open(path, os.O_RDONLY))
+        raise
+
+
 @contextmanager
 def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[Any]:
     """Open a safetensors file to read its tensors one by one.
@@ -43,7 +56,7 @@ def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is a folder, a pipe or a device, and not a file: check the path.")
     try:
-        with safe_open(str(path), framework=framework) as file:
+        with opened(path, framework) as file:
             yield file
     except FileNotFoundError:
         raise UserError(f"there is no file {path}.") from None
