@@ -215,8 +215,12 @@ def _model_config(values: Any, path: Path) -> AnyConfig:
     Raises:
         UserError: names are unknown or values impossible.
     """
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path} has a damaged header: its configuration is not an object. Fetch or make the file again."
+        )
     parser = ArgumentParser(exit_on_error=False)
-    config = BaselineConfig if isinstance(values, dict) and "model" in values else ModelConfig
+    config = BaselineConfig if "model" in values else ModelConfig
     parser.add_class_arguments(config)
     try:
         return config(**parser.parse_object(values).as_dict())

@@ -6,7 +6,7 @@ import csv
 import io
 
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike
+from iefvad.utils.files import PathLike, open_regular
 
 LARGEST = 256 << 20
 """Maximum size of a text file in bytes. The longest list of the field has 5 MB."""
@@ -23,7 +23,7 @@ def read_text(path: PathLike, what: str) -> str:
         UserError: The file is missing, cannot be read, is too large, is not UTF-8, or contains NUL bytes.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(LARGEST + 1)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path of the {what}") from error

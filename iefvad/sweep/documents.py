@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from iefvad.sweep.table import measures
 from iefvad.sweep.trainings import Document, Training, effective, key_of
 from iefvad.utils import locks
 from iefvad.utils.errors import UserError
@@ -47,7 +48,11 @@ def read_document(out: Path, training: Training) -> Document | None:
         document: Document = parse_json(document_path(out, training.key).read_bytes())
         rest = {name: value for name, value in document.items() if name != "digest"}
         whole = document["digest"] == _digest(rest) and key_of(document["settings"]) == training.key
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if "failed" not in document:  # what tables and pages take must be there
+            if problem([document["data"]["name"], *document["measures"]], list[str]):
+                return None
+            measures(document)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError):
         return None
     return document if whole and document["settings"] == effective(training.settings) else None
 

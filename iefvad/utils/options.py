@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import re
 import sys
 import types
@@ -121,7 +122,13 @@ class _Parser(Parser):
     """A parser that applies `--threads`, before the command computes anything."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        found = super().parse_args(*args, **kwargs)
+        try:
+            found = super().parse_args(*args, **kwargs)
+        except OverflowError:  # of an integer of hundreds of digits where a float is expected
+            words = [str(word) for word in (args[0] if args and args[0] is not None else sys.argv[1:])]
+            flags = [flag for flag, word in itertools.pairwise(["--config", *words]) if len(word) > 300]
+            flags += [word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 300]
+            raise UserError(f"{(flags or ['--config'])[0]} has a number that is too large.") from None
         if found.threads is not None:
             use_threads(found.threads)
         return found
@@ -136,7 +143,11 @@ class _ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         if isinstance(values, str) and Path(values).is_file():
-            read_yaml(values)
+            content = read_yaml(values)
+            for action in parser._actions if isinstance(content, dict) else ():
+                given = content.get(action.dest)
+                if action.nargs == "+" and given is not None and not isinstance(given, list):
+                    raise UserError(f"{values}: {action.dest} must be a list, such as [{readable(str(given)[:40])}].")
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 

@@ -53,11 +53,15 @@ def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[
         UserError: the file is missing, pickled, damaged or not a safetensors file.
     """
     refuse_pickled(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a folder, a pipe or a device, and not a file: check the path.")
     try:
         with opened(path, framework) as file:
             yield file
     except FileNotFoundError:
         raise UserError(f"there is no file {path}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): check the file.") from error
     except SafetensorError as error:
         raise UserError(f"{path} is damaged or not a safetensors file ({error}): download or make it again.") from None
 

@@ -178,7 +178,9 @@ def test_a_calibration_of_other_weights_or_of_nothing_is_refused(calibration, tm
     assert Detector(other, DetectConfig(device="cpu", threshold=0.5)).rule.threshold == 0.5
     for text in ("", "{}", "[]", '{"threshold": "high"}'):
         (tmp_path / "c.json").write_text(text)
-        with pytest.raises(UserError, match="not a calibration"):
+        with pytest.raises(
+            UserError, match=r"c\.json (is not a calibration|is not a JSON object|cannot be read as JSON)"
+        ):
             Detector(small_model(), config)
     (tmp_path / "c.json").unlink()
     with pytest.raises(UserError, match="there is no calibration"):

@@ -128,7 +128,7 @@ def test_a_state_that_is_not_one_is_refused(stock, run, capsys):
     for changed, status in (
         (without(tensors, "best."), metadata),
         (without(tensors, moment), metadata),
-        (tensors | {moment: torch.zeros(1)}, metadata),
+        (tensors | {moment: torch.zeros(3)}, metadata),
         (tensors | {"what.is": torch.zeros(1)}, metadata),
         (tensors, {"status": metadata["status"].replace('"epoch": 2', '"epoch": "2"', 1)}),
         (tensors, {"status": "[" * 9999}),

@@ -546,6 +546,8 @@ def case(number: int, random: random.Random, stock: Path) -> Case:
                 path.chmod(0o600)
         if any(folder.rglob("PWNED")):
             return "silent"
+        if command == "verify" and ended.status == 1 and "damaged" in ended.out:
+            return "refused"
         return (_same if same else _honest)(command, stock, folder, ended)
 
     where = origin.relative_to(stock)
