@@ -233,6 +233,9 @@ def test_live_scores_survive_a_full_disk(video, tmp_path, monkeypatch, capsys):
 def test_the_document_of_a_training_survives_a_full_disk(tmp_path, full):
     text, out = '{"key": "k"}', tmp_path / "out"
     (out / "work" / "k").mkdir(parents=True)
+    (out / "work" / "other").mkdir()
+    _kept(out, "other", text)
+    assert not (out / "work" / "other").exists()  # its state is no longer needed
     full(out / "trainings")
     with pytest.raises(StorageError, match="find the results of the last training in"):
         _kept(out, "k", text)

@@ -40,7 +40,7 @@ def test_a_full_output_is_said_at_the_end(monkeypatch, number, status):
 
         assert guarded("iefvad x", work) == status
         assert sys.stdout is full
-    assert errors.getvalue().startswith("iefvad x: standard output cannot be written (No space left on device)")
+    assert "standard output cannot be written (No space left on device)" in errors.getvalue()
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
