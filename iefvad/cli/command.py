@@ -92,7 +92,11 @@ def guarded(
                     leaving, status = error, error.code if isinstance(error.code, int) else int(error.code is not None)
                 output.flush()
                 if output.lost:
-                    print(f"{program}: standard output cannot be written ({output.lost}); files are.", file=sys.stderr)
+                    print(
+                        f"{program}: what was printed is lost, because standard output cannot be written"
+                        f" ({output.lost}). Written files are not affected.",
+                        file=sys.stderr,
+                    )
                     status = status or 1
             interrupts.status = status
             if leaving is not None and status == leaving.code:
@@ -157,8 +161,9 @@ def _place(error: BaseException) -> str:
     place = ""
     while trace is not None:
         module = str(trace.tb_frame.f_globals.get("__name__", ""))
-        if module.startswith("iefvad.") and not module.startswith("iefvad.cli"):
-            place = f" in {module}.{trace.tb_frame.f_code.co_name}"
+        function = trace.tb_frame.f_code.co_name
+        if module.startswith("iefvad.") and not module.startswith("iefvad.cli") and function != "<module>":
+            place = f" in {module}.{function}"
         trace = trace.tb_next
     return place
 

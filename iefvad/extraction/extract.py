@@ -9,6 +9,7 @@ from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.config import ExtractConfig, ExtractReport, check, encoder_of, reading, store_settings
 from iefvad.extraction.jobs import Jobs, name_videos, open_store
 from iefvad.extraction.local import run_local
+from iefvad.utils.files import require_writable
 from iefvad.video import require_rate
 
 
@@ -44,6 +45,7 @@ def extract(
     check(config)
     paths = name_videos(videos)
     require_rate(list(paths.values()), config.fps)
+    require_writable(Path(out))
     if config.engine == "ray":
         from iefvad.extraction.ray_engine import extract_with_ray
 

@@ -122,6 +122,9 @@ def _for_children(threads: int) -> Iterator[None]:
 def _serve(connection: Connection, out: Path, device: str, threads: int) -> None:
     """Do tasks until the connection ends: the main function of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGHUP"):  # a forked process has those of the command
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     use_threads(threads)
     tqdm.set_lock(threading.RLock())  # its own would be a semaphore, which is left over when this process is killed

@@ -13,8 +13,8 @@ _SIGNS = (
 )  # fmt: skip
 """Parts of the messages of torch, numpy, OpenCV, FFmpeg, safetensors, the C++ library and the loader of libraries."""
 
-_AMOUNT = re.compile(r"(?:allocate|Allocate|alloc) (?:an array of )?([\d.]+) ?(bytes|[KMGT]i?B)\b")
-_UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
+_AMOUNT = re.compile(r"(?:allocate|Allocate|alloc) (?:an array of )?([\d.]+) ?(bytes|[KMGTPE]i?B)\b")
+_UNITS = {"k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 
 
 def is_shortage(error: BaseException) -> bool:

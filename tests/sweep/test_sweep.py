@@ -214,7 +214,6 @@ def test_data_of_any_kind_give_the_results_of_train(store, tmp_path):
         expected = json.loads((tmp_path / name / "metrics.json").read_text())["fusion"]
         assert found["metrics"] == {key: expected[key] for key in found["metrics"]}
         assert found["learned"] == {key: expected["learned"][key] for key in found["learned"]}
-        assert not (tmp_path / "sweep" / "work" / training.key).exists()
     assert set(found["shifts"]) == {"image", "event"} and len(found["shifts"]["event"]["0.5"]) == 16
     assert max(map(abs, found["shifts"]["image"]["0.5"])) > 0
 

@@ -652,12 +652,13 @@ def signals(name: str, random: chance.Random, stock: Path) -> Case:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
 
-    def at(done: int) -> None:
-        if done == step:
-            send(os.getpid())
-
     def act() -> int:
         folder, process = Path.cwd(), os.getpid()
+
+        def at(done: int) -> None:
+            if done == step and os.getpid() == process:  # its children count too
+                send(process)
+
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sender = 0
         if not step:

@@ -1,0 +1,89 @@
+"""SIGTERM, SIGHUP and Ctrl-C end a command with one line, and are never lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from iefvad.cli.command import guarded
+from iefvad.utils.interrupts import interruptible
+
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def waits() -> int:
+    time.sleep(5)
+    return 0
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_each_signal_has_its_status(number, capsys):
+    cleaned = []
+
+    def work() -> int:
+        try:
+            send(number)
+            return waits()
+        finally:
+            send(number)  # a second one, as `timeout` sends it, does not end the cleaning
+            cleaned.append(True)
+
+    before = signal.getsignal(number)
+    assert guarded("iefvad x", work) == SIGNALS[number]
+    assert cleaned and signal.getsignal(number) is before
+    assert capsys.readouterr().err.strip() == "iefvad x: interrupted; everything complete is kept."
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert guarded("iefvad x", lambda: send(signal.SIGHUP) or 0) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_command_that_handles_the_signal_keeps_its_status():
+    def work() -> int:
+        try:
+            send(signal.SIGTERM)
+            return waits()
+        except KeyboardInterrupt:
+            return 0  # such as live input, which then writes its files
+
+    assert guarded("iefvad x", work) == 0
+
+
+class _Finaliser:
+    """Python drops exceptions of `__del__`."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+
+    def __del__(self) -> None:
+        self._work()
+        time.sleep(0.01)
+
+
+def test_a_signal_that_python_drops_comes_again(capsys):
+    def work() -> int:
+        thing = _Finaliser(lambda: send(signal.SIGTERM))
+        del thing
+        return waits()
+
+    begin = time.monotonic()
+    assert guarded("iefvad x", work) == 143
+    assert time.monotonic() - begin < 4 and "Traceback" not in capsys.readouterr().err
+
+
+def test_after_the_command_a_late_signal_changes_nothing():
+    with interruptible(ending=False) as interrupts:
+        interrupts.status = 0
+        send(signal.SIGTERM)
