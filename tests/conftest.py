@@ -7,7 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
+
+from iefvad.utils.threads import prepare
+
+prepare()  # before torch is loaded: threads of several test processes must not wait for each other awake
+import torch  # noqa: E402
 
 if importlib.util.find_spec("hypothesis") is not None:  # the tests on a GPU do without it
     from hypothesis import settings
@@ -19,13 +23,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 _THREADS = torch.get_num_threads()
-_ONE_THREAD = {
-    "training", "evaluation", "detection", "data", "checkpoints", "scoring", "model", "sweep", "reproduce", "report",
-    "cli",
-}  # fmt: skip
-"""Folders whose tests take one thread in each test process: threads of several processes would wait for each other.
+_WITH_THREADS = {"kernels", "gpu", "utils"}
+"""Folders whose tests keep their threads, because they are about them.
 
-The operators' tests and those of the encoders keep their threads.
+The others take one thread in each test process: threads of several processes would wait for each other.
 """
 
 
@@ -33,7 +34,7 @@ The operators' tests and those of the encoders keep their threads.
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Set the number of threads before the fixtures of a file train something."""
     alone = "PYTEST_XDIST_WORKER" not in os.environ
-    torch.set_num_threads(_THREADS if alone or _ONE_THREAD.isdisjoint(item.path.parts) else 1)
+    torch.set_num_threads(_THREADS if alone or not _WITH_THREADS.isdisjoint(item.path.parts) else 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

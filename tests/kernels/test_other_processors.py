@@ -88,9 +88,9 @@ def results(output: bytes) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """Results of the scalar kernels on this processor."""
+    """Results of the scalar kernels on this processor; compiled quickly, as they run once."""
     needed("g++")
-    return results(execute(build(tmp_path_factory.mktemp("here") / "build", ["g++"], ["-fopenmp"])))
+    return results(execute(build(tmp_path_factory.mktemp("here") / "build", ["g++"], ["-fopenmp", "-O1"])))
 
 
 @pytest.fixture(scope="module", params=COMPILERS)

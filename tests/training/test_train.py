@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     """A run folder of all three modalities and the other methods, on enough videos to learn from."""
     store = write_store(tmp_path_factory.mktemp("store"), train=128)
     out = tmp_path_factory.mktemp("run") / "all"
-    flags = ["--modality", "all", "--compare", "true", "--fused", "--epochs", "20", "--lr", "1e-3"]
+    flags = ["--modality", "all", "--compare", "true", "--fused", "--epochs", "10", "--lr", "2e-3"]
     assert main(training_flags(store, out, *flags)) == 0
     return out
 
@@ -61,7 +61,7 @@ def test_run_folder_holds_what_the_specification_names(finished):
     assert len({row["video"] for row in rows}) == 8
     assert all(float(row["w_img"]) + float(row["w_evt"]) == pytest.approx(1, abs=1e-4) for row in rows)
     log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
-    assert len(log) == 6 * 20
+    assert len(log) == 6 * 10
     assert {"model", "seed", "epoch", "loss", "loss_cls", "loss_kl", "loss_reg", "lr", "val_auc"} <= log[0].keys()
     assert yaml.safe_load((finished / "config.yaml").read_text())["method"] == "ief"
     report = (finished / "report.html").read_text()

@@ -231,12 +231,16 @@ def test_threads_do_not_hold_each_other_up_on_a_busy_machine():
 
     Measured on two CPUs: 2.5 to 2.8 as the commands wait, 8 to 16 as OpenMP waits by default. The bound lies between.
     """
-    loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(4 * threads.cpus())]
-    try:
-        ratio = float(python(str(ROOT / "tests/helpers/busy_step.py")))
-    finally:
-        for loop in loops:
-            loop.kill()
-        for loop in loops:
-            loop.wait()
+    command = [sys.executable, str(ROOT / "tests/helpers/busy_step.py"), "--wait"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=clean(), cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as measuring:
+        assert measuring.stdout is not None and measuring.stdout.readline() == "ready\n"
+        loops = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(4 * threads.cpus())]
+        try:
+            ratio = float(measuring.communicate("\n")[0])
+        finally:
+            for loop in loops:
+                loop.kill()
+            for loop in loops:
+                loop.wait()
     assert ratio < 5
