@@ -8,6 +8,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+_EMPTY = av.VideoFrame(2, 2, "gray")
+
 
 class Upright:
     """Converts the decoded frames of one stream to RGB and rotates them as their display matrix says.
@@ -24,8 +26,7 @@ class Upright:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """Return a frame as uint8 (H, W, 3) RGB."""
-        # With its side data, a frame becomes part of a reference cycle in PyAV. It then lives until Python looks for
-        # garbage, which took 500 MB at 1920x1080. So the matrix is read once, and again if the rotation changes.
+        # Reading side data costs as much as some small frames. So it is done once, and again if the rotation changes.
         stated: float | None = getattr(frame, "rotation", None)  # PyAV before 14 does not tell it
         if not self._known or stated is None or stated != self._stated:
             self.rotation, self._mirrored = _orientation(_matrix(frame))
@@ -39,10 +40,16 @@ class Upright:
 def _matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
     """Return the display matrix of a frame, 9 numbers row by row, or None."""
     try:
-        side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+        side_data: Any = frame.side_data
     except ValueError:  # a kind of side data that is newer than PyAV
         return None
-    return None if side_data is None else tuple(np.frombuffer(bytes(side_data), np.int32).tolist())
+    matrix = side_data.get("DISPLAYMATRIX")
+    numbers = None if matrix is None else tuple(np.frombuffer(bytes(matrix), np.int32).tolist())
+    # In PyAV, a frame and its side data refer to each other. Such a frame, of megabytes, would live until Python looks
+    # for garbage, which it seldom does in a process with many objects: one frame per video or connection. Made anew
+    # for an empty frame, the side data let go of this one.
+    type(side_data).__init__(side_data, _EMPTY)
+    return numbers
 
 
 def _orientation(matrix: tuple[int, ...] | None) -> tuple[int, bool]:

@@ -1,0 +1,111 @@
+"""Damage that decoders conceal, and sizes that are looked at before decoding."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from iefvad.cli.extract import main as extract
+from iefvad.extraction import jobs
+from iefvad.features.store import FeatureStore
+from iefvad.utils.errors import UserError
+from iefvad.video import Segments, Upright, find_videos, read_frames, segments
+from iefvad.video.decoding import Decoder
+from iefvad.video.matroska import flaw
+from tests.helpers.video_files import make_video
+
+
+def damaged(path: Path) -> Path:
+    """Let random bytes replace some of the pictures."""
+    data, random = bytearray(path.read_bytes()), np.random.default_rng(0)
+    for place in random.integers(len(data) // 4, len(data) * 3 // 4, 4):
+        data[place : place + 24] = random.bytes(24)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.mkv"])
+def test_concealed_damage_is_told(tmp_path: Path, name: str) -> None:
+    path = damaged(make_video(tmp_path / "in" / name))
+    told = []
+    for threads in (False, True):
+        decoder = Decoder(path, threads=threads, keep=True)
+        assert sum(1 for _ in decoder) > 30
+        told.append(decoder.damage)
+    assert told[0] == told[1] and told[0] is not None
+    with pytest.raises(UserError, match="truncated or damaged"):
+        list(read_frames(path))
+
+
+def test_extraction_says_what_it_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged(make_video(tmp_path / "in" / "a.mp4"))
+    arguments = [str(tmp_path / "in"), "--quiet", "--out"]
+    assert extract([*arguments, str(tmp_path / "s"), "--on-truncated", "keep"]) == 0
+    assert "a: truncated or damaged: " in capsys.readouterr().err
+    assert "damage" in (FeatureStore(tmp_path / "s").sidecar("a").clock or {})
+    assert extract([*arguments, str(tmp_path / "t")]) == 1
+
+
+def test_the_structure_of_matroska(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mkv")
+    assert flaw(path) is None
+    damaged(path)
+    assert flaw(path) is not None
+
+
+def test_large_frames_and_long_videos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_video(tmp_path / "a.mp4", size=(64, 48))
+    with pytest.raises(UserError, match="64x48 pixels, more than the 3071 of --max-pixels"):
+        Segments(path, max_pixels=3071)
+    with pytest.raises(UserError, match="more than the 39 frames of --max-frames"):
+        list(Segments(path, max_frames=39))
+    assert len(list(Segments(path, max_pixels=3072, max_frames=40))) == 2
+    for number in range(2):
+        cv2.imwrite(str(tmp_path / f"{number:03}.png"), np.zeros((48, 64, 3), np.uint8))
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(UserError, match="--max-pixels"):
+        Segments(tmp_path, fps=25, max_pixels=3071)
+
+
+def test_any_error_costs_one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        make_video(tmp_path / "in" / name, frames=20)
+    probe, state_of, states = segments.probe, jobs.state_of, iter(range(100))
+
+    def failing(path: Path, **more: object) -> object:
+        if Path(path).name == "a.mp4":
+            raise MemoryError
+        return probe(path, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(segments, "probe", failing)
+    monkeypatch.setattr(jobs, "state_of", lambda path: next(states) if path.name == "c.mp4" else state_of(path))
+    assert extract([str(tmp_path / "in"), "--out", str(tmp_path / "s"), "--quiet"]) == 1
+    assert FeatureStore(tmp_path / "s").names() == ["b"]
+    failed = (tmp_path / "s" / "failed.csv").read_text()
+    assert "more memory" in failed and "changed while it was read" in failed
+
+
+def test_an_empty_folder_named_like_a_video_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").mkdir()
+    assert find_videos([tmp_path]) == [tmp_path / "x.mp4"]
+
+
+def test_a_frame_is_freed_when_its_orientation_was_read(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", frames=3)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            with av.open(str(path)) as container:
+                upright = Upright()
+                for frame in container.decode(video=0):
+                    upright(frame)
+        alive = sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert alive < 10  # it was one per opened file
