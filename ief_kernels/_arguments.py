@@ -1,6 +1,6 @@
 """Checks of arguments that are numbers, or tensors in the place of numbers.
 
-The ranges are those of ``docs/specification.md#types-and-devices``. Numbers are always checked. Values inside tensors are
+The ranges are those of ``docs/specification.md#types-and-devices``. Numbers are always checked. Values in tensors are
 read only where that waits for nothing: on the CPU, in plain eager code. ``debug=True`` reads them on every device.
 """
 

@@ -33,8 +33,21 @@ def require(device: torch.device, operands: Iterable[Operand]) -> None:
             raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
         if tensor.device != device:
             raise ValueError(f"{name} must be on {device}, but is on {tensor.device}")
-        if tensor.layout != torch.strided:
-            raise ValueError(f"{name} must be a dense tensor, got {tensor.layout}")
+        require_memory(name, tensor)
+
+
+def require_memory(name: str, tensor: Tensor) -> None:
+    """Check that a tensor is dense and that its storage, which may have been freed or cut, reaches to its end.
+
+    Raises:
+        ValueError: it is not so.
+    """
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got {tensor.layout}")
+    if type(tensor) is Tensor and tensor.device.type != "meta" and tensor.numel():
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        if (tensor.storage_offset() + last + 1) * tensor.itemsize > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{name} has less memory than its shape says")
 
 
 def require_first(name: str, tensor: Tensor, dtypes: Collection[torch.dtype], dims: range) -> None:
@@ -48,8 +61,7 @@ def require_first(name: str, tensor: Tensor, dtypes: Collection[torch.dtype], di
     if tensor.dim() not in dims:
         most = "" if dims.stop > 64 else f" to {dims.stop - 1}"
         raise ValueError(f"{name} must have {dims.start}{most} dimensions, got shape {tuple(tensor.shape)}")
-    if tensor.layout != torch.strided:
-        raise ValueError(f"{name} must be a dense tensor, got {tensor.layout}")
+    require_memory(name, tensor)
 
 
 def require_lengths(lengths: Tensor | None, batch: int, device: torch.device) -> None:

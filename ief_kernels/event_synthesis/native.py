@@ -84,7 +84,7 @@ def backward(
     grad_frames = torch.empty(frames.shape, dtype=pixels.dtype)
     grad_carry = torch.empty(carry.shape if carry is not None else (0,), dtype=pixels.dtype)
     if frames.numel():
-        above = grad.to(pixels.dtype).contiguous()
+        above, scale = grad.to(pixels.dtype).contiguous(), scale.contiguous()
         _native.extension().event_synthesis_backward(
             threshold=threshold,
             clamp=clamp,

@@ -142,6 +142,7 @@ def _terms(
     norm_img = torch.where(alive_img, square_img, 1).sqrt()
     norm_evt = torch.where(alive_evt, square_evt, 1).sqrt()
     cosine = torch.where(alive_img & alive_evt, (mu_img * mu_evt).sum(-1) / norm_img / norm_evt, 0)
+    cosine = cosine if dim else cosine + 1  # without dimensions every term is 0
     gap = (torch.where(alive_img, norm_img, 0) - torch.where(alive_evt, norm_evt, 0)).abs()
     per_element = weight[..., None] / max(dim, 1)
     return Terms(

@@ -21,7 +21,7 @@ from tests.fuzz.case import Case, Ended, Outcome, judged
 from tests.helpers.operands import SAME, breakages, calls
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# A few hundred roundings of the dtype, relative to the largest value: sums over at most 3000 elements, and exponentials.
+# Some hundred roundings of the dtype, relative to the largest value: sums of up to 3000 elements, and exponentials.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
 SIZES = (0, 1, 2, 3, 7, 16, 17, 31, 33, 64, 65)
 NAN, INF = float("nan"), float("inf")
@@ -144,7 +144,8 @@ def _both(tensors: list[Tensor], call: Call, backend: str, seed: int) -> tuple[l
     leaves = [t.detach().requires_grad_(t.dtype.is_floating_point) for t in tensors]
     outputs = _flat(call(leaves, backend))
     generator = torch.Generator().manual_seed(seed)
-    wanted = [(o, torch.randn(o.shape, generator=generator)) for o in outputs if o.requires_grad]
+    weights = [torch.randn(o.shape, generator=generator) for o in outputs]
+    wanted = [(o, w) for o, w in zip(outputs, weights, strict=True) if o.requires_grad]
     if not wanted:
         return outputs, []
     total = sum((o * w.to(o.dtype)).sum(dtype=torch.float64) for o, w in wanted)
@@ -160,9 +161,9 @@ def _differs(got: list[Tensor], want: list[Tensor], dtype: torch.dtype, what: st
             return f"{what} {k} has shape {tuple(a.shape)} and not {tuple(b.shape)}"
         if not a.numel():
             continue
-        a, b = a.double(), b.double()
-        if dtype == torch.float16:
-            b = b.clamp(-65504, 65504)
+        half, a, b = a.dtype == torch.float16, a.double(), b.double()
+        if half:
+            b = torch.where(b.isfinite(), b.clamp(-65504, 65504), b)
         if not torch.equal(a.isfinite(), b.isfinite()):
             return f"{what} {k}: {int((a.isfinite() != b.isfinite()).sum())} elements are not finite in one of both"
         fine = b.isfinite()
@@ -262,13 +263,14 @@ def _raw(r: random.Random, number: int) -> Case:
 
         def same() -> int:
             operator = getattr(torch.ops.ief_kernels, op)
-            for a, b in zip(_flat(operator(*arguments)), _flat(operator(*moved)), strict=True):
+            outputs = 5 if op == "kalman_scan_forward" else None  # kept states of padding are not written
+            for a, b in zip(_flat(operator(*arguments))[:outputs], _flat(operator(*moved))[:outputs], strict=True):
                 if a.dtype.is_floating_point and not torch.allclose(a, b, rtol=1e-4, atol=1e-4, equal_nan=True):
                     return _say("other results of other strides")
             return 0
 
         return Case(f"{op} on strided operands", lambda folder: None, same, _judge)
-    name, place, value = r.choice(list(breakages(arguments)))
+    name, place, value = r.choice(list(breakages(op, arguments)))
     fake = fake and "memory" not in name and name not in ("sparse", "on meta")
     broken = [value if k == place else a for k, a in enumerate(arguments)]
 
@@ -301,7 +303,7 @@ def case(number: int, random: random.Random, stock: Path) -> Case:
     if kind == 6 and name != "event_synthesis" and tensors[0].numel():
         tensor = random.randrange(2 if name == "kalman_scan" else 4 if name != "refine" else 1)
         at = tuple(random.randrange(size) for size in tensors[tensor].shape)
-        value = random.choice((NAN, INF))
+        value = NAN if name == "refine" else random.choice((NAN, INF))  # a ReLU may hide -inf
         tensors[tensor][at] = value
         spoiled = f", {value} in tensor {tensor} at {at}"
 
