@@ -18,7 +18,8 @@ from iefvad.utils.addresses import scrub
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error
 from iefvad.utils.options import Parser
-from iefvad.utils.text import readable
+from iefvad.utils.terminal import visible_output
+from iefvad.utils.text import readable, visible
 
 
 class Main(Protocol):
@@ -41,6 +42,7 @@ def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main
 
     def decorate(main: Callable[[Sequence[str] | None], int]) -> Main:
         @functools.wraps(main)
+        @visible_output()
         def run(argv: Sequence[str] | None = None) -> int:
             given = list(sys.argv[1:] if argv is None else argv)
             if argv is None:
@@ -76,6 +78,7 @@ def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main
     return decorate
 
 
+@visible_output()
 def dispatch(
     program: str, description: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None
 ) -> int:
@@ -120,6 +123,7 @@ def _hide_in_tracebacks(arguments: Sequence[str]) -> None:
     """Leave the passwords of addresses out of the traceback that ends the process."""
 
     def show(*error: Any) -> None:
-        print(scrub("".join(traceback.format_exception(*error)), arguments), end="", file=sys.stderr)
+        text = "".join(traceback.format_exception(*error))
+        print(visible(scrub(text, arguments)), end="", file=sys.stderr)
 
     sys.excepthook = show

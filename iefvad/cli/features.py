@@ -9,6 +9,7 @@ from iefvad.data.importing import ImportConfig, import_features
 from iefvad.features.npy_folders import ExportConfig, export_features
 from iefvad.features.summary import describe, describe_packed
 from iefvad.utils.options import add_options, from_namespace, make_parser
+from iefvad.utils.text import readable
 
 COMMANDS = {
     "import": ("iefvad.cli.features:import_main", "pack features into one store that training reads at memory speed"),
@@ -54,7 +55,7 @@ def export_main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, ExportConfig)
     arguments = parser.parse_args(argv)
     config = from_namespace(ExportConfig, arguments)
-    print(f"{config.out}: {export_features(arguments.store, config)} clips, an image and an event file each")
+    print(f"{readable(config.out)}: {export_features(arguments.store, config)} clips, an image and an event file each")
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from iefvad.cli.command import command
 from iefvad.utils.options import make_parser
+from iefvad.utils.text import readable
 
 
 @command("report")
@@ -39,5 +40,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         path = Path(arguments.out or "comparison.html")
         write_comparison(path, arguments.runs)
-    print(f"written: {path}")
+    print(f"written: {readable(path)}")
     return 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from pathlib import Path
 
 import numpy as np
 
 from iefvad.features.store import FeatureStore
+from iefvad.utils.csv_text import CsvRows, csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text
 from iefvad.utils.intervals import runs
@@ -27,7 +26,7 @@ def read_frame_labels(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise UserError(f"there is no label file {path}: give a text file with one 0 or 1 per frame and line.")
-    last = [row[-1].strip() for row in csv.reader(io.StringIO(path.read_text())) if row]
+    last = [row[-1].strip() for row in CsvRows(path.read_text().splitlines()) if row]
     if last and last[0] not in ("0", "1"):
         last = last[1:]
     wrong = next((index for index, value in enumerate(last) if value not in ("0", "1")), None)
@@ -76,7 +75,7 @@ def cut_recording(
     clips = FeatureStore(out, settings=source.settings, create=True)
     starts = range(0, sidecar.segments, segments)
     train = round(len(starts) * train_fraction)
-    lists: dict[str, list[str]] = {"train": ["path,label"], "test": ["path,label"]}
+    lists = {"train": [("path", "label")], "test": [("path", "label")]}
     annotations = []
     for index, start in enumerate(starts):
         part = slice(start, min(start + segments, sidecar.segments))
@@ -100,12 +99,12 @@ def cut_recording(
         )
         inside = truth[SEGMENT * part.start : SEGMENT * part.stop]
         kind = label if inside.any() else "Normal"
-        lists["train" if index < train else "test"].append(f"{clip}.mp4,{kind}")
+        lists["train" if index < train else "test"].append((f"{clip}.mp4", kind))
         if index >= train:
             bounds = [str(bound) for interval in runs(inside) for bound in interval] or ["-1", "-1"]
             annotations.append("  ".join([f"{clip}.mp4", kind, *bounds]))
     for split, rows in lists.items():
-        write_text(out / f"{split}.csv", "\n".join(rows) + "\n")
+        write_text(out / f"{split}.csv", csv_text(rows))
     write_text(out / "annotations.txt", "\n".join(annotations) + "\n")
     clips.write_index()
     return clips

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iefvad.features.npy import split_crop
+from iefvad.utils.csv_text import CsvRows
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.video import VIDEO_SUFFIXES
@@ -49,7 +50,7 @@ def read_list(path: PathLike) -> list[ListEntry]:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+            reader = CsvRows(file)
             header = [column.strip().lower() for column in next(reader, [])]
             path_column = next((header.index(heading) for heading in _PATH_HEADINGS if heading in header), None)
             if path_column is None or "label" not in header:
@@ -61,12 +62,12 @@ def read_list(path: PathLike) -> list[ListEntry]:
                 if not any(cell.strip() for cell in row):
                     continue
                 if len(row) <= max(path_column, label_column) or not row[path_column].strip():
-                    raise UserError(f"{path}, line {reader.line_num}: expected path,label, found {','.join(row)!r}")
+                    raise UserError(f"{path}, line {reader.line}: expected path,label, found {','.join(row)!r}")
                 written = row[path_column].strip()
                 name, crop = split_crop(base_name(written))
                 counted = row[crops_column].strip() if crops_column is not None and crops_column < len(row) else ""
                 if counted and not counted.isdecimal():
-                    raise UserError(f"{path}, line {reader.line_num}: {counted!r} is not a number of crops")
+                    raise UserError(f"{path}, line {reader.line}: {counted!r} is not a number of crops")
                 entries.append(
                     ListEntry(written, name, crop, row[label_column].strip(), int(counted) if counted else None)
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import zipfile
@@ -16,6 +15,7 @@ from iefvad.data.annotations import Annotation, split_name, text_lines
 from iefvad.data.lists import ListEntry, base_name, classes_of
 from iefvad.features.npy import open_npy
 from iefvad.utils.archives import read_npz
+from iefvad.utils.csv_text import CsvRows
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.utils.intervals import runs
@@ -197,7 +197,7 @@ def read_lengths(path: PathLike) -> dict[str, int]:
     path = Path(path)
     if path.is_dir() or path.suffix.lower() == ".npz":
         return {name: len(labels) for name, labels in read_truth(path).items()}
-    rows = list(csv.reader(line for _, line in text_lines(path, "table of lengths")))
+    rows = list(CsvRows(line for _, line in text_lines(path, "table of lengths")))
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if "name" not in header or "frames" not in header:
         raise UserError(f"{path} must begin with a header that has the columns name,frames, found {','.join(header)!r}")

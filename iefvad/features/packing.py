@@ -36,7 +36,7 @@ from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike, storage_error, write_json
 from iefvad.utils.tensors import header, to_half
-from iefvad.utils.text import few
+from iefvad.utils.text import few, readable
 from iefvad.video import SEGMENT
 
 _ALIGN = 64  # a row of 768 float16 is 24 cache lines, and should begin at the start of one
@@ -249,7 +249,7 @@ def _finished(out: Path, plan: str) -> PackedStore:
             " folder first"
         )
     (out / JOURNAL).unlink(missing_ok=True)
-    print(f"{out}: these features are already imported.")
+    print(f"{readable(out)}: these features are already imported.")
     return store
 
 
@@ -266,7 +266,9 @@ class _Journal:
         lines = self._read()
         if not (lines and lines[0].get("plan") == plan and self._fits(tables)):
             if lines:
-                print(f"{out}: the files, lists or options changed since the import stopped; it starts again.")
+                print(
+                    f"{readable(out)}: the files, lists or options changed since the import stopped; it starts again."
+                )
             self.path.unlink(missing_ok=True)
             _allocate(tables, out)
             self._append({"plan": plan})
@@ -278,7 +280,8 @@ class _Journal:
         if not self.path.read_bytes().endswith(b"\n"):
             with open(self.path, "ab") as file:  # the import was killed in the middle of a line
                 file.write(b"\n")
-        print(f"{out}: {len(self.done)} of {sum(len(table.clips) for table in tables)} clips are there; continuing.")
+        clips = sum(len(table.clips) for table in tables)
+        print(f"{readable(out)}: {len(self.done)} of {clips} clips are there; continuing.")
 
     def add(self, split: str, clip: int, check: str, notes: list[str]) -> None:
         """Note that the bytes of a clip are written."""

@@ -14,6 +14,7 @@ from iefvad.sweep import table as tables
 from iefvad.sweep.plan import Entry
 from iefvad.sweep.table import LEVEL, METRICS, Row, Setting, Summary, mean_text, significant
 from iefvad.sweep.trainings import Document, effective
+from iefvad.utils.csv_text import csv_text
 from iefvad.utils.files import write_text
 
 
@@ -32,7 +33,7 @@ def write_outputs(out: Path, entries: Sequence[Entry], documents: Mapping[str, D
         UserError: a file cannot be written.
     """
     settings = tables.settings_of(entries, documents)
-    write_text(out / "results.csv", tables.csv_text(Row._fields, tables.rows_of(entries, documents)))
+    write_text(out / "results.csv", csv_text([Row._fields, *tables.rows_of(entries, documents)]))
     write_text(out / "tables.csv", tables.tables_csv(settings))
     write_text(out / "tables.tex", tables.tables_tex(settings, f"{_name(documents)}, {_replicates(entries)}."))
     write_sweep_page(out / "index.html", _page(entries, documents, settings))

@@ -27,6 +27,7 @@ from iefvad.data.truth_files import (
     truth_annotations,
 )
 from iefvad.features.npy import open_npy
+from iefvad.utils.csv_text import CsvRows
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.video import VIDEO_SUFFIXES
@@ -282,7 +283,7 @@ def _kind(path: Path) -> Kind | None:
 def _is_list(path: Path) -> bool:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            first = next(csv.reader(file), [])
+            first = next(CsvRows(file), [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a CSV list: {error}") from error
     cells = [cell.strip().lower() for cell in first]
