@@ -23,7 +23,8 @@ def describe(root: str) -> str:
     frames = sum(sidecar.frames for sidecar in sidecars)
     crops = sorted({crop for sidecar in sidecars for crop in sidecar.crops})
     lines = [
-        f"{readable(root)}: feature store, {len(sidecars)} videos, {frames:,} frames, {segments:,} segments, crops {crops}"
+        f"{readable(root)}: feature store, {len(sidecars)} videos, {frames:,} frames, {segments:,} segments,"
+        f" crops {crops}"
     ]
     return "\n".join(lines + _settings(store.settings))
 
@@ -32,8 +33,8 @@ def describe_packed(store: PackedStore) -> str:
     """Describe the contents of a packed store in a few lines."""
     size = sum(table.nbytes for table in store.features.values())
     lines = [
-        f"{readable(store.root)}: packed store of {readable(store.name)}, features {store.dim} wide, {size / 1e9:.2f} GB, training clips of"
-        f" at most {store.max_segments} segments"
+        f"{readable(store.root)}: packed store of {readable(store.name)}, features {store.dim} wide, {size / 1e9:.2f}"
+        f" GB, training clips of at most {store.max_segments} segments"
     ]
     for split in SPLITS:
         videos = store.listed(split)

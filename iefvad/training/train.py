@@ -126,7 +126,8 @@ def _describe(config: Settings, benchmark: Benchmark) -> None:
         return f"{len(videos)} videos ({abnormal} abnormal, {sum(video.segments for video in videos)} segments)"
 
     print(
-        f"{readable(benchmark.name)}: train {count(benchmark.train)}, test {count(benchmark.test)}, features {benchmark.dim} wide"
+        f"{readable(benchmark.name)}: train {count(benchmark.train)}, test {count(benchmark.test)}, features"
+        f" {benchmark.dim} wide"
     )
     for note in benchmark.notes:
         print(f"note: {readable(note)}")
