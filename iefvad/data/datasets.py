@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from iefvad.data.annotations import frame_truth, read_annotations
+from iefvad.data.annotations import Annotation, frame_truth, read_annotations
 from iefvad.data.lists import ALONE, ListEntry, Relocator, StoredNames, classes_of, event_path, read_list
-from iefvad.features.npy import open_npy, split_crop
+from iefvad.features.npy import crop_axis, open_npy, split_crop
 from iefvad.features.packed import SPLITS, PackedReader, PackedStore
 from iefvad.features.readers import Nan, NpyReader, StoreReader
 from iefvad.features.store import FeatureStore, Sidecar
@@ -213,6 +214,11 @@ def load_lists(
         attach_annotations(test, gt)
     dims = {video.reader.dim: video for video in train + test if isinstance(video.reader, NpyReader)}
     if len(dims) > 1:
+        if len({video.segments for video in train + test}) == 1:
+            raise UserError(
+                f"all videos have {(train + test)[0].segments} rows and different numbers of columns, so the features"
+                " are transposed: save array.T of each file, (segments, dimensions)"
+            )
         described = ", ".join(f"{video.name} {dim}" for dim, video in dims.items())
         raise UserError(f"features have different widths ({described}); all must come from one pair of encoders")
     _check_finite(train + test, nan)
@@ -260,25 +266,29 @@ def _listed_videos(
         repeated += (entry.crop or 0) in crops
         crops[entry.crop or 0] = (image, event)
         groups.setdefault(key, []).append(entry)
-    refuse_absent(absent, f"feature files of {path} are missing", "give their folder with --features")
+    remedy = "give their folder with --features"
+    if absent and features is None and Relocator(path.parent, path.parent).find(absent[0]) is not None:
+        remedy += f" (they are in {path.parent})"
+    refuse_absent(absent, f"feature files of {path} are missing", remedy)
     remedy = "extract them or set --event-folder" + (f" ({ALONE})" if modality == "fusion" else "")
     refuse_absent(absent_event, f"event features of {path} are missing", remedy)
     if repeated:
         notes.append(f"{path.name} lists {repeated} files twice; each is used once")
     uses = Counter(entries[0].name for entries in groups.values())
     videos = []
+    axis = crop_axis([path for crops in files.values() for pair in crops.values() for path in pair if path is not None])
     for key, entries in groups.items():
         name = entries[0].name
         if uses[name] > 1:
             name = "/".join(key.replace("\\", "/").split("/")[-2:])
-        reader = NpyReader(files[key], nan, notes)
+        reader = NpyReader(files[key], nan, notes, axis)
         video = Video(
             name=name,
             classes=_one_label(entries),
             segments=reader.segments,
             fps=fps,
             frames=SEGMENT * reader.segments,
-            crops=tuple(sorted(files[key])),
+            crops=tuple(sorted(reader.pairs)),
             reader=reader,
         )
         videos.append(video)
@@ -287,7 +297,7 @@ def _listed_videos(
 
 def _check_finite(videos: Sequence[Video], nan: Nan) -> None:
     readers = [video.reader for video in videos if isinstance(video.reader, NpyReader)]
-    files = [path for reader in readers for crop in reader.pairs for path in reader.files(crop)]
+    files = list(dict.fromkeys(path for reader in readers for crop in reader.pairs for path in reader.files(crop)))
     size = sum(len(reader.pairs) * reader.segments * reader.dim * 8 for reader in readers)
     if len(files) > _EAGER_FILES or size > _EAGER_BYTES:
         return
@@ -319,7 +329,7 @@ def attach_gt(videos: Sequence[Video], path: PathLike) -> None:
         found = f"{len(truth):,}" if truth.ndim == 1 else f"an array of shape {truth.shape}"
         raise UserError(
             f"{path} has the wrong length: expected {expected:,} frame labels (16 for each segment of the "
-            f"{len(videos)} test videos), found {found}; check that list, features and gt belong together"
+            f"{len(videos)} test videos), found {found}; {_misfit(videos, len(truth))}"
         )
     truth = np.asarray(truth)
     if not np.isin(truth, (0, 1)).all():
@@ -330,6 +340,22 @@ def attach_gt(videos: Sequence[Video], path: PathLike) -> None:
     for video in videos:
         start, end = end, end + SEGMENT * video.segments
         video.truth = truth[start:end].astype(np.uint8)
+
+
+def _misfit(videos: Sequence[Video], found: int) -> str:
+    """Return what the length of gt.npy tells about features and truth, and what to do."""
+    rows = sum(video.segments for video in videos)
+    dims = [video.reader.dim for video in videos if isinstance(video.reader, NpyReader)]
+    if found == rows:
+        return (
+            "it has one label per row of the features: if the rows are frames, average 16 of them each; if they are"
+            " segments of 16 frames, repeat each label 16 times (numpy.repeat)"
+        )
+    if len(dims) == len(videos) and found == SEGMENT * sum(dims):
+        return "it fits the columns of the features, so they are transposed: save array.T of each file"
+    if rows and found % rows == 0:
+        return f"it has {found // rows} labels per row: the rows must be segments of 16 frames, extract them so"
+    return "check that list, features and gt belong together, or make it again with `iefvad data gt`"
 
 
 def attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
@@ -343,9 +369,15 @@ def attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
         UserError: The file cannot be read, or an abnormal video has no line in it.
     """
     annotations = read_annotations(path)
+    # Authors name a video with and without what marks its codec or its encoder.
+    plain: dict[str, list[Annotation]] = {}
+    for name, annotation in annotations.items():
+        plain.setdefault(_without_mark(name), []).append(annotation)
     absent = []
     for video in videos:
         annotation = annotations.get(video.name) or annotations.get(video.name.rsplit("/", 1)[-1])
+        if annotation is None and len(same := plain.get(_without_mark(video.name.rsplit("/", 1)[-1]), [])) == 1:
+            annotation = same[0]
         if annotation is None and video.classes:
             absent.append(video.name)
         length = SEGMENT * video.segments
@@ -354,6 +386,10 @@ def attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
             truth[video.frames :] = truth[video.frames - 1]  # frames that repeat the last one (--tail repeat)
         video.truth = truth
     refuse_absent(absent, f"abnormal test videos are not annotated in {path}", "add their lines")
+
+
+def _without_mark(name: str) -> str:
+    return re.sub(r"(_x264|_i3d|_clip)+$", "", name)
 
 
 def _overlap(train: Sequence[Video], test: Sequence[Video]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from iefvad.features.npy import split_crop
+from iefvad.features.npy import crop_axis, split_crop
 from iefvad.features.packed import (
     CATALOGUE,
     FORMAT,
@@ -149,8 +149,9 @@ def folder_pair(image_dir: PathLike, event_dir: PathLike, *, fps: float = 30.0, 
         )
     notes: list[str] = []
     videos = []
+    axis = crop_axis([image for files in pairs.values() for image, _ in files.values() if image is not None])
     for name, files in pairs.items():
-        reader = NpyReader(dict(sorted(files.items())), nan, notes)
+        reader = NpyReader(dict(sorted(files.items())), nan, notes, axis)
         frames = SEGMENT * reader.segments
         videos.append(Video(name, (), reader.segments, fps, frames, crops=tuple(reader.pairs), reader=reader))
     notes.append("neither classes nor truth are known: the videos can be scored, but not evaluated")
