@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from iefvad.data.annotations import Annotation, frame_truth, read_annotations
+from iefvad.data.annotations import Unmarked, frame_truth, read_annotations
 from iefvad.data.lists import ALONE, ListEntry, Relocator, StoredNames, classes_of, event_path, read_list
 from iefvad.features.npy import crop_axis, open_npy, split_crop
 from iefvad.features.packed import SPLITS, PackedReader, PackedStore
@@ -369,15 +368,12 @@ def attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
         UserError: The file cannot be read, or an abnormal video has no line in it.
     """
     annotations = read_annotations(path)
-    # Authors name a video with and without what marks its codec or its encoder.
-    plain: dict[str, list[Annotation]] = {}
-    for name, annotation in annotations.items():
-        plain.setdefault(_without_mark(name), []).append(annotation)
+    unmarked = Unmarked(annotations)
     absent = []
     for video in videos:
         annotation = annotations.get(video.name) or annotations.get(video.name.rsplit("/", 1)[-1])
-        if annotation is None and len(same := plain.get(_without_mark(video.name.rsplit("/", 1)[-1]), [])) == 1:
-            annotation = same[0]
+        if annotation is None and (same := unmarked.name(video.name.rsplit("/", 1)[-1])):
+            annotation = annotations[same]
         if annotation is None and video.classes:
             absent.append(video.name)
         length = SEGMENT * video.segments
@@ -386,10 +382,6 @@ def attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
             truth[video.frames :] = truth[video.frames - 1]  # frames that repeat the last one (--tail repeat)
         video.truth = truth
     refuse_absent(absent, f"abnormal test videos are not annotated in {path}", "add their lines")
-
-
-def _without_mark(name: str) -> str:
-    return re.sub(r"(_x264|_i3d|_clip)+$", "", name)
 
 
 def _overlap(train: Sequence[Video], test: Sequence[Video]) -> list[str]:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from iefvad.data.annotations import Annotation, annotation_of, frame_truth, inclusive, parts_of, read_annotations
+from iefvad.data.annotations import (
+    Annotation,
+    Unmarked,
+    annotation_of,
+    frame_truth,
+    inclusive,
+    parts_of,
+    read_annotations,
+)
 from iefvad.data.lists import ListEntry, Relocator, StoredNames, classes_of, read_list, without_video_suffix
 from iefvad.data.truth_files import labels_beside, read_lengths, read_segments, read_truth, truth_annotations
 from iefvad.features.npy import crop_axis, npy_shape, split_crop
@@ -76,10 +84,13 @@ def make_ground_truth(
     Raises:
         UserError: An abnormal video has no annotation.
     """
+    unmarked = Unmarked(annotations)
     pieces, absent, joined, used, doubtful = [], [], [], set(), []
     for key, entries in videos.items():
         name, abnormal = entries[0].name, bool(classes_of(entries[0].label))
         annotation = annotation_of(annotations, name)
+        if annotation is None and (same := unmarked.name(name)):
+            name, annotation = same, annotations[same]
         used.add(name)
         if name not in annotations and (parts := parts_of(annotations, name)):
             joined.append(f"{name} ({', '.join(parts)})")
