@@ -16,6 +16,7 @@ ARCHFLAGS                  macOS: the architectures, such as ``-arch arm64 -arch
 MAX_JOBS                   how many files are compiled at once (otherwise as many as cores and memory allow)
 IEF_KERNELS_SKIP_CUDA=1    build no CUDA kernels although nvcc is there
 IEF_KERNELS_FORCE_CUDA=1   fail if CUDA kernels cannot be built, instead of leaving them out
+IEF_KERNELS_SANITIZE       address, undefined or thread: the C++ kernels with this sanitizer, for tests/sanitizers.sh
 =========================  ===========================================================================================
 """
 
@@ -57,6 +58,13 @@ OP_FLAGS = {
 NVCC_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{CSRC}", "--threads=0"]
 GPUS = ("sm_80", "sm_90", "sm_100")  # compiled for those that nvcc knows, and as PTX for what comes after
 MEMORY_PER_JOB = 1 << 30
+SANITIZERS = {
+    # Report and go on, so that one run shows everything.
+    "address": ["-fsanitize=address", "-fsanitize-recover=address"],
+    # Kernels shift and add numbers on purpose only where that is defined; shifts of floats are none of its checks.
+    "undefined": ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=vptr"],
+    "thread": ["-fsanitize=thread"],
+}
 
 
 def say(text: str) -> None:
@@ -74,6 +82,14 @@ def find_compiler() -> list[str] | None:
         if candidate and shutil.which(candidate[0]):
             return candidate
     return None
+
+
+def sanitizer() -> str:
+    """The sanitizer that the C++ kernels are built with, or ""."""
+    name = os.environ.get("IEF_KERNELS_SANITIZE", "").strip()
+    if name and name not in SANITIZERS:
+        raise SystemExit(f"IEF_KERNELS_SANITIZE must be one of {', '.join(SANITIZERS)}, got {name!r}")
+    return name
 
 
 def find_nvcc() -> str | None:
@@ -202,7 +218,8 @@ def python_flags() -> list[str]:
 
 
 def objects_folder() -> Path:
-    return ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+    suffix = f"-{name}" if (name := sanitizer()) else ""
+    return ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}{suffix}"
 
 
 def make_job(compiler: list[str], source: Path, flags: list[str], tag: str = "") -> Job:
@@ -233,7 +250,8 @@ def build(compiler: list[str], target: Path) -> None:
     bindings = sorted((CSRC / "cpu").glob("*_bind.cpp"))
     ops = " ".join(f"OP({path.stem.removesuffix('_bind')})" for path in bindings)
     common = [*BASE_FLAGS, *omp_compile, f"-I{CSRC}", *(f"-DIEF_HAVE_{isa.upper()}" for isa in isas)]
-    common += shlex.split(os.environ.get("CXXFLAGS", ""))
+    checks = [*SANITIZERS[name], "-O1", "-g", "-fno-omit-frame-pointer"] if (name := sanitizer()) else []
+    common += [*checks, *shlex.split(os.environ.get("CXXFLAGS", ""))]
 
     def job(source: Path, flags: list[str], tag: str = "") -> Job:
         return make_job(compiler, source, [*common, *flags], tag)
@@ -246,7 +264,7 @@ def build(compiler: list[str], target: Path) -> None:
             plan.append(job(path, [*ISA_FLAGS[isa], f"-DIEF_ISA={isa}", *OP_FLAGS.get(path.stem, [])], f".{isa}"))
     compile_stale(plan, " ".join(compiler), ", ".join(isas))
     shared = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
-    link([*compiler, *shared], plan, [*shlex.split(os.environ.get("LDFLAGS", "")), *omp_link], target)
+    link([*compiler, *shared], plan, [*checks, *shlex.split(os.environ.get("LDFLAGS", "")), *omp_link], target)
 
 
 def known_gpus(nvcc: str) -> list[str]:

@@ -14,20 +14,40 @@ from ._tensors import refuse_double_backward
 _implementations: dict[str, Callable[..., Any]] = {}
 
 
-def register_operator(name: str, schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
+def register_operator(
+    name: str,
+    schema: str,
+    implementation: Callable[..., Any],
+    fake: Callable[..., Any],
+    check: Callable[..., None],
+) -> None:
     """Make ``torch.ops.ief_kernels.<name>`` known to torch.
+
+    Calls through torch may come from anybody, so each is checked before a kernel takes an address. Straight calls
+    (`call`) come from the public functions, which have checked already.
 
     Args:
         name: of the operator, without the namespace.
         schema: arguments and results, as `torch.library.define` takes them.
         implementation: computes the results on any device.
         fake: gives empty results of the right shapes and dtypes, for `torch.compile`.
+        check: takes the same arguments, and raises ValueError for those that do not fit each other. It looks at sizes,
+            dtypes and devices alone, never at values.
     """
     library: Any = torch.library  # its functions have no annotations in some versions of torch
     full = f"ief_kernels::{name}"
+
+    def checked(*arguments: Any) -> Any:
+        check(*arguments)
+        return implementation(*arguments)
+
+    def checked_fake(*arguments: Any) -> Any:
+        check(*arguments)
+        return fake(*arguments)
+
     library.define(full, schema)
-    library.impl(full, "default")(implementation)
-    library.register_fake(full)(fake)
+    library.impl(full, "default")(checked)
+    library.register_fake(full)(checked_fake)
     _implementations[name] = implementation
 
 
@@ -44,7 +64,7 @@ def run(function: type[torch.autograd.Function], wanted: bool, *arguments: Any) 
     """Call an operator's Function, without what has no effect in this call.
 
     That is the Function itself where no backward pass may follow, and torch's dispatcher where nothing watches it
-    (`_unwatched`). On small tensors both cost more than the kernel does.
+    (`unwatched`). On small tensors both cost more than the kernel does.
 
     Args:
         function: its `forward` takes the context, `arguments`, and `straight` for `call`; it keeps that as
@@ -52,7 +72,7 @@ def run(function: type[torch.autograd.Function], wanted: bool, *arguments: Any) 
         wanted: what `gradients_wanted` said.
         *arguments: of the Function.
     """
-    straight = _unwatched(arguments)
+    straight = unwatched(arguments)
     if wanted or forward_ad._current_level >= 0:  # the Function refuses forward-mode gradients
         return function.apply(*arguments, straight)
     return function.forward(_NoBackward(), *arguments, straight)
@@ -71,7 +91,7 @@ class _NoBackward:
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 
 
-def _unwatched(arguments: tuple[Any, ...]) -> bool:
+def unwatched(arguments: tuple[Any, ...]) -> bool:
     """Return whether a call is plain eager code, so that going through torch's dispatcher changes nothing.
 
     It changes something for compilers and exporters, modes (fake tensors, a default device), transforms of
@@ -114,7 +134,7 @@ def gradient(ctx: Any, op: str, grads: tuple[Tensor | None, ...], *arguments: An
     """
     if torch.is_grad_enabled():  # create_graph=True
         return _Gradient.apply(op, *grads, *arguments)
-    return call(ctx.straight and _unwatched(grads), f"{op}_backward", *grads, *arguments)
+    return call(ctx.straight and unwatched(grads), f"{op}_backward", *grads, *arguments)
 
 
 class _Gradient(torch.autograd.Function):

@@ -140,7 +140,7 @@ def require_lengths(lengths: Tensor | None, batch: int) -> None:
 
 def valid_mask(lengths: Tensor, steps: int, device: torch.device) -> Tensor:
     """Return a (B, T) bool tensor that is true where t < lengths[b]."""
-    return torch.arange(steps, device=device) < lengths.to(device, non_blocking=True)[:, None]
+    return torch.arange(steps, device=device) < lengths.to(device, torch.int64, non_blocking=True)[:, None]
 
 
 def refuse_double_backward(op: str) -> NoReturn:

@@ -88,6 +88,17 @@ def _why_not(op: str, name: str, device: torch.device, dtype: torch.dtype, facts
     return None if name == "reference" else f"{op} has no {name} kernel"
 
 
+def require(op: str, backend: str, device: torch.device, dtype: torch.dtype, facts: Facts) -> None:
+    """Check that a backend serves a call; arguments as in `choose`.
+
+    Raises:
+        BackendUnavailable: it does not.
+    """
+    reason = _why_not(op, backend, device, dtype, facts)
+    if reason is not None:
+        raise BackendUnavailable(f"backend {backend!r} cannot serve {op}: {reason}")
+
+
 def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype, **facts: Any) -> Choice:
     """Choose the backend that serves a call.
 
@@ -110,9 +121,7 @@ def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype, **fa
     if backend != "auto":
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}; use 'auto' or one of {', '.join(BACKENDS)}")
-        reason = _why_not(op, backend, device, dtype, facts)
-        if reason is not None:
-            raise BackendUnavailable(f"backend {backend!r} cannot serve {op}: {reason}")
+        require(op, backend, device, dtype, facts)
         return Choice(backend, "asked for by name")
     refused = ""
     for name in BACKENDS:

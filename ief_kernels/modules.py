@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from . import _arguments
 from .kalman_scan import Scan, kalman_scan
 from .low_rank_fusion import low_rank_fusion, low_rank_kl
 from .precision_fusion import Fusion, Nu, Terms, fusion_and_terms, fusion_terms, precision_fusion
@@ -19,6 +20,11 @@ LEARNED = "learned"
 def _inverse_softplus(value: float) -> float:
     # log(exp(value) − 1), without the overflow
     return value + math.log(-math.expm1(-value))
+
+
+def one_dimension(nu: Nu) -> Nu:
+    """Return a tensor without dimensions as (1,), which counts as learned; anything else as it is."""
+    return nu.reshape(1) if isinstance(nu, Tensor) else nu
 
 
 def steady_noise(gain: float, variance: float) -> float:
@@ -33,8 +39,9 @@ def steady_noise(gain: float, variance: float) -> float:
     Raises:
         ValueError: `gain` or `variance` lies outside its range.
     """
-    if not 0 < gain < 1 or not variance > 0:
-        raise ValueError(f"gain must lie in (0, 1) and variance be positive, got {gain} and {variance}")
+    gain, variance = _arguments.finite("gain", gain), _arguments.positive("variance", variance)
+    if not 0 < gain < 1:
+        raise ValueError(f"gain must lie in (0, 1), got {gain}")
     return variance * gain * gain / (1 - gain)
 
 
@@ -50,7 +57,7 @@ class PrecisionFusion(nn.Module):
         backend: as in `precision_fusion`.
 
     Raises:
-        ValueError: `nu` or `initial_nu` lies outside its range.
+        ValueError: `nu`, `initial_nu` or `eps` lies outside its range or is not finite.
     """
 
     def __init__(
@@ -58,19 +65,17 @@ class PrecisionFusion(nn.Module):
     ) -> None:
         """Create the module; see the class."""
         super().__init__()
-        self.eps, self.backend = eps, backend
+        self.eps, self.backend = _arguments.not_negative("eps", eps), backend
         self.fixed_nu: float | None = None
         self.raw_nu: nn.Parameter | None = None
         if isinstance(nu, str):
             if nu != LEARNED:
                 raise ValueError(f"nu must be a number, None or 'learned', got {nu!r}")
-            if not initial_nu > 1:
+            if not _arguments.finite("initial_nu", initial_nu) > 1:
                 raise ValueError(f"initial_nu must be above 1, got {initial_nu}")
             self.raw_nu = nn.Parameter(torch.full((2,), _inverse_softplus(initial_nu - 1)))
         elif nu is not None:
-            if not nu > 0:
-                raise ValueError(f"nu must be positive, got {nu}")
-            self.fixed_nu = float(nu)
+            self.fixed_nu = _arguments.positive("nu", nu, infinite=True)
 
     def nu(self) -> tuple[Nu, Nu]:
         """Return the degrees of freedom of image and event, as the functions take them; with a gradient if learned."""
@@ -79,10 +84,15 @@ class PrecisionFusion(nn.Module):
         nu = 1 + softplus(self.raw_nu)
         return nu[0], nu[1]
 
+    def _nu(self) -> tuple[Nu, Nu]:
+        """The same as (1,): a learned ν that became NaN gives NaN, as all learned values do, and no ValueError."""
+        nu_img, nu_evt = self.nu()
+        return one_dimension(nu_img), one_dimension(nu_evt)
+
     def forward(self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor) -> Fusion:
         """Fuse two beliefs; arguments and result as in `precision_fusion`."""
         return precision_fusion(
-            mu_img, logvar_img, mu_evt, logvar_evt, nu=self.nu(), eps=self.eps, backend=self.backend
+            mu_img, logvar_img, mu_evt, logvar_evt, nu=self._nu(), eps=self.eps, backend=self.backend
         )
 
     def with_terms(
@@ -90,7 +100,7 @@ class PrecisionFusion(nn.Module):
     ) -> tuple[Fusion, Terms]:
         """Return fusion (zero at padding) and loss terms from one pass; arguments as in `fusion_and_terms`."""
         return fusion_and_terms(
-            mu_img, logvar_img, mu_evt, logvar_evt, nu=self.nu(), lengths=lengths, eps=self.eps, backend=self.backend
+            mu_img, logvar_img, mu_evt, logvar_evt, nu=self._nu(), lengths=lengths, eps=self.eps, backend=self.backend
         )
 
     def extra_repr(self) -> str:
@@ -115,7 +125,7 @@ class LowRankFusion(PrecisionFusion):
         backend: as in `low_rank_fusion`.
 
     Raises:
-        ValueError: `rank`, `nu` or `initial_nu` lies outside its range.
+        ValueError: a number lies outside its range or is not finite.
     """
 
     def __init__(
@@ -131,8 +141,8 @@ class LowRankFusion(PrecisionFusion):
     ) -> None:
         """Create the module; see the class."""
         super().__init__(nu=nu, initial_nu=initial_nu, eps=eps, backend=backend)
-        if rank < 0:
-            raise ValueError(f"rank must not be negative, got {rank}")
+        dim, rank = _arguments.integer("dim", dim, 0), _arguments.integer("rank", rank, 0)
+        start = _arguments.finite("start", start)
         self.raw_factor_img = nn.Parameter(start * torch.randn(dim, rank))
         self.raw_factor_evt = nn.Parameter(start * torch.randn(dim, rank))
 
@@ -149,7 +159,7 @@ class LowRankFusion(PrecisionFusion):
         self, mu_img: Tensor, logvar_img: Tensor, mu_evt: Tensor, logvar_evt: Tensor, lengths: Tensor | None = None
     ) -> tuple[Fusion, Terms]:
         """Return fusion (zero at padding) and loss terms, whose KL terms are exact for the full covariances."""
-        nu = nu_img, nu_evt = self.nu()
+        nu = nu_img, nu_evt = self._nu()
         factors = factor_img, factor_evt = self.factors()
         terms = fusion_terms(mu_img, logvar_img, mu_evt, logvar_evt, nu=nu, lengths=lengths, backend=self.backend)
         terms = terms._replace(
@@ -173,7 +183,7 @@ class LowRankFusion(PrecisionFusion):
             mu_evt,
             logvar_evt,
             *factors,
-            nu=self.nu(),
+            nu=self._nu(),
             lengths=lengths,
             eps=self.eps,
             backend=self.backend,
@@ -216,7 +226,9 @@ class KalmanScan(nn.Module):
     ) -> None:
         """Create the module; see the class."""
         super().__init__()
-        self.dim, self.nu, self.eps, self.backend = dim, nu, eps, backend
+        self.dim, self.backend = _arguments.integer("dim", dim, 0), backend
+        self.nu = None if nu is None else _arguments.positive("nu", nu, infinite=True)
+        self.eps = _arguments.not_negative("eps", eps)
         self.fixed_noise = 0.0
         self.raw_noise: nn.Parameter | None = None
         if isinstance(process_noise, str):
@@ -225,9 +237,7 @@ class KalmanScan(nn.Module):
             start = _inverse_softplus(steady_noise(initial_gain, unit_variance))
             self.raw_noise = nn.Parameter(torch.full((dim,), start))
         else:
-            if not process_noise >= 0:
-                raise ValueError(f"process_noise must not be negative, got {process_noise}")
-            self.fixed_noise = float(process_noise)
+            self.fixed_noise = _arguments.not_negative("process_noise", process_noise)
 
     def process_noise(self) -> float | Tensor:
         """Return q as the function takes it: the fixed float, or (D,) with a gradient."""
@@ -273,7 +283,7 @@ class Refinement(nn.Module):
         backend: as in `refine`.
 
     Raises:
-        ValueError: `steps` is negative.
+        ValueError: a number lies outside its range or is not finite.
     """
 
     def __init__(
@@ -289,11 +299,10 @@ class Refinement(nn.Module):
     ) -> None:
         """Create the module; see the class."""
         super().__init__()
-        if steps < 0:
-            raise ValueError(f"steps must not be negative, got {steps}")
-        self.steps, self.attenuation = steps, attenuation
-        self.checkpoint_every, self.backend = checkpoint_every, backend
-        hidden = dim if hidden is None else hidden
+        dim, steps = _arguments.integer("dim", dim, 0), _arguments.integer("steps", steps, 0)
+        self.steps, self.attenuation = steps, _arguments.finite("attenuation", attenuation)
+        self.checkpoint_every, self.backend = _arguments.integer("checkpoint_every", checkpoint_every, 1), backend
+        hidden = dim if hidden is None else _arguments.integer("hidden", hidden, 0)
         blocks = 1 if shared else steps
         self.w1 = nn.Parameter(torch.empty(blocks, hidden, dim))
         self.b1 = nn.Parameter(torch.empty(blocks, hidden))

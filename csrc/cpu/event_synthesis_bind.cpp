@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/checks.h"
 #include "cpu/event_synthesis.h"
 
 namespace ief {
@@ -15,6 +16,8 @@ using Strides = std::array<int64_t, 3>;  // segment, frame, row
 
 EventFrames describe(uintptr_t frames, Strides strides, uintptr_t carry, std::array<int64_t, 2> carry_strides,
                      std::array<int64_t, 5> shape) {
+    if (require_sizes({shape[0], shape[1], shape[2], shape[3], shape[4]}, 1)) require_memory("frames", {frames});
+    if (shape[4] != 1 && shape[4] != 3) refuse("a pixel must have 1 or 3 channels, got " + std::to_string(shape[4]));
     EventFrames f{};
     f.data = reinterpret_cast<const void*>(frames);
     f.segment_stride = strides[0], f.frame_stride = strides[1], f.row_stride = strides[2];
@@ -23,6 +26,12 @@ EventFrames describe(uintptr_t frames, Strides strides, uintptr_t carry, std::ar
     f.segments = shape[0], f.frames = shape[1], f.rows = shape[2], f.width = shape[3];
     f.channels = static_cast<int>(shape[4]);
     return f;
+}
+
+void require(const EventFrames& f, const EventRule& rule, int threads) {
+    require_sizes({f.segments, f.frames, f.rows, f.width}, threads);
+    if (rule.threshold < 0) refuse("threshold must not be negative");
+    if (rule.clamp < 1 || rule.clamp > 255) refuse("clamp must be from 1 to 255");
 }
 
 template <class Pixel, class Map>
@@ -54,6 +63,9 @@ void bind_event_synthesis(pybind11::module_& module) {
            bool split, double divisor, uintptr_t maps, uintptr_t peaks, int threads) {
             const EventFrames f = describe(frames, strides, carry, carry_strides, shape);
             const EventRule rule{threshold, clamp, split};
+            require(f, rule, threads);
+            if (f.segments) require_memory("an output", {peaks});
+            if (f.segments && f.rows && f.width) require_memory("an output", {maps});
             py::gil_scoped_release release;
             if (dtype == "uint8")
                 (counts ? forward<uint8_t, uint8_t> : forward<uint8_t, float>)(f, rule, divisor, maps, peaks, threads);
@@ -75,6 +87,12 @@ void bind_event_synthesis(pybind11::module_& module) {
            uintptr_t grad_carry, int threads) {
             const EventFrames f = describe(frames, strides, carry, carry_strides, shape);
             const EventRule rule{threshold, clamp, split};
+            require(f, rule, threads);
+            if (f.segments && f.frames && f.rows && f.width) {
+                require_memory("an input", {grad, scale});
+                require_memory("an output", {grad_frames});
+                if (carry) require_memory("an output", {grad_carry});
+            }
             py::gil_scoped_release release;
             if (dtype == "float32")
                 backward<float>(f, rule, surrogate, grad, scale, scale_stride, grad_frames, grad_carry, threads);

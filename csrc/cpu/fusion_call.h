@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "common/checks.h"
 #include "cpu/precision_fusion.h"
 
 namespace ief {
@@ -30,10 +31,19 @@ struct FusionCall {
 
     FusionCall(const FusionTensors& t, FusionShape shape, FusionFactors factors, double eps, double limit,
                int threads) {
+        if (require_sizes({shape[0], shape[2]}, threads)) require_memory("an input", {t[0], t[1], t[2], t[3]});
+        if (shape[1] < 0 || (t[6] && shape[0] && (shape[1] == 0 || shape[0] % shape[1])))
+            refuse("rows and steps do not fit each other");
+        require_eps(eps);
         const T* c[2];
         for (int k = 0; k < 2; ++k) {
+            const char* const modality = k == 0 ? "image" : "event";
             c[k] = pointer<const T>(t[4 + k]);
-            if (c[k]) continue;
+            if (c[k]) {
+                require_factor(modality, c[k], shape[2]);
+                continue;
+            }
+            require_factor(modality, &factors[k], 1);
             filled[k] = room<T>(shape[2]);
             std::fill_n(filled[k].get(), shape[2], T(factors[k]));
             c[k] = filled[k].get();

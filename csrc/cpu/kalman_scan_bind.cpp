@@ -8,6 +8,7 @@
 #include <string>
 
 #include "common/by_dtype.h"
+#include "common/checks.h"
 #include "cpu/kalman_scan.h"
 
 namespace ief {
@@ -26,7 +27,12 @@ struct Call {
     ScanInputs<E> inputs;
 
     Call(const Inputs& t, Shape shape, double noise, double eps, double diffuse, int threads) {
+        if (require_sizes({shape[0], shape[1], shape[2]}, threads)) require_memory("x or var", {t[0], t[1]});
+        if (!t[5] != !t[6]) refuse("s0 and p0 must both be there, or neither");
+        require_eps(eps);
+        require_influence(pointer<const T>(t[4]));
         const T* q = pointer<const T>(t[3]);
+        q ? require_noise(q, shape[2]) : require_noise(&noise, 1);
         if (!q) {
             filled.reset(new T[shape[2]]);
             std::fill_n(filled.get(), shape[2], T(noise));
@@ -45,6 +51,9 @@ void forward(const Inputs& in, const std::array<uintptr_t, 7>& out, Shape shape,
     const ScanOutputs<E> outputs{pointer<E>(out[0]), pointer<E>(out[1]), pointer<E>(out[2]), pointer<T>(out[3]),
                                  pointer<T>(out[4]), pointer<T>(out[5]), pointer<T>(out[6])};
     const Call<E> call(in, shape, noise, eps, diffuse, threads);
+    if (shape[0] && shape[2]) require_memory("an output", {out[3], out[4]});
+    if (shape[0] && shape[1] && shape[2]) require_memory("an output", {out[0], out[1], out[2]});
+    if (!out[5] != !out[6]) refuse("kept means and variances must both be there, or neither");
     IEF_SELECT(scan_forward<E>)(call.inputs, outputs);
 }
 
@@ -53,6 +62,10 @@ template <class E, class T = Arithmetic<E>>
 void backward(const Inputs& in, const std::array<uintptr_t, 7>& incoming, const std::array<uintptr_t, 6>& outgoing,
               Shape shape, double noise, double eps, double diffuse, int threads) {
     const Call<E> call(in, shape, noise, eps, diffuse, threads);
+    require_memory("an output", {outgoing[4], outgoing[5]});
+    if (shape[0] && shape[1] && shape[2]) require_memory("an output", {outgoing[0], outgoing[1]});
+    if (shape[0] && shape[2] && in[5]) require_memory("an output", {outgoing[2], outgoing[3]});
+    if (shape[0] && shape[2] && shape[1] > scan_block) require_memory("mean or variance", {incoming[0], incoming[1]});
     const std::unique_ptr<double[]> partial(new double[2 * shape[0] * shape[2]]);
     ScanGradients<E> g{};
     g.mean = pointer<const T>(incoming[0]), g.var = pointer<const T>(incoming[1]);

@@ -7,6 +7,7 @@ namespace ief {
 
 constexpr int64_t kMostColumns = 16;  // of a factor
 constexpr int64_t kColumnGroup = 4;   // columns taken at a time; their number is a multiple of it
+constexpr int64_t kRowMultiple = 16;  // rows of a factor are filled up to a multiple of the longest vector
 
 // `width` is dim filled up to whole vectors. What is beyond dim, and columns beyond the rank, are zero.
 template <class E, class T = Arithmetic<E>>

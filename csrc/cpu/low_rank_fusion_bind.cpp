@@ -19,6 +19,13 @@ using Columns = std::tuple<uintptr_t, int64_t, int64_t>;  // factors, columns of
 template <class T>
 std::unique_ptr<T[]> zeroed(int64_t count) { return std::unique_ptr<T[]>(new T[count]()); }
 
+void require_columns(const Columns& columns, int64_t dim) {
+    const auto [factors, count, width] = columns;
+    if (count < 0 || count > kMostColumns || count % kColumnGroup || width < dim || width % kRowMultiple)
+        refuse("the factors have another layout than the kernel takes");
+    if (count) require_memory("a factor", {factors});
+}
+
 template <class E, class T = Arithmetic<E>>
 LowRankInputs<E> with_factors(const FusionCall<E>& call, const Columns& columns, T* workspace) {
     return {call.inputs, pointer<const T>(std::get<0>(columns)), std::get<1>(columns), std::get<2>(columns), workspace};
@@ -29,6 +36,8 @@ template <class E, class T = Arithmetic<E>>
 void forward(const FusionTensors& in, const std::array<uintptr_t, 4>& out, FusionShape shape, FusionFactors factors,
              double eps, double limit, int threads, const Columns& columns) {
     const FusionCall<E> call(in, shape, factors, eps, limit, threads);
+    require_columns(columns, shape[2]);
+    if (shape[0] && shape[2]) require_memory("an output", {out[0], out[1], out[2], out[3]});
     const auto workspace = zeroed<T>(threads * low_rank_room(std::get<2>(columns)));
     const LowRankOutputs<E> outputs{pointer<E>(out[0]), pointer<E>(out[1]), pointer<E>(out[2]), pointer<E>(out[3])};
     IEF_SELECT(low_rank_forward<E>)(with_factors(call, columns, workspace.get()), outputs);
@@ -39,6 +48,9 @@ template <class E, class T = Arithmetic<E>>
 void backward(const FusionTensors& in, const std::array<uintptr_t, 4>& incoming, const std::array<uintptr_t, 7>& outgoing,
               FusionShape shape, FusionFactors factors, double eps, double limit, int threads, const Columns& columns) {
     const FusionCall<E> call(in, shape, factors, eps, limit, threads);
+    require_columns(columns, shape[2]);
+    if (shape[0] && shape[2]) require_memory("an output", {outgoing[0], outgoing[1], outgoing[2], outgoing[3]});
+    if (std::get<1>(columns)) require_memory("an output", {outgoing[4]});
     const int64_t width = std::get<2>(columns);
     const auto workspace = zeroed<T>(threads * low_rank_room(width));
     const auto partial = room<T>(fusion_blocks * (2 * std::get<1>(columns) + 2) * width);

@@ -17,6 +17,7 @@ template <class E, class T = Arithmetic<E>>
 void forward(const FusionTensors& in, const std::array<uintptr_t, 5>& out, FusionShape shape, FusionFactors factors, double eps,
              double limit, int threads) {
     const FusionCall<E> call(in, shape, factors, eps, limit, threads);
+    if (out[0]) require_memory("an output", {out[1], out[2], out[3]});
     const auto partial = out[4] ? room<double>(4 * shape[0]) : nullptr;
     const FusionOutputs<E> outputs{pointer<E>(out[0]), pointer<E>(out[1]), pointer<E>(out[2]),
                                    pointer<E>(out[3]), partial.get(),      pointer<T>(out[4])};
@@ -28,6 +29,8 @@ template <class E, class T = Arithmetic<E>>
 void backward(const FusionTensors& in, const std::array<uintptr_t, 5>& incoming, const std::array<uintptr_t, 6>& outgoing,
               FusionShape shape, FusionFactors factors, double eps, double limit, int threads) {
     const FusionCall<E> call(in, shape, factors, eps, limit, threads);
+    if (shape[0] && shape[2]) require_memory("an output", {outgoing[0], outgoing[1], outgoing[2], outgoing[3]});
+    if (outgoing[4]) require_memory("an output", {outgoing[5]});
     const auto partial = outgoing[4] ? room<T>(fusion_blocks * 2 * shape[2]) : nullptr;
     const auto zeros = room<E>(shape[2]);
     std::fill_n(zeros.get(), shape[2], E{});

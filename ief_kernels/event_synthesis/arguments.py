@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .. import _arguments
 from .._tensors import require_same_device
 
 NORMALIZE = ("clamp", "segment", "batch", "none")
@@ -85,6 +85,10 @@ def check(
         TypeError: `frames` is neither uint8 nor floating point.
         ValueError: another argument lies outside its range or has another shape.
     """
+    if not isinstance(frames, Tensor):
+        raise TypeError(f"frames must be a tensor, got {type(frames).__name__}")
+    if carry is not None and not isinstance(carry, Tensor):
+        raise TypeError(f"carry must be a tensor or None, got {type(carry).__name__}")
     if frames.dtype not in DTYPES:
         raise TypeError(f"frames must be uint8 or floating point, got {frames.dtype}")
     if frames.dim() < 3:
@@ -93,13 +97,10 @@ def check(
         raise ValueError(f"normalize must be one of {', '.join(NORMALIZE)}, got {normalize!r}")
     if polarity not in POLARITY:
         raise ValueError(f"polarity must be one of {', '.join(POLARITY)}, got {polarity!r}")
-    if not (math.isfinite(threshold) and threshold >= 0):
-        raise ValueError(f"threshold must be a number of grey levels, 0 or more, got {threshold}")
-    if int(clamp) != clamp or not 1 <= clamp <= 255:
-        raise ValueError(f"clamp must be an integer from 1 to 255, got {clamp}")
+    threshold = _arguments.not_negative("threshold", threshold)
+    clamp = _arguments.integer("clamp", clamp, 1, 255)
     if surrogate is not None:
-        if not (math.isfinite(surrogate) and surrogate > 0):
-            raise ValueError(f"surrogate must be a positive number of grey levels or None, got {surrogate}")
+        surrogate = _arguments.positive("surrogate", surrogate)
         if normalize == "none":
             raise ValueError("surrogate needs a floating-point map; normalize='none' gives uint8 counts")
     rgb = is_rgb(frames, layout)
@@ -112,6 +113,5 @@ def check(
             raise ValueError(f"carry must be like frames, {frames.dtype}, got {carry.dtype}; convert it")
         require_same_device({"frames": frames, "carry": carry})
     # No difference exceeds 255 grey levels by far, so a threshold beyond int32 means the same as int32's largest.
-    units = min(round(threshold * UNITS), _INT32_MAX)
-    tau = None if surrogate is None else float(surrogate)
-    return Settings(units, int(clamp), normalize, polarity == "split", tau, rgb)
+    units = _INT32_MAX if threshold * UNITS >= _INT32_MAX else round(threshold * UNITS)
+    return Settings(units, clamp, normalize, polarity == "split", surrogate, rgb)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _operands
 from .._autograd import call, gradient, register_operator
 from . import native, triton_launch
-from .arguments import Settings, map_dtype, map_shape
+from .arguments import DTYPES, NORMALIZE, Settings, map_dtype, map_shape
 
 _KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
 
@@ -80,12 +81,65 @@ def _backward_fake(
     return frames.new_empty(frames.shape), frames.new_empty(carry.shape if carry is not None else (0,))
 
 
+def _check_forward(
+    frames: Tensor,
+    carry: Tensor | None,
+    rgb: bool,
+    threshold: int,
+    clamp: int,
+    normalize: str,
+    split: bool,
+    backend: str,
+) -> None:
+    _operands.require_first("frames", frames, DTYPES, range(4 if rgb else 3, 65))
+    if rgb and frames.shape[-1] != 3:
+        raise ValueError(f"frames must be (..., S, H, W, 3), got {tuple(frames.shape)}")
+    at = frames.dim() - (4 if rgb else 3)
+    _operands.require(frames.device, [("carry", carry, (*frames.shape[:at], *frames.shape[at + 1 :]), frames.dtype)])
+    _operands.require_number("threshold", threshold, 0, 2**31 - 1)
+    _operands.require_number("clamp", clamp, 1, 255)
+    if normalize not in NORMALIZE:
+        raise ValueError(f"normalize must be one of {', '.join(NORMALIZE)}, got {normalize!r}")
+    _operands.require_backend("event_synthesis", backend, _KERNELS, frames)
+
+
+def _check_backward(
+    grad: Tensor,
+    frames: Tensor,
+    carry: Tensor | None,
+    scale: Tensor,
+    rgb: bool,
+    threshold: int,
+    clamp: int,
+    split: bool,
+    surrogate: float,
+    backend: str,
+) -> None:
+    _operands.require_first("frames", frames, DTYPES[1:], range(4 if rgb else 3, 65))  # not of bytes
+    _check_forward(frames, carry, rgb, threshold, clamp, "clamp", split, backend)
+    dtype = map_dtype(frames.dtype, "clamp")
+    segments = 1
+    for size in frames.shape[: -4 if rgb else -3]:
+        segments *= size
+    _operands.require(
+        frames.device,
+        (
+            ("grad", grad, tuple(map_shape(frames, rgb, split)), dtype),
+            ("scale", scale, (1,) if scale.shape == (1,) else (segments,), dtype),
+        ),
+    )
+    if not surrogate > 0:
+        raise ValueError(f"surrogate must be positive, got {surrogate}")
+    _operands.require_number("surrogate", surrogate, 0)
+
+
 register_operator(
     "event_synthesis_forward",
     "(Tensor frames, Tensor? carry, bool rgb, int threshold, int clamp, str normalize, bool split, str backend)"
     " -> (Tensor maps, Tensor scale)",
     _forward,
     _forward_fake,
+    _check_forward,
 )
 register_operator(
     "event_synthesis_backward",
@@ -93,6 +147,7 @@ register_operator(
     " float surrogate, str backend) -> (Tensor grad_frames, Tensor grad_carry)",
     _backward,
     _backward_fake,
+    _check_backward,
 )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import _arguments
 from .._autograd import gradients_wanted, run
 from .._tensors import (
     cast,
@@ -39,6 +40,7 @@ def _check(
     nu: float | Tensor | None,
     initial_state: tuple[Tensor, Tensor] | None,
 ) -> None:
+    """Check shapes, dtypes and devices."""
     require_float(x=x, var=var)
     require_same_shape(x=x, var=var)
     if x.dim() != 3:
@@ -49,14 +51,13 @@ def _check(
         require_float(process_noise=process_noise)
         if process_noise.numel() not in (1, dim) or process_noise.dim() > 1:
             raise ValueError(f"process_noise must have shape ({dim},) or one element, got {tuple(process_noise.shape)}")
-    elif not process_noise >= 0:
-        raise ValueError(f"process_noise must not be negative, got {process_noise}")
     if isinstance(nu, Tensor):
         require_float(nu=nu)
         if nu.numel() != 1:
             raise ValueError(f"nu must have one element, got {tuple(nu.shape)}")
-    s, p = (None, None) if initial_state is None else initial_state
-    if s is not None and p is not None:
+    s = p = None
+    if initial_state is not None:
+        s, p = pair_of_tensors(initial_state)
         require_float(initial_mean=s, initial_var=p)
         if s.shape != (batch, dim) or p.shape != (batch, dim):
             shapes = f"{tuple(s.shape)} and {tuple(p.shape)}"
@@ -66,6 +67,19 @@ def _check(
         lengths=lengths,
         parameters={"process_noise": process_noise, "nu": nu},
     )
+
+
+def pair_of_tensors(initial_state: object) -> tuple[Tensor, Tensor]:
+    """Return an initial state that is a pair of tensors.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(initial_state, tuple | list) and len(initial_state) == 2:
+        s, p = initial_state
+        if isinstance(s, Tensor) and isinstance(p, Tensor):
+            return s, p
+    raise ValueError("initial_state must be None or two tensors (s, p) of shape (B, D)")
 
 
 def kalman_scan(
@@ -78,6 +92,7 @@ def kalman_scan(
     eps: float = 1e-8,
     initial_state: tuple[Tensor, Tensor] | None = None,
     backend: str = "auto",
+    debug: bool = False,
 ) -> Scan:
     """Filter x over time, each (b, d) on its own.
 
@@ -95,6 +110,7 @@ def kalman_scan(
             other dtypes are converted. None: the first step is copied.
         backend: "auto", "triton", "native" or "reference". Triton runs a loop over time, or, for long sequences of few
             lanes, chunks of time side by side; `explain("kalman_scan", x, nu=nu)` says which.
+        debug: check values inside tensors q and ν on a GPU too, which waits for it. On the CPU they are always checked.
 
     Returns:
         `Scan(mean, var, gain, state)`. The first three are (B, T, D) in the promoted dtype of x and var, and zero at
@@ -105,12 +121,16 @@ def kalman_scan(
 
     Raises:
         TypeError: an input has another dtype.
-        ValueError: an input has another shape or is on another device, q < 0, or ν ≤ 0.
+        ValueError: an input has another shape or is on another device, q or eps is negative or not finite, or ν ≤ 0.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
     _check(x, var, lengths, process_noise, nu, initial_state)
     dtype = promoted_dtype(x, var, states=initial_state or ())
     choice = choose("kalman_scan", backend, x.device, dtype)
+    others = choice.backend != "native"  # the C++ kernels look at q themselves
+    process_noise = _arguments.process_noise(process_noise, debug=debug, everything=others)
+    nu = _arguments.degrees_of_freedom("nu", nu, debug=debug)
+    eps = _arguments.not_negative("eps", eps)
     if choice.backend == "reference":
         return reference.kalman_scan(
             x, var, lengths=lengths, process_noise=process_noise, nu=nu, eps=eps, initial_state=initial_state

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _operands
 from .._autograd import call, gradient, only_wanted, register_operator
-from .._tensors import compute_dtype
+from .._tensors import FLOATS, compute_dtype
 from . import native, triton_launch
-from .paths import kept_every
+from .paths import KEPT_EVERY, kept_every
 
 _KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
 _INPUTS = "Tensor x, Tensor var, Tensor? lengths, Tensor q, Tensor? influence, float eps, Tensor? s0, Tensor? p0"
@@ -120,12 +121,86 @@ def _backward_fake(
     )
 
 
+def _check_forward(
+    x: Tensor,
+    var: Tensor,
+    lengths: Tensor | None,
+    q: Tensor,
+    influence: Tensor | None,
+    eps: float,
+    s0: Tensor | None,
+    p0: Tensor | None,
+    backend: str,
+    keep_states: bool = False,
+) -> None:
+    _operands.require_first("x", x, FLOATS, range(3, 4))
+    batch, _, dim = x.shape
+    arithmetic = compute_dtype(x.dtype)
+    if (s0 is None) != (p0 is None):
+        raise ValueError("s0 and p0 must both be tensors, or both None")
+    _operands.require(
+        x.device,
+        (
+            ("var", var, x.shape, x.dtype),
+            ("q", q, (1,) if q.shape == (1,) else (dim,), arithmetic),
+            ("influence", influence, (1,), arithmetic),
+            ("s0", s0, (batch, dim), arithmetic),
+            ("p0", p0, (batch, dim), arithmetic),
+        ),
+    )
+    _operands.require_lengths(lengths, batch, x.device)
+    _operands.require_number("eps", eps, 0)
+    _operands.require_backend("kalman_scan", backend, _KERNELS, x)
+
+
+def _check_backward(
+    grad_mean: Tensor | None,
+    grad_variance: Tensor | None,
+    grad_gain: Tensor | None,
+    grad_s: Tensor | None,
+    grad_p: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    x: Tensor,
+    var: Tensor,
+    lengths: Tensor | None,
+    q: Tensor,
+    influence: Tensor | None,
+    eps: float,
+    s0: Tensor | None,
+    p0: Tensor | None,
+    backend: str,
+) -> None:
+    _check_forward(x, var, lengths, q, influence, eps, s0, p0, backend)
+    batch, steps, dim = x.shape
+    arithmetic = compute_dtype(x.dtype)
+    rows = steps
+    if x.dtype != arithmetic:  # the states that the forward pass kept
+        if backend == "native":
+            rows = native.kept_states(steps)
+        elif mean.dim() == 3 and mean.shape[1] != steps:
+            rows = steps // KEPT_EVERY
+    _operands.require(
+        x.device,
+        (
+            ("grad_mean", grad_mean, x.shape, x.dtype),
+            ("grad_variance", grad_variance, x.shape, x.dtype),
+            ("grad_gain", grad_gain, x.shape, x.dtype),
+            ("grad_s", grad_s, (batch, dim), arithmetic),
+            ("grad_p", grad_p, (batch, dim), arithmetic),
+            ("mean", mean, (batch, rows, dim), arithmetic),
+            ("variance", variance, (batch, rows, dim), arithmetic),
+        ),
+    )
+
+
 register_operator(
     "kalman_scan_forward",
     f"({_INPUTS}, str backend, bool keep_states=False)"
     " -> (Tensor mean, Tensor variance, Tensor gain, Tensor s, Tensor p, Tensor states)",
     _forward,
     _forward_fake,
+    _check_forward,
 )
 register_operator(
     "kalman_scan_backward",
@@ -134,6 +209,7 @@ register_operator(
     " -> (Tensor grad_x, Tensor grad_var, Tensor grad_q, Tensor grad_influence, Tensor grad_s0, Tensor grad_p0)",
     _backward,
     _backward_fake,
+    _check_backward,
 )
 
 

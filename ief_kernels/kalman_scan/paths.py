@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from .. import _arguments
+
 # Estimated for an H100; no GPU has timed it. A step of the loop takes 80 to 100 ns where rows are loaded far enough
 # ahead, and up to 250 ns where the loop waits for memory. Two launches more take 4 to 12 µs. Chunks of √T steps take
 # 3·√T steps instead of T, so that they win from 70 to 190 steps on. The loop moves 20 bytes per lane and step, chunks
@@ -48,11 +50,13 @@ def forced_path(name: str, chunk: int | None = None) -> Iterator[None]:
         chunk: number of steps in one chunk; None: `chunk_length`.
 
     Raises:
-        ValueError: there is no path of that name.
+        ValueError: there is no path of that name, or `chunk` is not an integer of at least 1.
     """
     global _forced
     if name not in ("sequential", "chunks"):
         raise ValueError(f"unknown path {name!r}; paths are 'sequential' and 'chunks'")
+    if chunk is not None:
+        chunk = _arguments.integer("chunk", chunk, 1)
     before, _forced = _forced, (name, chunk)
     try:
         yield

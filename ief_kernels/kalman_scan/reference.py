@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _arguments
 from .._tensors import compute_dtype, promoted_dtype, valid_mask
 
 # Variance of a state that has seen nothing: the next input takes over entirely (gain 1 to rounding).
@@ -39,16 +40,11 @@ def influence(nu: float | Tensor | None, device: torch.device, dtype: torch.dtyp
         nu: degrees of freedom, or None.
         device: of the result.
         dtype: of the arithmetic and of the result.
-
-    Raises:
-        ValueError: `nu` is a float that is not positive.
     """
     if nu is None:
         return None
     if isinstance(nu, Tensor):
         return 1 / (nu.to(device, dtype, non_blocking=True) + 1)
-    if not nu > 0:
-        raise ValueError(f"nu must be positive, got {nu}")
     return torch.full((), 1 / (nu + 1), dtype=dtype, device=device)
 
 
@@ -68,6 +64,8 @@ def kalman_scan(
     a = p_{t−1} + q + eps and b = var_t + eps [+ (x_t − s_{t−1})²/(ν+1)]: gain = a/(a+b), p_t = a·b/(a+b),
     s_t = s_{t−1} + gain·(x_t − s_{t−1}). Without an initial state s_0 = x_0, p_0 = var_0, gain 1.
     """
+    process_noise = _arguments.process_noise(process_noise)
+    nu, eps = _arguments.degrees_of_freedom("nu", nu), _arguments.not_negative("eps", eps)
     dtype = promoted_dtype(x, var, states=initial_state or ())
     arithmetic = compute_dtype(dtype)
     batch, steps, dim = x.shape

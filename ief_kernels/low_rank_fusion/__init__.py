@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .. import _arguments
 from .._autograd import gradients_wanted, run
 from .._tensors import cast, compute_dtype, require_float, require_same_device
 from ..dispatch import choose
@@ -48,6 +49,7 @@ def low_rank_fusion(
     lengths: Tensor | None = None,
     eps: float = 1e-8,
     backend: str = "auto",
+    debug: bool = False,
 ) -> Fusion:
     """Fuse two beliefs with covariances S_m(I + V_m V_mᵀ)S_m by their precision matrices.
 
@@ -63,6 +65,7 @@ def low_rank_fusion(
             there is exactly zero, whatever the inputs hold there. None: all positions are valid.
         eps: added to each effective variance before S is its root.
         backend: "auto", "triton", "native" or "reference".
+        debug: as in `precision_fusion`.
 
     Returns:
         `Fusion(mean, var, w_img, w_evt)`, each of the inputs' shape and promoted dtype. var is the diagonal of the
@@ -71,7 +74,7 @@ def low_rank_fusion(
 
     Raises:
         TypeError: an input has another dtype.
-        ValueError: shapes or devices differ, or ν ≤ 0.
+        ValueError: shapes or devices differ, ν ≤ 0, or eps is negative or not finite.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
     dtype = _check(mu_img, logvar_img, mu_evt, logvar_evt, nu, lengths)
@@ -79,6 +82,8 @@ def low_rank_fusion(
     require_same_device({"mu_img": mu_img, "factor_img": factor_img, "factor_evt": factor_evt})
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
     choice = choose("low_rank_fusion", backend, mu_img.device, dtype, rank=rank)
+    nu_img, nu_evt = split_nu(nu, debug=debug, everything=choice.backend != "native")
+    eps = _arguments.not_negative("eps", eps)
     if rank == 0:  # nothing is correlated
         if lengths is None:
             return precision_fusion(*tensors, nu=nu, eps=eps, backend=choice.backend)
@@ -87,7 +92,6 @@ def low_rank_fusion(
         return reference.low_rank_fusion(*tensors, factor_img, factor_evt, nu=nu, lengths=lengths, eps=eps)
     mu_img, logvar_img, mu_evt, logvar_evt = (cast(tensor, dtype) for tensor in tensors)
     factor_img, factor_evt = (cast(factor, compute_dtype(dtype)) for factor in (factor_img, factor_evt))
-    nu_img, nu_evt = split_nu(nu)
     logvar_img, c_img, number_img = _scale(logvar_img, nu_img)
     logvar_evt, c_evt, number_evt = _scale(logvar_evt, nu_evt)
     inputs = (mu_img, logvar_img, mu_evt, logvar_evt, factor_img, factor_evt, c_img, c_evt)
@@ -95,7 +99,9 @@ def low_rank_fusion(
     return Fusion(*run(LowRankFusionFunction, gradients_wanted(*inputs), *inputs, lengths, *settings))
 
 
-def low_rank_kl(logvar: Tensor, factor: Tensor, *, nu: Nu = 8.0, lengths: Tensor | None = None) -> Tensor:
+def low_rank_kl(
+    logvar: Tensor, factor: Tensor, *, nu: Nu = 8.0, lengths: Tensor | None = None, debug: bool = False
+) -> Tensor:
     """Return what a factor adds to the KL term of `fusion_terms`, so that the sum is exact for the full covariance.
 
     KL(N(mu, S(I + VVᵀ)S) ‖ N(0, I)) per dimension, by the determinant lemma. It is eager PyTorch on every device: one
@@ -106,6 +112,7 @@ def low_rank_kl(logvar: Tensor, factor: Tensor, *, nu: Nu = 8.0, lengths: Tensor
         factor: (D, r), the modality's factor V.
         nu: degrees of freedom of this modality, as in `precision_fusion`.
         lengths: as in `fusion_terms`.
+        debug: as in `precision_fusion`.
 
     Returns:
         A scalar, float32 (float64 for float64 inputs): the mean over valid positions, 0 without any.
@@ -119,4 +126,5 @@ def low_rank_kl(logvar: Tensor, factor: Tensor, *, nu: Nu = 8.0, lengths: Tensor
     if factor.dim() != 2 or factor.shape[0] != logvar.shape[-1]:
         raise ValueError(f"factor must be ({logvar.shape[-1]}, r), got {tuple(factor.shape)}")
     require_same_device({"logvar": logvar, "factor": factor})
+    _arguments.degrees_of_freedom("nu", nu, debug=debug)
     return reference.low_rank_kl(logvar, factor, nu=nu, lengths=lengths)

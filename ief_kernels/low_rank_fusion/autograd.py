@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _operands
 from .._autograd import call, gradient, only_wanted, register_operator
 from .._tensors import compute_dtype
+from ..precision_fusion.autograd import check_inputs
 from . import native
 
 _KERNELS: dict[str, Any] = {"native": native}
@@ -125,11 +127,65 @@ def _backward_fake(
     return (*beliefs, grad_factor_img, grad_factor_evt, grad_c_img, grad_c_evt)
 
 
+def _check_forward(
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    factor_img: Tensor,
+    factor_evt: Tensor,
+    c_img: Tensor | None,
+    c_evt: Tensor | None,
+    lengths: Tensor | None,
+    number_img: float,
+    number_evt: float,
+    eps: float,
+    backend: str,
+) -> None:
+    tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
+    numbers = {"number_img": number_img, "number_evt": number_evt}
+    check_inputs(tensors, {"c_img": c_img, "c_evt": c_evt}, lengths, numbers, eps)
+    arithmetic = compute_dtype(mu_img.dtype)
+    _operands.require_first("factor_img", factor_img, (arithmetic,), range(2, 3))
+    shape = (mu_img.shape[-1], factor_img.shape[1])
+    factors = (("factor_img", factor_img, shape, arithmetic), ("factor_evt", factor_evt, shape, arithmetic))
+    _operands.require(mu_img.device, factors)
+    _operands.require_backend("low_rank_fusion", backend, _KERNELS, mu_img, rank=shape[1])
+
+
+def _check_backward(
+    grad_mean: Tensor | None,
+    grad_var: Tensor | None,
+    grad_w_img: Tensor | None,
+    grad_w_evt: Tensor | None,
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    factor_img: Tensor,
+    factor_evt: Tensor,
+    c_img: Tensor | None,
+    c_evt: Tensor | None,
+    lengths: Tensor | None,
+    number_img: float,
+    number_evt: float,
+    eps: float,
+    with_c: bool,
+    backend: str,
+) -> None:
+    tensors = (mu_img, logvar_img, mu_evt, logvar_evt, factor_img, factor_evt)
+    _check_forward(*tensors, c_img, c_evt, lengths, number_img, number_evt, eps, backend)
+    names = ("grad_mean", "grad_var", "grad_w_img", "grad_w_evt")
+    grads = zip(names, (grad_mean, grad_var, grad_w_img, grad_w_evt), strict=True)
+    _operands.require(mu_img.device, [(name, grad, mu_img.shape, mu_img.dtype) for name, grad in grads])
+
+
 register_operator(
     "low_rank_fusion_forward",
     f"({_INPUTS}, str backend) -> (Tensor mean, Tensor var, Tensor w_img, Tensor w_evt)",
     _forward,
     _forward_fake,
+    _check_forward,
 )
 register_operator(
     "low_rank_fusion_backward",
@@ -139,6 +195,7 @@ register_operator(
     " Tensor grad_factor_img, Tensor grad_factor_evt, Tensor grad_c_img, Tensor grad_c_evt)",
     _backward,
     _backward_fake,
+    _check_backward,
 )
 
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from .. import _arguments
 from ..precision_fusion.reference import (
     LOGVAR_LIMIT,
     SMALLEST_EPS,
@@ -60,6 +61,7 @@ def low_rank_fusion(
     factor_i, factor_e = factor_img.to(mu_i.dtype), factor_evt.to(mu_i.dtype)
     rank = factor_i.shape[1]
     nu_img, nu_evt = split_nu(nu)
+    eps = _arguments.not_negative("eps", eps)
     c_i, c_e = student_scale(nu_img, mu_i), student_scale(nu_evt, mu_i)
     plain = _fuse(mu_i, lv_i, mu_e, lv_e, c_i, c_e, eps)
     limit = LOGVAR_LIMIT[mu_i.dtype]
@@ -113,6 +115,7 @@ def low_rank_kl(logvar: Tensor, factor: Tensor, *, nu: Nu = 8.0, lengths: Tensor
     factor = factor.to(logvar.dtype)
     dim, rank = factor.shape
     positions = logvar.shape[:-1]
+    nu = _arguments.degrees_of_freedom("nu", nu)
     weight = torch.ones(positions, dtype=logvar.dtype, device=logvar.device) if valid is None else valid.to(logvar)
     weight = weight / weight.sum().clamp(min=1)
     variance = student_scale(nu, logvar) * torch.exp(logvar.clamp(max=LOGVAR_LIMIT[logvar.dtype]))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import _arguments
 from .._autograd import gradients_wanted, run
 from .._tensors import (
     cast,
@@ -43,7 +44,7 @@ def _check(
     nu: NuPair,
     lengths: Tensor | None = None,
 ) -> torch.dtype:
-    """Check the arguments and return the promoted dtype."""
+    """Check shapes, dtypes and devices, and return the promoted dtype."""
     tensors = {"mu_img": mu_img, "logvar_img": logvar_img, "mu_evt": mu_evt, "logvar_evt": logvar_evt}
     require_float(**tensors)
     require_same_shape(**tensors)
@@ -53,9 +54,23 @@ def _check(
         if mu_img.dim() != 3:
             raise ValueError(f"with lengths, mu_img must be (B, T, D), got {tuple(mu_img.shape)}")
         require_lengths(lengths, mu_img.shape[0])
-    parameters: dict[str, object] = {"nu[0]": nu[0], "nu[1]": nu[1]} if isinstance(nu, tuple) else {"nu": nu}
+    parameters: dict[str, object] = {"nu": nu}
+    if isinstance(nu, tuple):
+        parameters = {f"nu[{k}]": value for k, value in enumerate(nu)}
     require_same_device(tensors, lengths=lengths, parameters=parameters)
+    for name, value in parameters.items():
+        if isinstance(value, Tensor) and value.dim() and not _broadcasts(value.shape, mu_img.shape):
+            raise ValueError(
+                f"{name} must broadcast with mu_img, {tuple(mu_img.shape)}, but has shape {tuple(value.shape)}"
+            )
     return promoted_dtype(mu_img, logvar_img, mu_evt, logvar_evt)
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Return whether a tensor of `shape` broadcasts to the shape `to` without changing that."""
+    return len(shape) <= len(to) and all(
+        own in (1, size) for own, size in zip(reversed(shape), reversed(to), strict=False)
+    )
 
 
 def _apply(
@@ -67,9 +82,11 @@ def _apply(
     fuse: bool,
     with_terms: bool,
     backend: str,
+    debug: bool,
 ) -> tuple[Fusion, Terms]:
+    nu_img, nu_evt = split_nu(nu, debug=debug, everything=backend != "native")
+    eps = _arguments.not_negative("eps", eps)
     mu_img, logvar_img, mu_evt, logvar_evt = (cast(tensor, dtype) for tensor in tensors)
-    nu_img, nu_evt = split_nu(nu)
     logvar_img, c_img, factor_img = _scale(logvar_img, nu_img)
     logvar_evt, c_evt, factor_evt = _scale(logvar_evt, nu_evt)
     inputs = (mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt)
@@ -87,6 +104,7 @@ def _scale(logvar: Tensor, nu: Nu) -> tuple[Tensor, Tensor | None, float]:
         return logvar, c.reshape(1), 1.0
     if c.shape == logvar.shape[-1:]:
         return logvar, c, 1.0
+    _arguments.degrees_of_freedom("nu", nu)  # no kernel sees it
     return logvar + torch.log(c).to(logvar.dtype), None, 1.0
 
 
@@ -99,6 +117,7 @@ def precision_fusion(
     nu: NuPair = 8.0,
     eps: float = 1e-8,
     backend: str = "auto",
+    debug: bool = False,
 ) -> Fusion:
     """Fuse two beliefs by their precisions.
 
@@ -112,21 +131,23 @@ def precision_fusion(
             converted to the dtype of the arithmetic. Without dimensions it may be on the CPU and is moved.
         eps: added to each effective variance.
         backend: "auto", "triton", "native" or "reference".
+        debug: check values inside a tensor ν on a GPU too, which waits for it. On the CPU they are always checked.
 
     Returns:
         `Fusion(mean, var, w_img, w_evt)`, each of the inputs' shape and promoted dtype; w_img + w_evt = 1.
 
     Raises:
         TypeError: an input has another dtype.
-        ValueError: shapes or devices differ, or ν ≤ 0.
+        ValueError: shapes or devices differ, ν ≤ 0, or eps is negative or not finite.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
     dtype = _check(mu_img, logvar_img, mu_evt, logvar_evt, nu)
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
     choice = choose("precision_fusion", backend, mu_img.device, dtype)
     if choice.backend == "reference":
+        split_nu(nu, debug=debug)
         return reference.precision_fusion(*tensors, nu=nu, eps=eps)
-    return _apply(tensors, dtype, nu, None, eps, True, False, choice.backend)[0]
+    return _apply(tensors, dtype, nu, None, eps, True, False, choice.backend, debug)[0]
 
 
 def fusion_terms(
@@ -138,6 +159,7 @@ def fusion_terms(
     nu: NuPair = 8.0,
     lengths: Tensor | None = None,
     backend: str = "auto",
+    debug: bool = False,
 ) -> Terms:
     """Compute loss terms on the two beliefs, each a mean over valid positions (zero without a valid position).
 
@@ -150,6 +172,7 @@ def fusion_terms(
         lengths: (B,) integers, on the device of mu_img or on the CPU; positions t ≥ length influence neither the terms
             nor a gradient. None: all are valid.
         backend: "auto", "triton", "native" or "reference".
+        debug: as in `precision_fusion`.
 
     Returns:
         `Terms(kl_img, kl_evt, cosine, norm)`, scalars, float32 (float64 for float64 inputs). A zero vector has
@@ -157,15 +180,16 @@ def fusion_terms(
 
     Raises:
         TypeError: an input has another dtype.
-        ValueError: shapes or devices differ, or ν ≤ 0.
+        ValueError: shapes or devices differ, ν ≤ 0, or eps is negative or not finite.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
     dtype = _check(mu_img, logvar_img, mu_evt, logvar_evt, nu, lengths)
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
     choice = choose("fusion_terms", backend, mu_img.device, dtype)
     if choice.backend == "reference":
+        split_nu(nu, debug=debug)
         return reference.fusion_terms(*tensors, nu=nu, lengths=lengths)
-    return _apply(tensors, dtype, nu, lengths, 0.0, False, True, choice.backend)[1]
+    return _apply(tensors, dtype, nu, lengths, 0.0, False, True, choice.backend, debug)[1]
 
 
 def fusion_and_terms(
@@ -178,6 +202,7 @@ def fusion_and_terms(
     lengths: Tensor | None = None,
     eps: float = 1e-8,
     backend: str = "auto",
+    debug: bool = False,
 ) -> tuple[Fusion, Terms]:
     """Compute `precision_fusion` and `fusion_terms` in one pass over the four tensors, as training needs both.
 
@@ -188,5 +213,6 @@ def fusion_and_terms(
     tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
     choice = choose("fusion_and_terms", backend, mu_img.device, dtype)
     if choice.backend == "reference":
+        split_nu(nu, debug=debug)
         return reference.fusion_and_terms(*tensors, nu=nu, lengths=lengths, eps=eps)
-    return _apply(tensors, dtype, nu, lengths, eps, True, True, choice.backend)
+    return _apply(tensors, dtype, nu, lengths, eps, True, True, choice.backend, debug)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _operands
 from .._autograd import call, gradient, only_wanted, register_operator
-from .._tensors import compute_dtype
+from .._tensors import FLOATS, compute_dtype
 from . import native, triton_launch
 
 _KERNELS: dict[str, Any] = {"triton": triton_launch, "native": native}
@@ -123,12 +124,103 @@ def _backward_fake(
     return grad_mu_img, grad_logvar_img, grad_mu_evt, grad_logvar_evt, grad_c_img, grad_c_evt
 
 
+def check_inputs(
+    tensors: tuple[Tensor, ...],
+    c: dict[str, Tensor | None],
+    lengths: Tensor | None,
+    factors: dict[str, float],
+    eps: float,
+) -> None:
+    """Check what both fusions take.
+
+    Args:
+        tensors: mu_img, logvar_img, mu_evt and logvar_evt.
+        c: factors ν/(ν+1) as tensors, by their names.
+        lengths: (B,), or None.
+        factors: factors ν/(ν+1) as numbers, by their names.
+        eps: added to each variance.
+
+    Raises:
+        ValueError: one does not fit.
+    """
+    first = tensors[0]
+    _operands.require_first("mu_img", first, FLOATS, range(1, 65) if lengths is None else range(3, 4))
+    shape, dtype = first.shape, first.dtype
+    arithmetic, per_dim = compute_dtype(dtype), shape[-1:]
+    names = ("mu_img", "logvar_img", "mu_evt", "logvar_evt")
+    _operands.require(first.device, [(name, t, shape, dtype) for name, t in zip(names, tensors, strict=True)])
+    for name, scale in c.items():
+        if scale is not None:
+            _operands.require(first.device, [(name, scale, (1,) if scale.shape == (1,) else per_dim, arithmetic)])
+    if lengths is not None:
+        _operands.require_lengths(lengths, shape[0], first.device)
+    for name, number in factors.items():
+        _operands.require_number(name, number, 0, 1)
+    _operands.require_number("eps", eps, 0)
+
+
+def _check_forward(
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    c_img: Tensor | None,
+    c_evt: Tensor | None,
+    lengths: Tensor | None,
+    factor_img: float,
+    factor_evt: float,
+    eps: float,
+    fuse: bool,
+    with_terms: bool,
+    backend: str,
+) -> None:
+    tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
+    numbers = {"factor_img": factor_img, "factor_evt": factor_evt}
+    check_inputs(tensors, {"c_img": c_img, "c_evt": c_evt}, lengths, numbers, eps)
+    _operands.require_backend("fusion_and_terms", backend, _KERNELS, mu_img)
+
+
+def _check_backward(
+    grad_mean: Tensor | None,
+    grad_var: Tensor | None,
+    grad_w_img: Tensor | None,
+    grad_w_evt: Tensor | None,
+    grad_terms: Tensor | None,
+    mu_img: Tensor,
+    logvar_img: Tensor,
+    mu_evt: Tensor,
+    logvar_evt: Tensor,
+    c_img: Tensor | None,
+    c_evt: Tensor | None,
+    lengths: Tensor | None,
+    factor_img: float,
+    factor_evt: float,
+    eps: float,
+    with_c: bool,
+    backend: str,
+) -> None:
+    tensors = (mu_img, logvar_img, mu_evt, logvar_evt)
+    _check_forward(*tensors, c_img, c_evt, lengths, factor_img, factor_evt, eps, False, False, backend)
+    shape, dtype = mu_img.shape, mu_img.dtype
+    _operands.require(
+        mu_img.device,
+        (
+            ("grad_mean", grad_mean, shape, dtype),
+            ("grad_var", grad_var, shape, dtype),
+            ("grad_w_img", grad_w_img, shape, dtype),
+            ("grad_w_evt", grad_w_evt, shape, dtype),
+            ("grad_terms", grad_terms, (4,), compute_dtype(dtype)),
+        ),
+    )
+
+
 register_operator(
     "precision_fusion_forward",
     f"({_INPUTS}, bool fuse, bool with_terms, str backend)"
     " -> (Tensor mean, Tensor var, Tensor w_img, Tensor w_evt, Tensor terms)",
     _forward,
     _forward_fake,
+    _check_forward,
 )
 register_operator(
     "precision_fusion_backward",
@@ -138,6 +230,7 @@ register_operator(
     " Tensor grad_c_img, Tensor grad_c_evt)",
     _backward,
     _backward_fake,
+    _check_backward,
 )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from .. import _arguments
 from .._tensors import compute_dtype, promoted_dtype, valid_mask
 
 Nu: TypeAlias = float | Tensor | None
@@ -54,9 +55,25 @@ class Terms(NamedTuple):
     norm: Tensor
 
 
-def split_nu(nu: NuPair) -> tuple[Nu, Nu]:
-    """Return the degrees of freedom (image, event) from one value or a pair."""
-    return (nu[0], nu[1]) if isinstance(nu, tuple) else (nu, nu)
+def split_nu(nu: NuPair, *, debug: bool = False, everything: bool = True) -> tuple[Nu, Nu]:
+    """Return the degrees of freedom (image, event) from one value or a pair, after their check.
+
+    Args:
+        nu: one value or a pair.
+        debug: check values inside tensors on every device; see `_arguments.degrees_of_freedom`.
+        everything: whether tensors with dimensions are read.
+
+    Raises:
+        ValueError: a value is not positive, or it is neither one value nor a pair.
+    """
+    check = _arguments.degrees_of_freedom
+    if isinstance(nu, tuple):
+        if len(nu) != 2:
+            raise ValueError(f"nu must be one value or a pair (image, event), got {len(nu)} values")
+        image = check("nu[0]", nu[0], debug=debug, everything=everything)
+        return image, check("nu[1]", nu[1], debug=debug, everything=everything)
+    both = check("nu", nu, debug=debug, everything=everything)
+    return both, both
 
 
 def student_scale(nu: Nu, like: Tensor) -> Tensor:
@@ -65,9 +82,6 @@ def student_scale(nu: Nu, like: Tensor) -> Tensor:
     Args:
         nu: degrees of freedom, or None.
         like: decides device and dtype.
-
-    Raises:
-        ValueError: `nu` is a float that is not positive.
     """
     dtype = compute_dtype(like.dtype)
     if isinstance(nu, Tensor):
@@ -77,15 +91,9 @@ def student_scale(nu: Nu, like: Tensor) -> Tensor:
 
 
 def student_factor(nu: float | None) -> float:
-    """Return ν/(ν+1) of a number; 1 for None or ν = ∞.
-
-    Raises:
-        ValueError: `nu` is not positive.
-    """
+    """Return ν/(ν+1) of a number > 0; 1 for None or ν = ∞."""
     if nu is None:
         return 1.0
-    if not nu > 0:
-        raise ValueError(f"nu must be positive, got {nu}")
     return 1 / (1 + 1 / nu)
 
 
@@ -177,6 +185,7 @@ def precision_fusion(
     """
     (mu_i, lv_i, mu_e, lv_e), _, dtype = _prepare((mu_img, logvar_img, mu_evt, logvar_evt), None)
     nu_img, nu_evt = split_nu(nu)
+    eps = _arguments.not_negative("eps", eps)
     return _cast(_fuse(mu_i, lv_i, mu_e, lv_e, student_scale(nu_img, mu_i), student_scale(nu_evt, mu_i), eps), dtype)
 
 
@@ -211,6 +220,7 @@ def fusion_and_terms(
     """Return `precision_fusion` with zeros at padding, and `fusion_terms`, of the same four tensors."""
     (mu_i, lv_i, mu_e, lv_e), valid, dtype = _prepare((mu_img, logvar_img, mu_evt, logvar_evt), lengths)
     nu_img, nu_evt = split_nu(nu)
+    eps = _arguments.not_negative("eps", eps)
     c_img, c_evt = student_scale(nu_img, mu_i), student_scale(nu_evt, mu_i)
     fusion = _fuse(mu_i, lv_i, mu_e, lv_e, c_img, c_evt, eps)
     if valid is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .. import _arguments
 from .._autograd import gradients_wanted, run
 from .._tensors import cast, promoted_dtype, require_float, require_same_device
 from ..dispatch import choose
@@ -17,7 +18,7 @@ from .reference import call_dtypes, step_count
 __all__ = ["refine"]
 
 
-def _check(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, checkpoint_every: int) -> None:
+def _check(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> None:
     require_float(z=z, w1=w1, b1=b1, w2=w2, b2=b2)
     if z.dim() == 0:
         raise ValueError("z must have at least one dimension")
@@ -30,8 +31,6 @@ def _check(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, checkpoint
     for name, (tensor, shape) in expected.items():
         if tensor.shape != shape:
             raise ValueError(f"{name} must be {shape} to match w1, got {tuple(tensor.shape)}")
-    if checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
     require_same_device({"z": z, "w1": w1, "b1": b1, "w2": w2, "b2": b2})
 
 
@@ -70,10 +69,13 @@ def refine(
 
     Raises:
         TypeError: an input has another dtype.
-        ValueError: an input has another shape or is on another device, or `steps` disagrees with the weights.
+        ValueError: an input has another shape or is on another device, `steps` disagrees with the weights, or a number
+            lies outside its range or is not finite.
         BackendUnavailable: the backend asked for cannot serve the call.
     """
-    _check(z, w1, b1, w2, b2, checkpoint_every)
+    _check(z, w1, b1, w2, b2)
+    checkpoint_every = _arguments.integer("checkpoint_every", checkpoint_every, 1)
+    attenuation = _arguments.finite("attenuation", attenuation)
     count = step_count(w1, steps)
     dtype, inside = call_dtypes(z, w1, b1, w2, b2)
     choice = choose("refine", backend, z.device, dtype)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _operands
 from .._autograd import call, gradient, only_wanted, register_operator
-from .._tensors import compute_dtype
+from .._tensors import FLOATS, compute_dtype
 from . import native, triton_launch
 from .native import kept_steps
 
@@ -100,11 +101,72 @@ def _backward_fake(
     return z.new_empty(z.shape), grad_w1, grad_b1, grad_w2, grad_b2
 
 
+def _check_forward(
+    z: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    attenuation: float,
+    steps: int,
+    every: int,
+    dtype: torch.dtype,
+    backend: str,
+) -> None:
+    _operands.require_first("z", z, FLOATS, range(1, 65))
+    for name, weight, dims in (("w1", w1, 3), ("b1", b1, 2), ("w2", w2, 3), ("b2", b2, 2)):
+        _operands.require_first(name, weight, FLOATS, range(dims, dims + 1))  # kernels convert them
+    blocks, hidden, dim = w1.shape
+    _operands.require(
+        z.device,
+        (
+            ("w1", w1, (blocks, hidden, z.shape[-1]), w1.dtype),
+            ("b1", b1, (blocks, hidden), b1.dtype),
+            ("w2", w2, (blocks, dim, hidden), w2.dtype),
+            ("b2", b2, (blocks, dim), b2.dtype),
+        ),
+    )
+    _operands.require_number("steps", steps, 0)
+    _operands.require_number("every", every, 1)
+    if blocks not in (1, steps):
+        raise ValueError(f"w1 must have 1 or {steps} blocks, got {blocks}")
+    if dtype not in FLOATS:
+        raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
+    _operands.require_number("attenuation", attenuation, float("-inf"))
+    _operands.require_backend("refine", backend, _KERNELS, z)
+
+
+def _check_backward(
+    grad: Tensor,
+    z: Tensor,
+    saved: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    attenuation: float,
+    steps: int,
+    every: int,
+    dtype: torch.dtype,
+    with_weights: bool,
+    backend: str,
+) -> None:
+    _check_forward(z, w1, b1, w2, b2, attenuation, steps, every, dtype, backend)
+    _operands.require_first("grad", grad, FLOATS, range(z.dim(), z.dim() + 1))
+    _operands.require_first("saved", saved, FLOATS, range(3, 4))
+    rows = 1
+    for size in z.shape[:-1]:
+        rows = rows * size
+    shape = (len(range(every, steps, every)), rows, z.shape[-1])
+    _operands.require(z.device, (("grad", grad, z.shape, grad.dtype), ("saved", saved, shape, saved.dtype)))
+
+
 register_operator(
     "refine_forward",
     f"(Tensor z, {_INPUTS}, str backend) -> (Tensor refined, Tensor saved)",
     _forward,
     _forward_fake,
+    _check_forward,
 )
 register_operator(
     "refine_backward",
@@ -112,6 +174,7 @@ register_operator(
     " -> (Tensor grad_z, Tensor grad_w1, Tensor grad_b1, Tensor grad_w2, Tensor grad_b2)",
     _backward,
     _backward_fake,
+    _check_backward,
 )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from .. import _arguments
 from .._tensors import promoted_dtype
 
 
@@ -34,8 +35,7 @@ def step_count(w1: Tensor, steps: int | None) -> int:
     blocks = w1.shape[0]
     if steps is None:
         return blocks
-    if steps < 0:
-        raise ValueError(f"steps must not be negative, got {steps}")
+    steps = _arguments.integer("steps", steps, 0)
     if blocks not in (1, steps):
         raise ValueError(f"steps={steps} disagrees with the {blocks} blocks of the weights")
     return steps
@@ -55,6 +55,7 @@ def refine(
 
     z_{k+1} = z_k − attenuation·(W2_k·relu(W1_k·z_k + b1_k) + b2_k) for k = 0..N−1 (paper, section 3.5).
     """
+    attenuation = _arguments.finite("attenuation", attenuation)
     dtype, inside = call_dtypes(z, w1, b1, w2, b2)
     z = z.to(dtype)
     w1, b1, w2, b2 = (weight.to(inside) for weight in (w1, b1, w2, b2))

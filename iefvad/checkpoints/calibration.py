@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,9 @@ from iefvad.model.config import saved_values
 from iefvad.model.networks import AnyNetwork
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_json
+from iefvad.utils.plain_json import read_object
+from iefvad.utils.text import few
+from iefvad.utils.values import COUNT, NATURAL, NOT_NEGATIVE, limited, problems
 
 CALIBRATION = "calibration.json"
 """Name of the file, in the folder of a run or of a saved model."""
@@ -43,14 +45,14 @@ class Calibration:
 
     threshold: float
     low: float
-    merge_gap: float
-    min_length: float
-    allowed: float
-    measured: float
-    upper_bound: float
-    hours: float
-    hop: int
-    context: int
+    merge_gap: float = field(metadata=limited(NOT_NEGATIVE))
+    min_length: float = field(metadata=limited(NOT_NEGATIVE))
+    allowed: float = field(metadata=limited(NOT_NEGATIVE))
+    measured: float = field(metadata=limited(NOT_NEGATIVE))
+    upper_bound: float = field(metadata=limited(NOT_NEGATIVE))
+    hours: float = field(metadata=limited(NOT_NEGATIVE))
+    hop: int = field(metadata=limited(COUNT))
+    context: int = field(metadata=limited(NATURAL))
     model: str
     videos: list[dict[str, Any]]
 
@@ -61,19 +63,22 @@ class Calibration:
     @classmethod
     def read(cls, path: Path) -> Calibration:
         """Read calibration.json. Raises UserError if it is missing or not a calibration."""
+        remedy = "write it anew with `iefvad calibrate`"
         try:
-            values = json.loads(path.read_text())
-            fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-            numbers = [float(value) for name, value in fields.items() if name not in ("model", "videos")]
+            values = read_object(path, remedy)
         except FileNotFoundError:
             raise UserError(f"there is no calibration {path}: write one with `iefvad calibrate`.") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is not a calibration ({error!r}): write it anew with `iefvad calibrate`."
-            ) from None
-        if any(math.isnan(value) for value in numbers):
-            raise UserError(f"{path} contains NaN: write it anew with `iefvad calibrate`.")
-        return cls(**fields)
+        names = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in names if name not in values]:
+            raise UserError(f"{path} is not a calibration: {few(missing)} is missing; {remedy}.")
+        for name, problem in problems(values, cls):
+            raise UserError(f"{path} is damaged: {name} {problem}; {remedy}.")
+        found = cls(**{name: values[name] for name in names})
+        if not found.low <= found.threshold:
+            raise UserError(f"{path} is damaged: low {found.low} exceeds the threshold {found.threshold}; {remedy}.")
+        if not all(isinstance(row, dict) and isinstance(row.get("path"), str) for row in found.videos):
+            raise UserError(f"{path} is damaged: a row of its videos has no path; {remedy}.")
+        return found
 
 
 def copy_calibration(network: AnyNetwork, source: Path, folder: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,9 +23,13 @@ from iefvad.encoders.weights import strip, visual_names
 from iefvad.model.config import ModelConfig
 from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
-from iefvad.utils.tensors import begins_as_pickle, differences, write_tensors
-from iefvad.utils.text import few
+from iefvad.utils.files import require_writable_file, rescued_file
+from iefvad.utils.memory import is_shortage
+from iefvad.utils.tensors import begins_as_pickle, differences, writable, write_tensors
+from iefvad.utils.text import few, readable
 
+_PACKED = 64 << 20
+"""Maximum number of bytes that the entries of an archive may save by compression. Tensors are stored as they are."""
 _WRAPPERS = ("checkpoint", "state_dict", "model_state_dict", "model")
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.")
 _TEXT = frozenset(
@@ -70,6 +75,7 @@ def convert_checkpoint(src: str | Path, dst: str | Path) -> Conversion:
     src, dst = Path(src), Path(dst)
     if dst.suffix != ".safetensors":
         raise UserError(f"the converted file must end in .safetensors, and {dst} does not.")
+    require_writable_file(dst)
     tensors = _load_tensors(src)
     config, quickgelu = None, False
     kept = {strip(name): value for name, value in tensors.items()}
@@ -91,7 +97,7 @@ def convert_checkpoint(src: str | Path, dst: str | Path) -> Conversion:
         if quickgelu:
             _check_openai_vit({wanted[key]: tensors[key] for key in wanted}, src)
     metadata = {"activation": "quickgelu"} if quickgelu else {}
-    write_tensors(dst, kept, metadata)
+    rescued_file(lambda path: write_tensors(path, kept, metadata), dst, "the converted weights")
     parts = Counter("text" if (part := strip(name).split(".")[0]) in _TEXT else part for name in dropped)
     return Conversion(len(kept), len(dropped), quickgelu, dict(parts.most_common()), config)
 
@@ -129,6 +135,11 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"the checkpoint {path} does not exist: check the path.")
     value: Any
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > path.stat().st_size + _PACKED:
+                raise UserError(f"{path} would be {unpacked / 1e9:.1f} GB when it is unpacked, and was not read.")
         if path.suffix == ".safetensors" and not begins_as_pickle(path):
             value = safetensors.torch.load_file(str(path))
         elif is_torchscript(path):
@@ -137,6 +148,8 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what it warns of, the errors below say
                 value = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         if not begins_as_pickle(path):
             raise _unreadable(path) from error
@@ -144,9 +157,11 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors and was not read, for it could run code: save its state dict alone where"
             " you trust it, and convert that."
         ) from error
-    except (PermissionError, MemoryError):
+    except OSError:
         raise
     except Exception as error:  # a damaged pickle fails in torch.load in any way whatever
+        if is_shortage(error):
+            raise
         raise _unreadable(path) from error
     while isinstance(value, dict):
         inner = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), dict)), None)
@@ -158,6 +173,13 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     )
     if not tensors:
         raise UserError(f"{path} holds no named tensors: give a state dict.")
+    for name, item in tensors.items():
+        if item.layout != torch.strided or item.device.type != "cpu" or item.is_quantized or not writable(item):
+            raise UserError(f"{path} holds {readable(name)} in a form that is not kept: save it as a plain tensor.")
+        if item.numel() * item.element_size() > item.untyped_storage().nbytes():  # repeated values, not stored ones
+            raise UserError(
+                f"{path} is damaged: {readable(name)} claims the shape {tuple(item.shape)}, for which it is too small."
+            )
     return tensors
 
 

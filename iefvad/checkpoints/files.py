@@ -7,19 +7,22 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
 from iefvad.model.baselines.config import BaselineConfig
-from iefvad.model.config import ModelConfig, saved_values
+from iefvad.model.config import LONGEST_CHUNK, LONGEST_PADDED, WIDEST, ModelConfig, saved_values
 from iefvad.model.networks import AnyConfig, AnyNetwork
 from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text
+from iefvad.utils.plain_json import parse_json, read_object
 from iefvad.utils.tensors import differences, read_tensors, write_tensors
+from iefvad.utils.text import few
+from iefvad.utils.values import FRACTION, NATURAL, NOT_NEGATIVE, SEED, Range, problems, within
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """Files of a saved folder, as on the Hugging Face hub."""
@@ -52,14 +55,25 @@ class Saved:
             UserError: the configuration is impossible, or tensors are missing, unexpected or of another shape; the
                 message names them.
         """
+        members = getattr(self.config, "members", 1)
+        if self.config.layers * members > len(self.tensors):  # before millions of modules are made
+            raise UserError(
+                f"{self.path} does not contain the weights that its configuration describes: {self.config.layers}"
+                f" layers and {members} member(s), but {len(self.tensors)} tensors."
+            )
         try:
             with meta_device():
                 model = cls(self.config, backend=backend)
-        except ValueError as error:
-            raise UserError(f"{self.path} contains an impossible configuration: {error}.") from None
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.path} contains an impossible configuration: {reason}.") from None
+        if odd := sorted(name for name, value in self.tensors.items() if not value.is_floating_point()):
+            raise UserError(f"{self.path} contains weights that are not floating-point numbers: {few(odd)}.")
         if differing := differences(model.state_dict(), self.tensors):
             raise UserError(f"{self.path} does not contain the weights that its configuration describes: {differing}.")
         weights = {name: value.to(torch.float32, copy=True) for name, value in self.tensors.items()}
+        if odd := sorted(name for name, value in weights.items() if not torch.isfinite(value).all()):
+            raise UserError(f"{self.path} contains NaN or infinity in {few(odd)}: restore it, or train again.")
         model.load_state_dict(weights, assign=True)
         return model.to(device).eval()
 
@@ -95,11 +109,12 @@ def parse_model(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, s
             f"{path} contains no IEF-VAD model of this package: convert a released one with `iefvad convert`."
         )
     try:
-        content = json.loads(metadata["iefvad"])
+        content = parse_json(metadata["iefvad"])
         config, provenance = content["config"], content["extra"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} has a damaged header: fetch or make the file again.") from None
-    return Saved(_model_config(config, path), tensors, path, provenance)
+    model = _model_config(config, path)
+    return Saved(model, tensors, path, check_provenance(provenance, model, path))
 
 
 def save_folder(folder: Path, network: AnyNetwork, provenance: Mapping[str, Any]) -> None:
@@ -123,13 +138,75 @@ def read_folder(config: Path, weights: Path) -> Saved:
         UserError: a file is missing, damaged or of another kind.
     """
     try:
-        document = json.loads(config.read_text())
-        if document.pop("model_type") != "iefvad":
-            raise KeyError("model_type")
-        provenance = document.pop("provenance", {})
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{config} is not the configuration of an IEF-VAD model, or is damaged.") from None
-    return Saved(_model_config(document, config), read_tensors(weights)[0], weights, provenance, config.parent)
+        document = read_object(config, "fetch or make it again")
+    except FileNotFoundError:
+        raise UserError(f"there is no file {config}.") from None
+    if document.pop("model_type", None) != "iefvad":
+        raise UserError(f"{config} is not the configuration of an IEF-VAD model, or is damaged.")
+    provenance = document.pop("provenance", {})
+    model = _model_config(document, config)
+    provenance = check_provenance(provenance, model, config)
+    return Saved(model, read_tensors(weights)[0], weights, provenance, config.parent)
+
+
+@dataclass
+class Provenance:
+    """What files say of a trained model beside its network. All of it may be missing."""
+
+    threshold: float | None = within(None, Range(-1e9, 1e9))
+    epoch: int | None = within(None, NATURAL)
+    seed: int | None = within(None, SEED)
+    encoder: dict[str, Any] | None = None
+    chunk: int = within(256, Range(1, LONGEST_CHUNK))
+    test_crops: Literal["5", "0", "all"] = "5"
+    method: str = "unknown"
+    protocol: str | None = None
+    train_videos: int | None = within(None, NATURAL)
+    held_out_videos: int | None = within(None, NATURAL)
+
+
+@dataclass
+class EncoderRecord:
+    """What files say of the encoder of a model's features: what detection reads of it."""
+
+    image_encoder: str = ""
+    event_encoder: str = ""
+    image_weights_hash: str | None = None
+    event_weights_hash: str | None = None
+    image_weights: str | None = None
+    event_weights: str | None = None
+    dim: int | None = within(None, Range(1, WIDEST))
+    crops: list[int] | None = None
+    threshold: float = within(10.0, NOT_NEGATIVE)
+    clamp: int = within(10, Range(1, 255))
+    normalize: Literal["clamp", "segment"] = "clamp"
+    carry: bool = True
+    tail: Literal["drop", "repeat"] = "drop"
+    frames_per_segment: int = within(16, Range(1, 16))
+    keyframes: float | None = within(None, FRACTION)
+    corrupt: str | None = None
+
+
+def check_provenance(values: Any, config: AnyConfig, path: Path) -> dict[str, Any]:
+    """Return what a file says of a trained model, after a look at its types and ranges.
+
+    Args:
+        values: JSON values.
+        config: The network.
+        path: The file, for messages.
+
+    Raises:
+        UserError: a value is impossible.
+    """
+    wrong = list(problems(values, Provenance)) if isinstance(values, dict) else [("provenance", "must be an object")]
+    encoder = values.get("encoder") if not wrong else None
+    if encoder:
+        wrong += [(f"encoder.{name}", text) for name, text in problems(encoder, EncoderRecord)]
+    if not wrong and config.released and values.get("chunk", 1) > LONGEST_PADDED:
+        wrong.append(("chunk", f"must be at most {LONGEST_PADDED} for the released network, not {values['chunk']}"))
+    if wrong:
+        raise UserError(f"{path} is damaged: {wrong[0][0]} {wrong[0][1]}. Restore it, or make it again.")
+    return dict(values)
 
 
 def _model_config(values: Any, path: Path) -> AnyConfig:
@@ -143,6 +220,6 @@ def _model_config(values: Any, path: Path) -> AnyConfig:
     parser.add_class_arguments(config)
     try:
         return config(**parser.parse_object(values).as_dict())
-    except (ArgumentError, ValueError, TypeError, ZeroDivisionError) as error:
-        reason = " ".join(str(error).split())
+    except (ArgumentError, ValueError, TypeError, ZeroDivisionError, OverflowError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} contains a configuration that this version does not know: {reason}.") from None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol
 
 from jsonargparse import ArgumentParser
@@ -16,8 +14,11 @@ from jsonargparse import ArgumentParser
 import iefvad
 from iefvad.utils.addresses import scrub
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import storage_error
+from iefvad.utils.files import file_error, too_many_files
+from iefvad.utils.interrupts import interruptible
+from iefvad.utils.memory import is_shortage, shortage
 from iefvad.utils.options import Parser
+from iefvad.utils.streams import forgiving_streams
 from iefvad.utils.terminal import visible_output
 from iefvad.utils.text import readable, visible
 
@@ -29,56 +30,126 @@ class Main(Protocol):
         """Run the command with these arguments, or with those of the process, and return the exit status."""
 
 
-def command(name: str) -> Callable[[Callable[[Sequence[str] | None], int]], Main]:
+_MEMORY = "close other programs, raise the limit (`ulimit -v`), or use a machine with more memory"
+_running = False  # within `guarded`
+
+
+def command(name: str, *, memory: str = "") -> Callable[[Callable[[Sequence[str] | None], int]], Main]:
     """Decorate the main function of a command, so that errors become messages and an exit status.
 
-    UserError and errors of the file system that the user can correct become one line on stderr and status 2. Ctrl-C
-    becomes status 130. Passwords in addresses are left out of messages and tracebacks, also where a library repeats
-    them.
+    UserError, errors of the file system, and a lack of memory or of open files become one line on stderr and status 2.
+    Ctrl-C becomes status 130, SIGTERM 143 and SIGHUP 129. Passwords in addresses are left out of messages and
+    tracebacks, also where a library repeats them.
 
     Args:
         name: Name of the command without `iefvad`, for the messages.
+        memory: What a user can do where memory is short, such as "use a smaller --batch".
     """
 
     def decorate(main: Callable[[Sequence[str] | None], int]) -> Main:
         @functools.wraps(main)
-        @visible_output()
         def run(argv: Sequence[str] | None = None) -> int:
             given = list(sys.argv[1:] if argv is None else argv)
             if argv is None:
                 _hide_in_tracebacks(given)
-
-            def tell(error: Exception) -> int:
-                print(f"iefvad {name}: error: {readable(scrub(str(error), given))}", file=sys.stderr)
-                return 2
-
-            try:
-                return main(argv)
-            except UserError as error:
-                return tell(error)
-            except BrokenPipeError:  # the reader of the output, such as `head`, has enough
-                with open(os.devnull, "w") as nothing:
-                    os.dup2(nothing.fileno(), sys.stdout.fileno())  # or the last flush would complain again
-                return 0
-            except OSError as error:
-                explained = storage_error(error, Path(str(error.filename or ".")).parent)
-                if explained is not error:
-                    return tell(explained)
-                if error.filename is None:
-                    raise  # not about a file that the user named
-                return tell(
-                    UserError(f"{str(error.filename)[-300:]} cannot be used ({error.strerror}): check this path.")
-                )
-            except KeyboardInterrupt:
-                print(f"\niefvad {name}: interrupted; everything complete is kept.", file=sys.stderr)
-                return 130
+            remedy = f"{memory}, {_MEMORY}" if memory else _MEMORY
+            return guarded(f"iefvad {name}", lambda: main(argv), given, memory=remedy, ending=argv is None)
 
         return run
 
     return decorate
 
 
-@visible_output()
+def guarded(
+    program: str, work: Callable[[], int], given: Sequence[str] = (), *, memory: str = _MEMORY, ending: bool = False
+) -> int:
+    """Do the work of a command: errors become one line, signals act like Ctrl-C, and a closed output is no error.
+
+    Where standard output is closed or its reader has enough, the command goes on and writes its files. Where its disk
+    is full, it does so too, and says in the end that printed text is lost.
+
+    Args:
+        program: The command, for the messages.
+        work: Does the work and returns the exit status.
+        given: The words of the command line, whose passwords are left out of messages.
+        memory: What a user can do where memory is short.
+        ending: The process ends when the work is done.
+
+    Returns:
+        The exit status.
+    """
+    global _running
+    if _running:  # an outer call takes care of the streams and of signals
+        return _explained(program, work, given, memory)
+    _running = True
+    try:
+        with interruptible(ending=ending) as interrupts:
+            leaving: SystemExit | None = None
+            with forgiving_streams() as output, visible_output():
+                try:
+                    status = interrupts.exit_status(_explained(program, work, given, memory))
+                except SystemExit as error:  # after --help, or a mistake on the command line
+                    leaving, status = error, error.code if isinstance(error.code, int) else int(error.code is not None)
+                output.flush()
+                if output.lost:
+                    print(f"{program}: standard output cannot be written ({output.lost}); files are.", file=sys.stderr)
+                    status = status or 1
+            interrupts.status = status
+            if leaving is not None and status == leaving.code:
+                raise leaving
+            return status
+    finally:
+        _running = False
+
+
+def _explained(program: str, work: Callable[[], int], given: Sequence[str], memory: str) -> int:
+    """Do the work; an error that the user can correct becomes a line on stderr."""
+
+    def tell(text: str) -> int:
+        print(f"{program}: error: {readable(scrub(text, given))}", file=sys.stderr)
+        return 2
+
+    try:
+        return work()
+    except UserError as error:
+        return tell(f"{error}{_exhausted(error)}")
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted; everything complete is kept.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if is_shortage(error):
+            return tell(f"{shortage(error)}: {memory}.")
+        return tell(str(file_error(error)))
+    except Exception as error:
+        if not is_shortage(error):
+            raise
+        return tell(f"{shortage(error)}{_place(error)}: {memory}.")
+
+
+def _exhausted(error: BaseException) -> str:
+    """Add what to do where too few open files or too little memory are behind an error."""
+    reason = error.__cause__ or error.__context__
+    while reason is not None:
+        if isinstance(reason, OSError) and too_many_files(reason):
+            return f" {file_error(reason)}".replace(" too", " Too", 1)
+        if isinstance(reason, MemoryError):
+            return f" There is {shortage(reason)}."
+        reason = reason.__cause__ or reason.__context__
+    return ""
+
+
+def _place(error: BaseException) -> str:
+    """Name the function of this package in which an error was raised."""
+    trace = error.__traceback__
+    place = ""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module.startswith("iefvad.") and not module.startswith("iefvad.cli"):
+            place = f" in {module}.{trace.tb_frame.f_code.co_name}"
+        trace = trace.tb_next
+    return place
+
+
 def dispatch(
     program: str, description: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None
 ) -> int:
@@ -97,6 +168,14 @@ def dispatch(
         SystemExit: with 0 after `--help`; with 2 and a message on stderr for an unknown sub-command.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        _hide_in_tracebacks(arguments)
+    return guarded(
+        program, lambda: _dispatch(program, description, commands, arguments), arguments, ending=argv is None
+    )
+
+
+def _dispatch(program: str, description: str, commands: Mapping[str, tuple[str, str]], arguments: Sequence[str]) -> int:
     parser = Parser(prog=program, usage=f"{program} COMMAND [options]", description=description, allow_abbrev=False)
     chooser = parser.add_subcommands(
         title="commands",
@@ -111,8 +190,6 @@ def dispatch(
     if not arguments:
         parser.print_help()
         return 0
-    if argv is None:
-        _hide_in_tracebacks(arguments)
     chosen = parser.parse_args(arguments[:1]).command
     module, _, function = commands[chosen][0].partition(":")
     main: Main = getattr(import_module(module), function)

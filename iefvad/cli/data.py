@@ -13,8 +13,10 @@ from iefvad.data.check.render import as_text, write_reports
 from iefvad.data.ground_truth import ground_truth_of_list, write_ground_truth
 from iefvad.data.verify import verify
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import require_writable_file, rescued_file
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.text import readable
+from iefvad.utils.values import NATURAL
 
 COMMANDS = {
     "check": ("iefvad.cli.data:check_main", "find contradictions between lists, annotations and frame truth"),
@@ -38,7 +40,7 @@ class CheckConfig:
     """Settings of `iefvad data check`."""
 
     features: str | None = option(None, "folder of feature files; check that those of the lists exist and match")
-    names: int = option(5, "number of videos named per finding; 0: all. --out always names all")
+    names: int = option(5, "number of videos named per finding; 0: all. --out always names all", NATURAL)
     out: str | None = option(None, "also write the report to this .md, .json or .txt file")
     strict: bool = option(False, "exit with status 1 if there is a problem")
 
@@ -47,7 +49,7 @@ class CheckConfig:
 class VerifyConfig:
     """Settings of `iefvad data verify`."""
 
-    names: int = option(5, "number of damaged videos or files named per folder; 0: all")
+    names: int = option(5, "number of damaged videos or files named per folder; 0: all", NATURAL)
     forget: bool = option(
         False, "in a feature store, remove the sidecars of damaged videos, so that `iefvad extract` makes them again"
     )
@@ -101,10 +103,12 @@ def check_main(argv: Sequence[str] | None = None) -> int:
             "nothing to check: give folders of lists and annotations, or single files with --annotations, --test-list"
             " and others"
         )
+    if config.out:
+        require_writable_file(Path(config.out))
     reports = check_all(arguments.folders or [], files, features=config.features or None)
     print(as_text(reports, names=config.names), end="")
     if config.out:
-        write_reports(Path(config.out), reports)
+        rescued_file(lambda path: write_reports(path, reports), Path(config.out), "the report")
         print(f"\nwritten: {readable(config.out)}")
     unreadable = [reason for report in reports for reason in report.unreadable.values()]
     if unreadable:
@@ -158,6 +162,7 @@ def gt_main(argv: Sequence[str] | None = None) -> int:
     if missing:
         raise UserError(f"{', '.join(missing)} must be given")
     assert config.annotations and config.test_list and config.out
+    require_writable_file(Path(config.out))
     truth = ground_truth_of_list(
         config.test_list,
         config.annotations,
@@ -167,7 +172,7 @@ def gt_main(argv: Sequence[str] | None = None) -> int:
         round_up=config.round_up,
         inclusive_ends=config.inclusive,
     )
-    write_ground_truth(Path(config.out), truth)
+    rescued_file(lambda path: write_ground_truth(path, truth), Path(config.out), "the frame labels")
     frames, abnormal = len(truth.labels), int(truth.labels.sum())
     fraction = f" ({abnormal / frames:.1%})" if frames else ""
     print(f"{readable(config.out)}: {truth.videos:,} videos, {frames:,} frames, {abnormal:,} abnormal{fraction}")

@@ -10,11 +10,12 @@ from iefvad.cli.command import command
 from iefvad.extraction.config import ExtractConfig, ExtractReport
 from iefvad.extraction.extract import extract
 from iefvad.extraction.jobs import FAILED
+from iefvad.utils.files import require_writable
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import readable
 
 
-@command("extract")
+@command("extract", memory="use a smaller --batch, fewer --workers or a smaller encoder")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad extract` and return the exit status: 1 if a video failed."""
     parser = make_parser(
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, ExtractConfig, groups)
     arguments = parser.parse_args(argv)
     config = from_namespace(ExtractConfig, arguments)
+    require_writable(Path(arguments.out))
     try:
         report = extract(arguments.videos, arguments.out, config)
     except KeyboardInterrupt:

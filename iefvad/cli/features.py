@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from iefvad.cli.command import command, dispatch
 from iefvad.data.importing import ImportConfig, import_features
 from iefvad.features.npy_folders import ExportConfig, export_features
-from iefvad.features.summary import describe, describe_packed
+from iefvad.features.store import FeatureStore
+from iefvad.features.summary import describe, describe_packed, incomplete_note
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import readable
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return dispatch("iefvad features", "Import, export and describe stored features.", COMMANDS, argv)
 
 
-@command("features import")
+@command("features import", memory="use a smaller --max-segments")
 def import_main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad features import` and return the exit status."""
     parser = make_parser(
@@ -56,6 +57,8 @@ def export_main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     config = from_namespace(ExportConfig, arguments)
     print(f"{readable(config.out)}: {export_features(arguments.store, config)} clips, an image and an event file each")
+    for note in incomplete_note(FeatureStore(arguments.store)):
+        print(readable(note))
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iefvad.cli.command import command
+from iefvad.utils.files import require_writable_file, rescued_file
 from iefvad.utils.options import make_parser
 from iefvad.utils.text import readable
 
@@ -35,10 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from iefvad.report.compare_page import write_comparison
     from iefvad.report.run_folder import write_run_report
 
-    if len(arguments.runs) == 1:
-        path = write_run_report(arguments.runs[0], arguments.out)
-    else:
-        path = Path(arguments.out or "comparison.html")
-        write_comparison(path, arguments.runs)
+    several, first = len(arguments.runs) > 1, Path(arguments.runs[0])
+    path = Path(arguments.out or ("comparison.html" if several else first / "report.html"))
+
+    def write(path: Path) -> None:
+        if several:
+            write_comparison(path, arguments.runs)
+        else:
+            write_run_report(first, path)
+
+    if path.parent != first or first.is_dir():  # else there is no run, which is said more clearly
+        require_writable_file(path)
+    rescued_file(write, path, "the page")
     print(f"written: {readable(path)}")
     return 0

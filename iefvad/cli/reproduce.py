@@ -13,6 +13,7 @@ from iefvad.sweep.runner import Engine
 from iefvad.training.settings import TrainConfig, resolve
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.seeds import read_seeds
+from iefvad.utils.values import Range
 
 _VARIED = ("model", "modality", "compare", "fixed_noise", "seeds", "explicit", "out", "resume", "log")
 """Options of `iefvad train` that the targets decide, or that mean something else here."""
@@ -25,8 +26,10 @@ class ReproduceConfig:
     lists: str | None = option(
         None, "folder of folds: each of its folders has train.csv, test.csv, and annotations.txt or gt.npy"
     )
-    jobs: int | None = option(None, "trainings at the same time [default: as many as CPUs or GPUs allow]")
-    jobs_per_gpu: int = option(1, "trainings that share one GPU")
+    jobs: int | None = option(
+        None, "trainings at the same time [default: as many as CPUs or GPUs allow]", Range(1, 4096)
+    )
+    jobs_per_gpu: int = option(1, "trainings that share one GPU", Range(1, 4096))
     engine: Engine = option("local", "local: processes of this machine; ray: a Ray cluster")
     ray_address: str | None = option(None, "address of a Ray cluster [default: start Ray on this machine]")
     out: str | None = option(
@@ -34,7 +37,7 @@ class ReproduceConfig:
     )
 
 
-@command("reproduce")
+@command("reproduce", memory="use fewer --jobs or a smaller --batch")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad reproduce` and return the exit status."""
     parser = make_parser(
@@ -60,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     groups = {"features": "data", "preset": "method", "lr": "optimisation (defaults come from the preset)"}
     add_options(parser, TrainConfig, groups | {"validation": "protocol"}, without=_VARIED)
     found = parser.parse_args(argv)
-    options, config = from_namespace(ReproduceConfig, found), from_namespace(TrainConfig, found)
-    config.out, config.seeds = None, [0]
+    options = from_namespace(ReproduceConfig, found)
+    config = from_namespace(TrainConfig, found, without=("seeds", "out"))
     preset = resolve(config).preset
     config.seeds = read_seeds(found.seeds or ["0..3" if preset == "synth" else "0..9"])
     how = HowToRun(

@@ -15,6 +15,7 @@ from iefvad.training.settings import TrainConfig
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.seeds import read_seeds
 from iefvad.utils.text import readable
+from iefvad.utils.values import Range
 
 
 @dataclass
@@ -26,9 +27,11 @@ class SweepConfig:
         None, "folder of folds: each of its folders has train.csv, test.csv, and annotations.txt or gt.npy"
     )
     jobs: int | None = option(
-        None, "number of trainings at a time [default: as many as there are CPUs, or --jobs-per-gpu per GPU]"
+        None,
+        "number of trainings at a time [default: as many as there are CPUs, or --jobs-per-gpu per GPU]",
+        Range(1, 4096),
     )
-    jobs_per_gpu: int = option(1, "number of trainings that share one GPU")
+    jobs_per_gpu: int = option(1, "number of trainings that share one GPU", Range(1, 4096))
     engine: Engine = option("local", "local: processes of this machine; ray: tasks of a Ray cluster")
     ray_address: str | None = option(None, "address of the Ray cluster [default: Ray on this machine]")
     out: str | None = option(None, "folder of the sweep [default: sweeps/PRESET]")
@@ -72,14 +75,13 @@ def parse_sweep(argv: Sequence[str] | None = None) -> Sweep:
     )
     found = parser.parse_args(argv)
     config = from_namespace(SweepConfig, found)
-    base = from_namespace(TrainConfig, found)
-    base.out = None
+    base = from_namespace(TrainConfig, found, without=("seeds", "out"))
     entries = plan(base, found.vary, read_seeds(found.seeds), grid=config.grid, lists=config.lists)
     out = Path(config.out or Path("sweeps") / entries[0].training.settings.preset)
     return Sweep(config, entries, out, found.threads or 1)
 
 
-@command("sweep")
+@command("sweep", memory="use fewer --jobs or a smaller --batch")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad sweep` and return the exit status: 1 where a training failed."""
     sweep = parse_sweep(argv)

@@ -37,7 +37,7 @@ def parse_train(argv: Sequence[str] | None = None) -> Settings:
     return resolve(from_namespace(TrainConfig, parser.parse_args(words)))
 
 
-@command("train")
+@command("train", memory="use a smaller --batch or --max-segments")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad train` and return the exit status."""
     try:

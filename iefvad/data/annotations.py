@@ -10,8 +10,12 @@ from typing import Literal
 import numpy as np
 
 from iefvad.data.lists import base_name, classes_of, without_video_suffix
+from iefvad.data.text_files import text_lines
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
+
+MOST_FRAMES = 1_000_000_000
+"""Maximum length of a video in frames: a year at 30 frames per second. A larger number is a fault of the file."""
 
 _INTEGER = re.compile(r"[+-]?\d+(?:\.0*)?")
 _MSAD_NORMAL = re.compile(r"MSAD_normal_", re.IGNORECASE)
@@ -78,29 +82,6 @@ def read_annotations(
     return annotations
 
 
-def text_lines(path: PathLike, what: str) -> list[tuple[int, str]]:
-    """Read the lines of a text file that are not empty.
-
-    Args:
-        path: The file.
-        what: What messages call the content of the file.
-
-    Returns:
-        (number from 1, stripped text) of each line.
-
-    Raises:
-        UserError: The file is missing or cannot be read.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = [(number, line.strip()) for number, line in enumerate(file, 1)]
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path of the {what}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as {what}: {error}") from error
-    return [(number, line) for number, line in lines if line]
-
-
 def parts_of(annotations: Mapping[str, Annotation], name: str) -> list[str]:
     """Return the names of a video's annotated parts: ShanghaiTech has ``04_0012_0``, ``04_0012_1`` for ``04_0012``."""
     found: list[str] = []
@@ -161,7 +142,7 @@ def _parse(line: str, scenes: bool, inverted: str) -> Annotation:
     numbers: list[int] = []
     for before, word in zip(["", *words], words, strict=False):
         if _INTEGER.fullmatch(word):
-            numbers.append(int(float(word)))
+            numbers.append(frame_number(word))
         elif len(numbers) % 2:
             raise ValueError(f"{word!r} is between a start and its end")
         elif not any(letter.isalpha() for letter in word):
@@ -188,6 +169,14 @@ def _parse(line: str, scenes: bool, inverted: str) -> Annotation:
     return Annotation(name, tuple(dict.fromkeys(classes)), intervals)
 
 
+def frame_number(word: str) -> int:
+    """Return the whole number that a word of digits means. Raises ValueError beyond `MOST_FRAMES`."""
+    digits = word.partition(".")[0]
+    if len(digits) > 20 or abs(number := int(digits)) > MOST_FRAMES:
+        raise ValueError(f"the frame number {digits[:20]} is beyond {MOST_FRAMES:,}")
+    return number
+
+
 def split_name(line: str) -> tuple[str, list[str]]:
     """Split a line into the name of the video, which may contain spaces, and the words after it."""
     # The end of a name with spaces is known only from its suffix, or from a tab after it.
@@ -195,10 +184,10 @@ def split_name(line: str) -> tuple[str, list[str]]:
         name, _, rest = line.partition("\t")
         return name.strip(), rest.split()
     words = line.split()
-    for count in range(1, len(words) + 1):
-        candidate = " ".join(words[:count])
-        if without_video_suffix(candidate) != candidate:
-            return candidate, words[count:]
+    for count, word in enumerate(words, 1):
+        last = word if count == 1 else f" {word}"  # a name of several words may end with " .mp4"
+        if without_video_suffix(last) != last:
+            return " ".join(words[:count]), words[count:]
     return words[0], words[1:]
 
 

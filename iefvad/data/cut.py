@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from iefvad.data.text_files import csv_rows
 from iefvad.features.store import FeatureStore
-from iefvad.utils.csv_text import CsvRows, csv_text
+from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text
 from iefvad.utils.intervals import runs
@@ -26,12 +27,12 @@ def read_frame_labels(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise UserError(f"there is no label file {path}: give a text file with one 0 or 1 per frame and line.")
-    last = [row[-1].strip() for row in CsvRows(path.read_text().splitlines()) if row]
+    last = [row[-1].strip() for _, row in csv_rows(path, "frame labels") if row]
     if last and last[0] not in ("0", "1"):
         last = last[1:]
     wrong = next((index for index, value in enumerate(last) if value not in ("0", "1")), None)
     if wrong is not None or not last:
-        found = repr(last[wrong]) if wrong is not None else "nothing"
+        found = repr(last[wrong][:40]) if wrong is not None else "nothing"
         raise UserError(f"{path} must contain one 0 or 1 per frame and line, but has {found}.")
     return np.array([value == "1" for value in last], dtype=np.uint8)
 

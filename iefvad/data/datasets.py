@@ -354,7 +354,10 @@ def _misfit(videos: Sequence[Video], found: int) -> str:
         return "it fits the columns of the features, so they are transposed: save array.T of each file"
     if rows and found % rows == 0:
         return f"it has {found // rows} labels per row: the rows must be segments of 16 frames, extract them so"
-    return "check that list, features and gt belong together, or make it again with `iefvad data gt`"
+    return (
+        "make it again for these features: `iefvad data gt --annotations FILE --test-list FILE --features FOLDER (or"
+        " --store STORE) --out gt.npy`"
+    )
 
 
 def attach_annotations(videos: Sequence[Video], path: PathLike) -> None:

@@ -26,6 +26,9 @@ from iefvad.utils.files import PathLike, write_with
 from iefvad.utils.text import few
 from iefvad.video import SEGMENT
 
+MOST_LABELS = 1 << 31
+"""Maximum number of frame labels of a list: 800 days at 30 frames per second."""
+
 
 @dataclass(frozen=True)
 class Length:
@@ -84,8 +87,16 @@ def make_ground_truth(
     Raises:
         UserError: An abnormal video has no annotation.
     """
+    total = sum(SEGMENT * lengths[key].segments for key in videos)
+    if total > MOST_LABELS:
+        longest = max(videos, key=lambda key: lengths[key].segments)
+        raise UserError(
+            f"the videos have {total:,} frames, more than {MOST_LABELS:,} ({longest} alone has"
+            f" {lengths[longest].frames:,}); correct their lengths, or divide the list"
+        )
     unmarked = Unmarked(annotations)
-    pieces, absent, joined, used, doubtful = [], [], [], set(), []
+    truth, end = np.zeros(total, np.uint8), 0
+    absent, joined, used, doubtful = [], [], set(), []
     for key, entries in videos.items():
         name, abnormal = entries[0].name, bool(classes_of(entries[0].label))
         annotation = annotation_of(annotations, name)
@@ -105,7 +116,8 @@ def make_ground_truth(
             labels[length.frames :] = labels[length.frames - 1]
         if bool(labels.any()) != abnormal:
             doubtful.append(f"{name} ({'abnormal, no frame is' if abnormal else 'normal, frames are abnormal'})")
-        pieces.append(labels)
+        truth[end : end + len(labels)] = labels
+        end += len(labels)
     if absent:
         raise UserError(
             f"{len(absent)} abnormal videos of the list are not annotated: {few(absent)}; add their lines, or take"
@@ -118,7 +130,7 @@ def make_ground_truth(
         notes.append(f"{len(unused)} annotated videos are not in the list: {few(unused)}")
     if doubtful:
         notes.append(f"{len(doubtful)} videos are listed otherwise than their frames say: {few(doubtful)}")
-    return GroundTruth(np.concatenate(pieces) if pieces else np.zeros(0, np.uint8), len(videos), notes)
+    return GroundTruth(truth, len(videos), notes)
 
 
 def lengths_of_features(videos: Mapping[str, Sequence[ListEntry]], root: PathLike) -> dict[str, Length]:

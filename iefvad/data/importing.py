@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from iefvad.data.datasets import load_lists, load_store
 from iefvad.features.packed import PackedStore
 from iefvad.features.packing import folder_pair, pack
 from iefvad.features.videos import Benchmark
+from iefvad.model.config import LONGEST_CHUNK
 from iefvad.utils.errors import UserError
-from iefvad.utils.options import option
+from iefvad.utils.files import require_writable
+from iefvad.utils.options import checked, option
+from iefvad.utils.values import RATE, Range
 
 
 @dataclass
@@ -27,8 +31,10 @@ class ImportConfig:
     event_folder: str = option("event", "folder that replaces it to find the event features")
     image_dir: str | None = option(None, "folder of image features without lists, NAME.npy or NAME__c.npy")
     event_dir: str | None = option(None, "folder of their event features, with the same names")
-    max_segments: int = option(256, "longer training clips are averaged to this number of bins")
-    fps: float = option(30.0, "frames per second of the videos of .npy files, only used to print times")
+    max_segments: int = option(
+        256, "longer training clips are averaged to this number of bins", Range(1, LONGEST_CHUNK)
+    )
+    fps: float = option(30.0, "frames per second of the videos of .npy files, only used to print times", RATE)
     nan: Literal["error", "zero"] = option("error", "NaN or infinity in features: stop, or replace by zero")
 
 
@@ -45,11 +51,12 @@ def import_features(store: str | None, config: ImportConfig, *, progress: bool =
     """
     if config.out is None:
         raise UserError("--out is missing: name the folder of the packed store.")
-    if config.max_segments < 1:
-        raise UserError(f"--max-segments must be at least 1, not {config.max_segments}.")
+    checked(config)
     if config.gt is not None and config.annotations is not None:
         raise UserError("--gt and --annotations both tell the truth of the test videos: give one of them.")
-    return pack(_source(store, config), config.out, max_segments=config.max_segments, progress=progress)
+    source = _source(store, config)
+    require_writable(Path(config.out))
+    return pack(source, config.out, max_segments=config.max_segments, progress=progress)
 
 
 def _source(store: str | None, config: ImportConfig) -> Benchmark:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from iefvad.data.text_files import csv_rows
 from iefvad.features.npy import split_crop
-from iefvad.utils.csv_text import CsvRows
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.video import VIDEO_SUFFIXES
@@ -48,36 +47,33 @@ def read_list(path: PathLike) -> list[ListEntry]:
     Raises:
         UserError: The file is missing, has a different header or no rows, or a row has no path.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = CsvRows(file)
-            header = [column.strip().lower() for column in next(reader, [])]
-            path_column = next((header.index(heading) for heading in _PATH_HEADINGS if heading in header), None)
-            if path_column is None or "label" not in header:
-                raise UserError(f"{path} must begin with the header 'path,label', it begins with {','.join(header)!r}")
-            label_column = header.index("label")
-            crops_column = header.index("crops") if "crops" in header else None
-            entries = []
-            for row in reader:
-                if not any(cell.strip() for cell in row):
-                    continue
-                if len(row) <= max(path_column, label_column) or not row[path_column].strip():
-                    raise UserError(f"{path}, line {reader.line}: expected path,label, found {','.join(row)!r}")
-                written = row[path_column].strip()
-                name, crop = split_crop(base_name(written))
-                counted = row[crops_column].strip() if crops_column is not None and crops_column < len(row) else ""
-                if counted and not counted.isdecimal():
-                    raise UserError(f"{path}, line {reader.line}: {counted!r} is not a number of crops")
-                entries.append(
-                    ListEntry(written, name, crop, row[label_column].strip(), int(counted) if counted else None)
-                )
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path of the list") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a CSV list: {error}") from error
+    rows = csv_rows(path, "CSV list")
+    header = [column.strip().lower() for column in rows[0][1]] if rows else []
+    path_column = next((header.index(heading) for heading in _PATH_HEADINGS if heading in header), None)
+    if path_column is None or "label" not in header:
+        raise UserError(f"{path} must begin with the header 'path,label', it begins with {_shown(header)}")
+    label_column = header.index("label")
+    crops_column = header.index("crops") if "crops" in header else None
+    entries = []
+    for line, row in rows[1:]:
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) <= max(path_column, label_column) or not row[path_column].strip():
+            raise UserError(f"{path}, line {line}: expected path,label, found {_shown(row)}")
+        written = row[path_column].strip()
+        name, crop = split_crop(base_name(written))
+        counted = row[crops_column].strip() if crops_column is not None and crops_column < len(row) else ""
+        if counted and not (counted.isdecimal() and len(counted) < 10):
+            raise UserError(f"{path}, line {line}: {counted[:40]!r} is not a number of crops")
+        entries.append(ListEntry(written, name, crop, row[label_column].strip(), int(counted) if counted else None))
     if not entries:
         raise UserError(f"{path} lists no videos below its header; add rows path,label")
     return entries
+
+
+def _shown(cells: Sequence[str]) -> str:
+    text = ",".join(cells)
+    return repr(text if len(text) <= 200 else text[:200] + "...")
 
 
 def classes_of(label: str) -> tuple[str, ...]:
@@ -182,7 +178,7 @@ class Relocator:
         if folder not in self._folders:
             try:
                 self._folders[folder] = frozenset(os.listdir(folder))
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a name that no file can have
                 self._folders[folder] = frozenset()
         return path.name in self._folders[folder]
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from iefvad.data.annotations import Annotation, split_name, text_lines
+from iefvad.data.annotations import MOST_FRAMES, Annotation, split_name
 from iefvad.data.lists import ListEntry, base_name, classes_of
+from iefvad.data.text_files import csv_rows, read_text, text_lines
 from iefvad.features.npy import open_npy
 from iefvad.utils.archives import read_npz
-from iefvad.utils.csv_text import CsvRows
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.utils.intervals import runs
+from iefvad.utils.plain_json import parse_json
 
 _TRUTH_SUFFIX = re.compile(r"(__\d)?(_gt)?(\.npy)?$")
 
@@ -80,7 +81,7 @@ def read_names(path: PathLike) -> list[ListEntry]:
     for number, line in text_lines(path, "list of videos"):
         written, words = split_name(line)
         if len(words) > 1:
-            raise UserError(f"{path}, line {number}: expected NAME or NAME CLASS, found {line!r}")
+            raise UserError(f"{path}, line {number}: expected NAME or NAME CLASS, found {line[:200]!r}")
         folders = re.split(r"[\\/]", written)[:-1]
         label = words[0] if words else folders[-1] if folders else ""
         if folders and "normal" in label.lower():
@@ -104,7 +105,13 @@ def is_label_map(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(item, str) for item in value.values())
 
 
-def read_segments(segments: PathLike, labels: PathLike, entries: Sequence[ListEntry]) -> dict[str, Annotation]:
+def read_segments(
+    segments: PathLike,
+    labels: PathLike,
+    entries: Sequence[ListEntry],
+    *,
+    inverted: Literal["refuse", "keep"] = "refuse",
+) -> dict[str, Annotation]:
     """Read VadCLIP's pair of JSON files: intervals and their classes, in the order of a test list.
 
     A normal video has the class "A" and one interval over the whole video, which tells its number of frames.
@@ -113,12 +120,13 @@ def read_segments(segments: PathLike, labels: PathLike, entries: Sequence[ListEn
         segments: File ``[[[s, e], ...], ...]`` with intervals per video.
         labels: File ``[["B1", ...], ...]`` with classes per video.
         entries: Rows of the test list.
+        inverted: What to do with an interval that ends before it starts or starts before 0, as for `read_annotations`.
 
     Returns:
         {name: annotation}.
 
     Raises:
-        UserError: A file has another form, or files and list have different lengths.
+        UserError: A file has another form, or files and list have different lengths, or an interval is impossible.
     """
     intervals, classes = read_json(segments), read_json(labels)
     if not is_segments(intervals):
@@ -134,6 +142,11 @@ def read_segments(segments: PathLike, labels: PathLike, entries: Sequence[ListEn
     for row, (entry, pairs, kinds) in enumerate(zip(entries, intervals, classes, strict=True), 1):
         if len(pairs) != len(kinds):
             raise UserError(f"{segments}, video {row} has {len(pairs)} intervals, {labels} {len(kinds)} classes for it")
+        for start, end in pairs:
+            if max(abs(start), abs(end)) > MOST_FRAMES or (inverted == "refuse" and not 0 <= start <= end):
+                raise UserError(
+                    f"{segments}, video {row} has the impossible interval {start:.12g} to {end:.12g}; correct it"
+                )
         named = tuple(dict.fromkeys(kind for written in kinds for kind in classes_of(written)))
         frames = max((end for _, end in pairs), default=0) if not named else None
         kept = tuple((start, end) for start, end in pairs) if named else ()
@@ -173,13 +186,12 @@ def is_segment_labels(value: Any) -> bool:
 def read_json(path: PathLike) -> Any:
     """Read any JSON file. Raises UserError if it is missing or damaged (with the number of the line)."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+        return parse_json(read_text(path, "JSON"))
+    except ValueError as error:
+        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(
+            f"{path}{where}: not JSON ({getattr(error, 'msg', error)}); mend the file or fetch it again"
+        ) from error
 
 
 def read_lengths(path: PathLike) -> dict[str, int]:
@@ -197,16 +209,23 @@ def read_lengths(path: PathLike) -> dict[str, int]:
     path = Path(path)
     if path.is_dir() or path.suffix.lower() == ".npz":
         return {name: len(labels) for name, labels in read_truth(path).items()}
-    rows = list(CsvRows(line for _, line in text_lines(path, "table of lengths")))
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    rows = [row for row in csv_rows(path, "table of lengths") if any(cell.strip() for cell in row[1])]
+    header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     if "name" not in header or "frames" not in header:
-        raise UserError(f"{path} must begin with a header that has the columns name,frames, found {','.join(header)!r}")
-    lengths = {}
-    for number, row in enumerate(rows[1:], 2):
+        raise UserError(
+            f"{path} must begin with a header that has the columns name,frames, found {','.join(header)[:200]!r}"
+        )
+    lengths: dict[str, int] = {}
+    for line, row in rows[1:]:
         cells = dict(zip(header, row, strict=False))
-        if not cells.get("name") or not cells.get("frames", "").strip().isdecimal():
-            raise UserError(f"{path}, row {number}: expected name,frames, found {','.join(row)!r}")
-        lengths[base_name(cells["name"].strip())] = int(cells["frames"])
+        frames = cells.get("frames", "").strip()
+        if not cells.get("name") or not frames.isdecimal():
+            raise UserError(f"{path}, line {line}: expected name,frames, found {','.join(row)[:200]!r}")
+        if len(frames) > 20 or int(frames) > MOST_FRAMES:
+            raise UserError(f"{path}, line {line}: {frames[:20]} frames are beyond {MOST_FRAMES:,}; correct this line")
+        name = base_name(cells["name"].strip())
+        if lengths.setdefault(name, int(frames)) != int(frames):
+            raise UserError(f"{path}, line {line}: {name} has two different lengths; keep one line")
     return lengths
 
 
@@ -229,12 +248,27 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _unpack(path: Path, names: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    if lengths.dtype.kind not in "iu" or len(names) != len(lengths) or int(lengths.sum()) != len(labels):
+    if names.ndim != 1 or names.dtype.kind != "U":
         raise UserError(
-            f"{path}: {len(names)} names, {len(lengths)} lengths and {len(labels)} frame labels do not belong together"
+            f"{path}: names is not one row of texts (it is {names.dtype} {names.shape}); save it as"
+            " numpy.array of the names"
         )
-    ends = np.cumsum(lengths)
-    pieces: Iterable[tuple[str, np.ndarray]] = (
-        (str(name), labels[end - length : end]) for name, end, length in zip(names, ends, lengths, strict=True)
-    )
-    return dict(pieces)
+    if lengths.dtype.kind not in "iu" or lengths.shape != names.shape or labels.ndim != 1:
+        raise UserError(
+            f"{path}: names {names.shape}, lengths {lengths.dtype} {lengths.shape} and gt {labels.shape} do not belong"
+            " together; expected a name and a whole number per video, and all frame labels in one row"
+        )
+    counts = [int(length) for length in lengths]
+    if min(counts, default=0) < 0 or sum(counts) != len(labels):
+        raise UserError(
+            f"{path}: {len(names)} names, {len(lengths)} lengths and {len(labels)} frame labels do not belong together;"
+            " the lengths must add up to the number of labels"
+        )
+    pieces: dict[str, np.ndarray] = {}
+    end = 0
+    for name, count in zip(map(str, names), counts, strict=True):
+        if name in pieces:
+            raise UserError(f"{path} contains {name} twice; keep one")
+        pieces[name] = labels[end : end + count]
+        end += count
+    return pieces

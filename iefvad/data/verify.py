@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import safe_open
-
 from iefvad.features.packed import SPLITS, PackedStore, is_packed, table_name
 from iefvad.features.store import FeatureStore, is_store
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.tensors import read_tensors
+from iefvad.utils.tensors import opened, read_tensors
 
 
 @dataclass
@@ -74,8 +72,9 @@ def verify(path: Path, *, forget: bool = False) -> Verified:
 def _verify_store(path: Path, forget: bool) -> Verified:
     store = FeatureStore(path)
     found = Verified(path, "feature store")
-    for features in sorted(path.rglob("*.safetensors")):
-        name = features.relative_to(path).as_posix().removesuffix(".safetensors")
+    names = {file.relative_to(path).as_posix().removesuffix(".safetensors") for file in path.rglob("*.safetensors")}
+    for name in sorted(names | set(store.incomplete())):
+        features = path / f"{name}.safetensors"
         try:
             store.read(name)
         except UserError as error:
@@ -104,5 +103,5 @@ def _verify_packed(path: Path) -> Verified:
 
 
 def _has_checksums(file: Path) -> bool:
-    with safe_open(file, framework="np") as tensors:
+    with opened(file) as tensors:
         return checksums.KEY in (tensors.metadata() or {})

@@ -19,8 +19,9 @@ from iefvad.detection.outputs import describe_failure
 from iefvad.detection.threshold import Rule
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
-from iefvad.utils.options import option
+from iefvad.utils.options import checked, option
 from iefvad.utils.text import clock, readable
+from iefvad.utils.values import COUNT, NATURAL, NOT_NEGATIVE, RATE, Range
 from iefvad.video import find_videos, require_rate
 
 
@@ -28,17 +29,20 @@ from iefvad.video import find_videos, require_rate
 class CalibrateConfig:
     """Settings of `iefvad calibrate`."""
 
-    false_alarms_per_hour: float = option(1.0, "maximum false alarms per hour of normal video")
-    low_share: float = option(0.8, "a flagged interval ends when the score falls below this fraction of the threshold")
-    merge_gap: float = option(2.0, "join flagged intervals with gaps of at most this many seconds")
-    min_length: float = option(0.0, "leave out flagged intervals shorter than this many seconds")
+    false_alarms_per_hour: float = option(1.0, "maximum false alarms per hour of normal video", NOT_NEGATIVE)
+    low_share: float = option(
+        0.8, "a flagged interval ends when the score falls below this fraction of the threshold", Range(above=0, most=1)
+    )
+    merge_gap: float = option(2.0, "join flagged intervals with gaps of at most this many seconds", NOT_NEGATIVE)
+    min_length: float = option(0.0, "leave out flagged intervals shorter than this many seconds", NOT_NEGATIVE)
     hop: int | None = option(
         None,
         "number of segments scored at a time; use the value that `iefvad detect` will use, which is 1 for live input"
         " [default: as for files]",
+        COUNT,
     )
     context: int | None = option(
-        None, "number of earlier segments that the attention also sees [default: as in `iefvad detect`]"
+        None, "number of earlier segments that the attention also sees [default: as in `iefvad detect`]", NATURAL
     )
     tail: Literal["drop", "repeat"] = option(
         "repeat", "last segment of fewer than 16 frames: leave it out, or fill it by repeating its last frame"
@@ -47,7 +51,9 @@ class CalibrateConfig:
         "error", "truncated video: report an error, or score the part that can be decoded"
     )
     fps: float | None = option(
-        None, "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate"
+        None,
+        "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate",
+        RATE,
     )
     image_weights: str | None = option(
         None, "weights of the image encoder (as for `iefvad extract`), if they have moved since the features were made"
@@ -73,6 +79,7 @@ def calibrate(
     Raises:
         UserError: no video could be read; otherwise as `find_threshold`.
     """
+    checked(config)
     shared = ("hop", "context", "tail", "on_truncated", "fps", "image_weights", "event_weights", "device")
     # The threshold is arbitrary: only the scores are used, and an older calibration must not be read.
     settings = DetectConfig(threshold=1.0, thumbnails=0, **{name: getattr(config, name) for name in shared})

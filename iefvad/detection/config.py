@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from iefvad.utils.errors import UserError
-from iefvad.utils.options import option
+from iefvad.utils.options import checked, option
+from iefvad.utils.values import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, RATE, Range
 
 GROUPS = {
     "threshold": "what is flagged",
@@ -32,10 +32,14 @@ class DetectConfig:
         "a flagged interval ends when the score falls below this [default: from the calibration, or --threshold]",
     )
     merge_gap: float | None = option(
-        None, "join flagged intervals with gaps of at most this many seconds [default: from the calibration, or 0]"
+        None,
+        "join flagged intervals with gaps of at most this many seconds [default: from the calibration, or 0]",
+        NOT_NEGATIVE,
     )
     min_length: float | None = option(
-        None, "leave out flagged intervals shorter than this many seconds [default: from the calibration, or 0]"
+        None,
+        "leave out flagged intervals shorter than this many seconds [default: from the calibration, or 0]",
+        NOT_NEGATIVE,
     )
     calibration: str | None = option(None, "calibration file [default: calibration.json in RUN]")
 
@@ -43,10 +47,12 @@ class DetectConfig:
         None,
         "number of segments scored at a time. If it is smaller than what the model sees at once, the model's window"
         " slides [default: for files all that the model sees at once, as in evaluation; for live input 1]",
+        COUNT,
     )
     context: int | None = option(
         None,
         "number of earlier segments that the attention also sees [default: what the model sees at once, minus --hop]",
+        NATURAL,
     )
 
     tail: Literal["drop", "repeat"] = option(
@@ -56,7 +62,9 @@ class DetectConfig:
         "error", "truncated video: report an error, or score the part that can be decoded"
     )
     fps: float | None = option(
-        None, "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate"
+        None,
+        "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate",
+        RATE,
     )
     image_weights: str | None = option(
         None, "weights of the image encoder (as for `iefvad extract`), if they have moved since the features were made"
@@ -64,12 +72,16 @@ class DetectConfig:
     event_weights: str | None = option(None, "weights of the event encoder, if they have moved")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
-    retries: int = option(5, "give up after this many attempts to reconnect that bring no frame")
+    retries: int = option(5, "give up after this many attempts to reconnect that bring no frame", NATURAL)
     retry_seconds: float = option(
-        1.0, "seconds to wait before the first attempt; each further wait is twice as long, at most 30 s"
+        1.0, "seconds to wait before the first attempt; each further wait is twice as long, at most 30 s", NOT_NEGATIVE
     )
-    timeout: float = option(10.0, "a connection counts as lost after this many seconds without an answer or a frame")
-    duration: float | None = option(None, "stop live input after this many seconds [default: at Ctrl-C]")
+    timeout: float = option(
+        10.0,
+        "a connection counts as lost after this many seconds without an answer or a frame",
+        Range(above=0, most=1e6),
+    )
+    duration: float | None = option(None, "stop live input after this many seconds [default: at Ctrl-C]", POSITIVE)
     webhook: str | None = option(
         None, "post the start and the end of each alarm of live input as JSON to this http or https address"
     )
@@ -79,7 +91,9 @@ class DetectConfig:
         " install 'iefvad[serve]')",
     )
 
-    thumbnails: int = option(8, "number of pictures in the HTML timeline, of the segments with the highest scores")
+    thumbnails: int = option(
+        8, "number of pictures in the HTML timeline, of the segments with the highest scores", Range(0, 10_000)
+    )
     overlay: bool = option(False, "also write the video with its score and flagged intervals drawn in (files only)")
     out: str | None = option(None, "folder for the results [default: RUN/detections]")
 
@@ -89,12 +103,4 @@ class DetectConfig:
         Raises:
             UserError: a number is out of range.
         """
-        for name in ("merge_gap", "min_length", "retries", "retry_seconds", "thumbnails"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {value}.")
-        for name in ("timeout", "duration"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"--{name} must be greater than 0 seconds, not {value}.")
-        return self
+        return checked(self)

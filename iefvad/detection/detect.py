@@ -16,6 +16,7 @@ from iefvad.detection.live.watch import Watch
 from iefvad.detection.outputs import Names, write_results
 from iefvad.detection.result import Detection
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import require_writable
 from iefvad.video import find_videos, require_rate
 
 
@@ -43,6 +44,8 @@ def detect(
     cameras = inputs(given, config)
     detector = Detector(model, config, live=bool(cameras))
     folder = Path(config.out) if config.out else None
+    if folder is not None:
+        require_writable(folder)
     if cameras:
         return _watch(detector, cameras, folder)
     names = Names(folder) if folder is not None else None
@@ -83,7 +86,12 @@ def _watch(detector: Detector, cameras: Sequence[Camera], folder: Path | None) -
             announce(scored)
     detections = session.detections()
     if folder is not None:
-        names = Names(folder)
+        names, failed = Names(folder), None
         for channel, detection in zip(session.scored, detections, strict=True):
-            write_results(detection, folder, names.fresh(channel.camera.stem), detector)
+            try:
+                write_results(detection, folder, names.fresh(channel.camera.stem), detector)
+            except UserError as error:  # of one camera: the results of the others are written too
+                failed = failed or error
+        if failed is not None:
+            raise failed
     return detections

@@ -19,7 +19,7 @@ from iefvad.extraction.stream import DEFAULTS, FeatureStream, SegmentFeatures, g
 from iefvad.scoring.scorer import Scorer, check_encoder, choose_crops
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
-from iefvad.utils.text import file_name, readable
+from iefvad.utils.text import few, file_name, readable
 from iefvad.video import SEGMENT
 
 Item = TypeVar("Item")
@@ -64,6 +64,8 @@ class Detector:
                 f"{self.name} was trained on features without a record of their encoder (.npy lists): train from a"
                 " store made by `iefvad extract` to score videos."
             )
+        if missing := [name for name in ("image_encoder", "event_encoder", "crops") if not self.settings.get(name)]:
+            raise UserError(f"{self.name} has an incomplete record of its encoder: {few(missing)} is missing.")
         self.settings = {
             **DEFAULTS,
             **self.settings,

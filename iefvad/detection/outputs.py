@@ -19,6 +19,7 @@ from iefvad.scoring.video_scores import Interval, VideoScores, write_scores_csv
 from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import rescued, write_text, write_with
+from iefvad.utils.memory import is_shortage, shortage
 from iefvad.utils.text import file_name, readable
 from iefvad.video import SEGMENT
 
@@ -124,8 +125,8 @@ def _write_results(detection: Detection, folder: Path, name: str, detector: Dete
 
 def describe_failure(video: Path, error: Exception) -> str:
     """Return a message that names the video once. Most messages name it themselves."""
-    if isinstance(error, MemoryError):
-        return readable(f"{video}: there is not enough memory for its frames")
+    if not isinstance(error, UserError) and is_shortage(error):
+        return readable(f"{video}: there is {shortage(error)} for its frames")
     if not isinstance(error, (UserError, OSError)):  # of a library, at one video of many
         return readable(f"{video}: {type(error).__name__}: {error}")
     return readable(str(error) if str(video) in str(error) else f"{video}: {error}")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -21,6 +20,8 @@ from iefvad.detection.outputs import Names, describe_rule, write_results
 from iefvad.detection.result import Detection
 from iefvad.scoring.video_scores import CSV_COLUMNS, csv_row
 from iefvad.utils.csv_text import csv_line
+from iefvad.utils.errors import UserError
+from iefvad.utils.files import storage_error
 from iefvad.utils.text import clock, readable
 from iefvad.video import SEGMENT
 
@@ -58,8 +59,8 @@ def summarize(detection: Detection) -> None:
 def watch(detector: Detector, cameras: Sequence[Camera], folder: Path) -> int:
     """Score live input until it ends, its duration is over, or the user presses Ctrl-C.
 
-    Each segment is printed and written to NAME.csv at once, so that a kill loses nothing. The other files are written
-    at the end.
+    In a command SIGTERM and SIGHUP act like Ctrl-C: a service that is stopped still writes its files. Each segment is
+    printed and written to NAME.csv at once, so that a kill loses nothing. The other files are written at the end.
 
     Args:
         detector: The detector.
@@ -84,7 +85,6 @@ def watch(detector: Detector, cameras: Sequence[Camera], folder: Path) -> int:
     print("press Ctrl-C to end", flush=True)
     with contextlib.ExitStack() as stack:
         announce = stack.enter_context(announcing(session, detector.config, lambda text: _say("", text)))
-        stack.enter_context(_ending_by_signal())
         for recorder in recorders.values():
             stack.callback(recorder.close)
         try:
@@ -98,9 +98,14 @@ def watch(detector: Detector, cameras: Sequence[Camera], folder: Path) -> int:
             print("\nended by Ctrl-C", flush=True)
     if len(cameras) == 1:
         session.detections()  # one without a score is an error
+    failed = False
     for channel in session.scored:
-        recorders[channel.name].finish(detector)
-    return _status(session)
+        try:
+            recorders[channel.name].finish(detector)
+        except UserError as error:  # of one camera: the results of the others are written too
+            failed = True
+            print(f"iefvad detect: {channel.name}: {error}", file=sys.stderr, flush=True)
+    return _status(session) or int(failed)
 
 
 def _status(session: Watch) -> int:
@@ -129,9 +134,28 @@ class _Recorder:
         self._width = width
         self._name = names.fresh(channel.camera.stem)
         self._file: TextIO | None = None
+        self._failed = False
 
     def write(self, scored: LiveScore) -> None:
-        """Write a segment, so that nothing is lost when the process is killed."""
+        """Write a segment, so that nothing is lost when the process is killed.
+
+        Where the folder fails, the scores stay in memory, and `finish` writes them.
+        """
+        if self._failed:
+            return
+        try:
+            self._write(scored)
+        except OSError as error:
+            self._failed = True
+            self.close()
+            print(
+                f"iefvad detect: {self.channel.name}: {storage_error(error, self.folder)} The scores are kept in memory"
+                " and written at the end.",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _write(self, scored: LiveScore) -> None:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{self._name}.csv"
@@ -150,7 +174,8 @@ class _Recorder:
     def close(self) -> None:
         """Close the CSV file."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
 
     def finish(self, detector: Detector) -> None:
         """Write all files and print a summary."""
@@ -224,21 +249,3 @@ def _print_alarm(alarm: LiveAlarm, prefix: str) -> None:
 def _csv_line(name: str, scored: LiveScore) -> str:
     values = [None if np.isnan(value) else float(value) for value in scored.row]
     return csv_line(csv_row(name, scored.number, scored.start, scored.end, values))
-
-
-@contextlib.contextmanager
-def _ending_by_signal() -> Iterator[None]:
-    """Let SIGTERM act like Ctrl-C in the block: a service that is stopped still writes its files."""
-
-    def end(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.hub import Repository, no_safetensors, open_repository
+from iefvad.utils.plain_json import read_object
+from iefvad.utils.values import Range, problem
 
 Layout = Literal["open_clip", "transformers", "timm"]
 
 OPEN_CLIP_CONFIG, CONFIG, _PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
 _OPEN_CLIP_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 _MODEL_NAME = "model.safetensors"
+
+LARGEST_PICTURE, WIDEST = 4096, 65_536
+"""Maximum side of the pictures that an encoder sees, and of its widths."""
+SIZES, DEPTHS = Range(-1e9, 1e9), Range(0, 1024)
+"""Ranges of the numbers of a configuration, and of those that are numbers of layers."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ def describe(files: Files, prefer: str, stream: str) -> Described:
         path = files.path(CONFIG)
         content = parse(path)
         if "architecture" in content:
-            return _timm_config(content)
+            return _timm_config(content, path)
         config = clip_config(content, path)
         return Described("transformers", config, _transformers_preprocess(files))
     if isinstance(files, HubFiles):
@@ -224,12 +230,25 @@ def parse(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read, or it is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} does not describe a model: it is not a JSON object.")
+        content = read_object(path, "fetch it again")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: fetch it again.") from None
+    if found := _impossible(content):
+        raise UserError(f"{path} does not describe a model: {found}. Fetch it again.")
     return content
+
+
+def _impossible(value: Any, name: str = "") -> str | None:
+    """Return what is wrong with the numbers of a configuration, at any depth, before a network is made of them."""
+    if isinstance(value, dict):
+        return next((found for key, item in value.items() if (found := _impossible(item, str(key)))), None)
+    if isinstance(value, list):
+        return next((found for item in value if (found := _impossible(item, name))), None)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    deep = any(word in name for word in ("layers", "depth", "blocks"))
+    found = (DEPTHS if deep else SIZES).problem(value)
+    return found and f"{name} {found}"
 
 
 def open_clip_config(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -241,7 +260,30 @@ def open_clip_config(content: dict[str, Any], path: Path) -> dict[str, Any]:
     config = content.get("model_cfg", content)
     if not isinstance(config, dict) or "embed_dim" not in config or not isinstance(config.get("vision_cfg"), dict):
         raise UserError(f"{path} does not describe an open_clip model (embed_dim, vision_cfg).")
+    _check_preprocess(content.get("preprocess_cfg", {}), path)
+    checks: list[tuple[str, Any, Any]] = [("embed_dim", config["embed_dim"], int)]
+    checks += [(name, config["vision_cfg"].get(name, 1), int) for name in ("width", "head_width")]
+    checks += [(name, config["vision_cfg"].get(name, 1), int | list[int]) for name in ("layers", "patch_size")]
+    checks += [("image_size", config["vision_cfg"].get("image_size", 224), int | list[int])]
+    for name, value, hint in checks:
+        if found := problem(value, hint, Range(1, LARGEST_PICTURE if name == "image_size" else WIDEST)):
+            raise UserError(f"{path} does not describe an open_clip model: {name} {found}. Fetch it again.")
     return config
+
+
+def _check_preprocess(values: Any, path: Path) -> None:
+    """Refuse statistics of pixels and sizes of pictures that cannot be."""
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged: its preprocessing is not an object. Fetch it again.")
+    checks = [("mean", list[float], 3, Range(-1e3, 1e3)), ("std", list[float], 3, Range(above=0, most=1e3))]
+    for name, hint, count, limits in [*checks, ("size", int | list[int], 2, Range(1, LARGEST_PICTURE))]:
+        if name not in values:
+            continue
+        found = problem(values[name], hint, limits)
+        if found is None and isinstance(values[name], list) and len(values[name]) != count:
+            found = f"must have {count} numbers, not {len(values[name])}"
+        if found:
+            raise UserError(f"{path} is damaged: {name} {found}. Fetch it again.")
 
 
 def clip_config(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -262,9 +304,25 @@ def clip_config(content: dict[str, Any], path: Path) -> dict[str, Any]:
     activation = vision.get("hidden_act", "quick_gelu")
     if activation not in ("quick_gelu", "gelu"):
         raise UserError(f"{path} has the activation {activation}; only quick_gelu and gelu are known.")
+    if not isinstance(vision, dict):
+        raise UserError(f"{path} does not describe a CLIP model: vision_config is not an object. Fetch it again.")
+    for name in (
+        "hidden_size", "num_attention_heads", "projection_dim", "num_hidden_layers", "intermediate_size", "image_size",
+        "patch_size",
+    ):  # fmt: skip
+        limits = Range(1, LARGEST_PICTURE if name == "image_size" else WIDEST)
+        for source in (vision, content):
+            if name in source and (found := problem(source[name], int, limits)):
+                raise UserError(f"{path} does not describe a CLIP model: {name} {found}. Fetch it again.")
+    if found := problem(vision.get("layer_norm_eps", 1e-5), float, Range(above=0, most=1)):
+        raise UserError(f"{path} does not describe a CLIP model: layer_norm_eps {found}. Fetch it again.")
     width, heads = int(vision.get("hidden_size", 768)), int(vision.get("num_attention_heads", 12))
+    if width % heads:
+        raise UserError(
+            f"{path} does not describe a CLIP model: {heads} heads do not divide its width {width}. Fetch it again."
+        )
     return {
-        "embed_dim": int(content.get("projection_dim", vision.get("projection_dim", 512))),
+        "embed_dim": int(content.get("projection_dim") or vision.get("projection_dim") or 512),
         "quick_gelu": activation == "quick_gelu",
         "vision_cfg": {
             "image_size": vision.get("image_size", 224),
@@ -281,15 +339,22 @@ def clip_config(content: dict[str, Any], path: Path) -> dict[str, Any]:
 def _transformers_preprocess(files: Files) -> dict[str, Any]:
     if _PREPROCESSOR not in files.names:
         return {}
-    content = parse(files.path(_PREPROCESSOR))
-    return {key: content[f"image_{key}"] for key in ("mean", "std") if f"image_{key}" in content}
+    path = files.path(_PREPROCESSOR)
+    content = parse(path)
+    kept = {key: content[f"image_{key}"] for key in ("mean", "std") if f"image_{key}" in content}
+    _check_preprocess(kept, path)
+    return kept
 
 
-def _timm_config(content: dict[str, Any]) -> Described:
+def _timm_config(content: dict[str, Any], path: Path) -> Described:
     preprocess = content.get("pretrained_cfg") or content
     config = {"architecture": content["architecture"], "model_args": content.get("model_args") or {}}
+    size = preprocess.get("input_size", [3, 224, 224]) if isinstance(preprocess, dict) else None
+    if not isinstance(config["architecture"], str) or not isinstance(config["model_args"], dict) or size is None:
+        raise UserError(f"{path} does not describe a model of timm: fetch it again.")
     kept: dict[str, Any] = {key: preprocess[key] for key in ("mean", "std") if key in preprocess}
-    kept["size"] = list(preprocess.get("input_size", (3, 224, 224)))[1:]
+    kept["size"] = size[1:] if isinstance(size, list) else size
+    _check_preprocess(kept, path)
     return Described("timm", config, kept)
 
 

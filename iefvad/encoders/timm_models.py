@@ -29,9 +29,10 @@ def timm_tower(config: dict[str, Any], name: str) -> nn.Module:
         module: nn.Module = timm.create_model(
             config["architecture"], pretrained=False, num_classes=0, **config.get("model_args", {})
         )
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, AssertionError, LookupError, AttributeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(
-            f"the installed timm cannot build {name} ({error}): install a newer timm, or choose another model."
+            f"the installed timm cannot build {name} ({reason}): install a newer timm, or choose another model."
         ) from error
     return module
 

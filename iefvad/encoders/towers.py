@@ -235,10 +235,19 @@ def _load(source: Source, build: Callable[[], nn.Module], *, lazy: bool) -> nn.M
         tensors = read_timm(source.path, module)
     else:
         transformers = source.layout == "transformers"
-        tensors = read_transformers(source.path) if transformers else read_visual(source.path).tensors
+        try:
+            tensors = read_transformers(source.path) if transformers else read_visual(source.path).tensors
+        except RuntimeError as error:  # of tensors that cannot be joined
+            raise UserError(f"{source.path} does not fit the visual tower of {source.name} ({error}).") from error
         with meta_device() if lazy else torch.device("cpu"):
             module = build()
-    check_names(module.state_dict(), tensors, source.path, source.name, source.layout)
+    expected = module.state_dict()
+    check_names(expected, tensors, source.path, source.name, source.layout)
+    for name, value in tensors.items():
+        if value.is_floating_point() != expected[name].is_floating_point():
+            raise UserError(f"{source.path} has {name} as {value.dtype}: fetch or convert it again.")
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():
+            raise UserError(f"{source.path} contains NaN or infinity in {name}: fetch or convert it again.")
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     module.load_state_dict(tensors, strict=True, assign=lazy)
     return module
@@ -253,9 +262,10 @@ def _open_clip_tower(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
         tower: nn.Module = _build_vision_tower(
             config["embed_dim"], vision, bool(config.get("quick_gelu", False)), dtype
         )
-    except TypeError as error:
+    except (TypeError, ValueError, ArithmeticError, AssertionError, LookupError, AttributeError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(
-            f"the installed open_clip does not know the model's vision_cfg ({error}): check it, or install a newer"
+            f"the installed open_clip does not know the model's vision_cfg ({reason}): check it, or install a newer"
             " open_clip."
         ) from error
     return tower

@@ -190,7 +190,10 @@ def quickgelu_model(path: str | Path) -> str | None:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     if not {"visual.conv1.weight", "visual.positional_embedding", "visual.proj"} <= shapes.keys():
         return None
-    width, _, patch, _ = shapes["visual.conv1.weight"]
+    kernel, tokens, output = (shapes[f"visual.{name}"] for name in ("conv1.weight", "positional_embedding", "proj"))
+    if (len(kernel), len(tokens), len(output)) != (4, 2, 2) or not tokens[0]:
+        return None
+    width, _, patch, _ = kernel
     sizes = {
         "width": width,
         "patch_size": patch,

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from iefvad.checkpoints.hub import IEFVAD, Baseline, load_model, load_trained
 from iefvad.checkpoints.pretrained import RUN_CONFIG, is_released_file
@@ -15,7 +15,7 @@ from iefvad.features.packed import is_packed
 from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark
 from iefvad.model.baselines.config import BaselineConfig
-from iefvad.model.config import Noise
+from iefvad.model.config import WIDEST, Noise
 from iefvad.scoring.robustness import (
     DRAWS,
     RATIOS,
@@ -31,13 +31,14 @@ from iefvad.scoring.tables import table
 from iefvad.training.networks import model_config
 from iefvad.training.results import Results, Subject, finish, write_results
 from iefvad.training.run import Run, Variant, baseline_name
-from iefvad.training.settings import TrainConfig
+from iefvad.training.settings import Settings, TrainConfig
 from iefvad.training.sources import load_benchmark, streams_of
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import require_writable
-from iefvad.utils.options import option
+from iefvad.utils.options import checked, option
 from iefvad.utils.text import readable
+from iefvad.utils.values import POSITIVE, Range
 
 
 @dataclass
@@ -53,16 +54,20 @@ class EvaluateConfig:
     event_folder: str | None = option(None, "folder that replaces `rgb` in a listed path to find the event features")
     image_folder: str | None = option(None, "folder of the image features in a listed path [default: rgb]")
     verify: bool = option(True, "compare stored features with their checksums when they are read first")
-    test_crops: str | None = option(None, "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all")
+    test_crops: Literal["5", "0", "all"] | None = option(
+        None, "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all"
+    )
     robustness: bool | Damage = option(
         True,
         "also measure with one modality damaged (Appendix H of the paper). features: a fraction of its dimensions is"
         " masked; segments: a fraction of its time steps is scaled by 0.01; true: as the protocol says; false: no",
     )
     draws: int = option(
-        DRAWS, "number of times that dimensions or time steps are drawn for --robustness; 20 for a study"
+        DRAWS,
+        "number of times that dimensions or time steps are drawn for --robustness; 20 for a study",
+        Range(1, 10_000),
     )
-    ratios: list[float] = option(list(RATIOS), "fractions that are damaged for --robustness")
+    ratios: list[float] = option(list(RATIOS), "fractions that are damaged for --robustness", Range(above=0, most=1))
     mask: Mask | None = option(
         None,
         "what masked dimensions become: mean of the training features, or zero [default: mean if the network"
@@ -73,9 +78,9 @@ class EvaluateConfig:
         None, "folder for metrics.json, scores.csv and report.html [default: the run's or model's folder]"
     )
     noise: Noise | None = option(None, "noise model of a released checkpoint [default: student-t]")
-    nu: float | None = option(None, "degrees of freedom of a released checkpoint's Student-t [default: 8]")
+    nu: float | None = option(None, "degrees of freedom of a released checkpoint's Student-t [default: 8]", POSITIVE)
     attenuation: float | None = option(None, "attenuation of a released checkpoint's refinement [default: 0.5]")
-    heads: int | None = option(None, "attention heads of a released checkpoint [default: 8]")
+    heads: int | None = option(None, "attention heads of a released checkpoint [default: 8]", Range(1, WIDEST))
 
 
 DATA = ("features", "test_list", "annotations", "gt", "image_folder", "event_folder")
@@ -96,6 +101,7 @@ def evaluate(source: str, config: EvaluateConfig) -> dict[str, Any]:
         UserError: something cannot be loaded, or model and features do not fit.
     """
     path = Path(source)
+    checked(config)
     if path.exists() and not (path / "config.yaml").is_file():
         return evaluate_model(path, config)
     return evaluate_run(path, config)
@@ -105,6 +111,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate all models of a run folder. Args, results and errors as `evaluate`."""
     run = Run.open(path)
     _refuse_released(config, run.path)
+    trained = run.config
     require_writable(Path(config.out) if config.out else run.path)
     overrides = {name: value for name in (*DATA, "test_crops") if (value := getattr(config, name)) is not None}
     if config.features is not None and _is_any_store(config.features):
@@ -123,7 +130,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
         for variant in run.variants:
             backend = "auto" if run.config.fused else "reference"
             model = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
-            _check_agreement(run, variant, seed, model)
+            _check_agreement(run, trained, variant, seed, model)
             _check_fit(model, benchmark)
             scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk)
             results.add(variant.name, seed, scores, model, **_chosen(model))
@@ -243,10 +250,21 @@ def _refuse_released(config: EvaluateConfig, path: Path) -> None:
         )
 
 
-def _check_agreement(run: Run, variant: Variant, seed: int, model: IEFVAD | Baseline) -> None:
-    """Refuse a run whose config.yaml describes another network than its checkpoint."""
-    described = dataclasses.asdict(model_config(variant.apply(run.config), model.config.dim, variant.modality))
+def _check_agreement(run: Run, trained: Settings, variant: Variant, seed: int, model: IEFVAD | Baseline) -> None:
+    """Refuse a run whose config.yaml (`trained`) describes another network than its checkpoint."""
+    applied = variant.apply(trained)
+    described = dataclasses.asdict(model_config(applied, model.config.dim, variant.modality))
     saved = dataclasses.asdict(model.config)
+    # What decides how the network is tested is in both as well; earlier versions recorded less.
+    also: dict[str, Any] = {
+        "chunk": trained.max_segments,
+        "test_crops": trained.test_crops,
+        "protocol": trained.protocol,
+        "seed": seed,
+    }
+    also |= {"method": applied.method} if trained.model == "ief-vad" else {}
+    described |= {name: value for name, value in also.items() if name in model.provenance}
+    saved |= {name: value for name, value in model.provenance.items() if name in also}
     differing = [name for name in described if described[name] != saved.get(name)]
     if differing:
         changes = ", ".join(f"{name} {described[name]} and {saved.get(name)}" for name in differing)

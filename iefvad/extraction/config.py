@@ -9,7 +9,8 @@ from iefvad.encoders.encoder import Encoder, Precision, build_encoder
 from iefvad.encoders.sources import QuickGelu
 from iefvad.extraction.stream import CROPS
 from iefvad.utils.errors import UserError
-from iefvad.utils.options import option
+from iefvad.utils.options import checked, option
+from iefvad.utils.values import FRACTION, NOT_NEGATIVE, RATE, Range
 from iefvad.video import SEGMENT
 from iefvad.video.corruption import Corruptions
 
@@ -22,8 +23,10 @@ class ExtractConfig:
     crops: Literal[1, 5, 10] = option(
         1, "crops per frame: 1 is the centre, 5 adds the four corners, 10 adds the mirror image of each"
     )
-    threshold: float = option(10.0, "change of brightness that counts as an event, in grey levels (0 to 255)")
-    clamp: int = option(10, "maximum event count per pixel and segment; higher counts are set to it")
+    threshold: float = option(
+        10.0, "change of brightness that counts as an event, in grey levels (0 to 255)", NOT_NEGATIVE
+    )
+    clamp: int = option(10, "maximum event count per pixel and segment; higher counts are set to it", Range(1, 255))
     normalize: Literal["clamp", "segment"] = option(
         "clamp", "divisor of the event counts: --clamp, or the highest count in the segment"
     )
@@ -39,11 +42,13 @@ class ExtractConfig:
     frames_per_segment: int = option(
         SEGMENT,
         "number of evenly placed frames of each 16 that the image encoder sees; event maps always use all frames",
+        Range(1, SEGMENT),
     )
     keyframes: float | None = option(
         None,
         "let the image encoder skip a frame unless the fraction of pixels with an event since the last frame that it"
         " saw exceeds this, within a segment; 0 skips only identical frames [default: no frame is skipped]",
+        FRACTION,
     )
 
     corrupt: str | None = option(
@@ -75,7 +80,9 @@ class ExtractConfig:
     )
 
     # How it runs. Features do not depend on it, except for rounding.
-    batch: int = option(0, "frames per pass of the encoder, across videos; 0: 64 on a GPU, 16 on a CPU")
+    batch: int = option(
+        0, "frames per pass of the encoder, across videos; 0: 64 on a GPU, 16 on a CPU", Range(0, 65_536)
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     precision: Precision = option(
         "auto",
@@ -86,12 +93,15 @@ class ExtractConfig:
         0,
         "number of processes that decode ahead of the encoder; with the descriptor on a CPU, number of threads that"
         " each decode and encode one video; 0: chosen for this machine",
+        Range(0, 1024),
     )
     on_truncated: Literal["error", "keep"] = option(
         "error", "truncated video: list it as failed, or keep the frames that decode"
     )
     fps: float | None = option(
-        None, "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate"
+        None,
+        "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate",
+        RATE,
     )
     quiet: bool = option(False, "show no progress bar")
 
@@ -100,7 +110,9 @@ class ExtractConfig:
         "local", "local: this machine; ray: the same stages as a Ray Data pipeline, giving the same files"
     )
     ray_address: str | None = option(None, "address of a Ray cluster, such as ray://HOST:10001 [default: this machine]")
-    ray_actors: int = option(0, "number of encoders on the cluster; 0: one per GPU, or one if there is no GPU")
+    ray_actors: int = option(
+        0, "number of encoders on the cluster; 0: one per GPU, or one if there is no GPU", Range(0, 65_536)
+    )
 
 
 @dataclass
@@ -134,20 +146,7 @@ def check(config: ExtractConfig) -> None:
     """
     if config.crops not in CROPS:
         raise UserError(f"--crops must be 1, 5 or 10, not {config.crops}.")
-    if not config.threshold >= 0:
-        raise UserError(f"--threshold must be at least 0, not {config.threshold}.")
-    if not 1 <= config.clamp <= 255:
-        raise UserError(f"--clamp must be between 1 and 255, not {config.clamp}.")
-    if not 1 <= config.frames_per_segment <= SEGMENT:
-        raise UserError(f"--frames-per-segment must be between 1 and {SEGMENT}, not {config.frames_per_segment}.")
-    if config.keyframes is not None and not 0 <= config.keyframes <= 1:
-        raise UserError(f"--keyframes must be a fraction between 0 and 1, not {config.keyframes}.")
-    Corruptions.parse(config.corrupt)
-    for name in ("batch", "workers", "ray_actors"):
-        if getattr(config, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 0, not {getattr(config, name)}.")
-    if config.engine not in ("local", "ray"):
-        raise UserError(f"--engine must be local or ray, not {config.engine}.")
+    Corruptions.parse(checked(config).corrupt)
 
 
 def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:

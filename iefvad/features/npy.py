@@ -9,7 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike
+from iefvad.utils.files import PathLike, open_regular
+
+LARGEST = 16 << 30
+"""Maximum size of an array in bytes: a month of video with features of 768 numbers."""
 
 _CROP = re.compile(r"(.+)__(\d)\.npy", re.DOTALL)
 _NUMBERS_OF_CROPS = (1, 5, 10)
@@ -28,13 +31,15 @@ def open_npy(path: PathLike) -> np.ndarray:
         UserError: The file is missing, damaged, pickled (such files can run code) or not numeric.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if file.read(6) != b"\x93NUMPY":
                 raise UserError(f"{path} is not a .npy file; save the array with numpy.save")
-        array: np.ndarray = np.load(path, mmap_mode="r" if os.path.getsize(path) else None, allow_pickle=False)
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
-    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # numpy parses the header as Python: what it raises for a damaged one is not documented
         if "Array can't be memory-mapped" in str(error) or "allow_pickle" in str(error):
             raise UserError(
                 f"{path} contains pickled objects, which can run code when read; save it again as a plain numeric array"
@@ -42,6 +47,15 @@ def open_npy(path: PathLike) -> np.ndarray:
         raise UserError(f"{path} cannot be read ({error}); it may be truncated: fetch or make it again") from error
     if array.dtype.kind not in "fiub":
         raise UserError(f"{path} contains {array.dtype}, not numbers; save it again as a numeric array")
+    if isinstance(array, np.memmap) and (surplus := os.path.getsize(path) - array.offset - array.nbytes):
+        raise UserError(
+            f"{path} has {surplus:,} bytes more than its header says ({array.dtype} {array.shape}); it is damaged:"
+            " fetch or make it again"
+        )
+    if array.nbytes > LARGEST:
+        raise UserError(
+            f"{path} has {array.nbytes / 1e9:.0f} GB; an array of at most {LARGEST >> 30} GiB is read: divide it"
+        )
     return array
 
 
@@ -98,7 +112,8 @@ def npy_crops(path: PathLike, axis: int) -> int:
 def load_npy(path: PathLike, axis: int | None = None, crop: int = 0) -> np.ndarray:
     """Read a feature file, or one crop of it, as float32 (T, D). Raises errors as `npy_shape` does."""
     array = _open_features(path, axis)
-    return np.array(array if axis is None else array[crop], dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond float32 become infinity, which readers refuse
+        return np.array(array if axis is None else array[crop], dtype=np.float32)
 
 
 def _open_features(path: PathLike, axis: int | None = None) -> np.ndarray:

@@ -13,7 +13,7 @@ from iefvad.features.npy import load_npy, npy_shape, split_crop
 from iefvad.features.packed import is_packed
 from iefvad.features.store import FeatureStore, Sidecar, hash_file
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, replacing_durably, storage_errors
+from iefvad.utils.files import PathLike, replacing_durably, require_writable, storage_errors
 from iefvad.utils.options import option
 from iefvad.utils.text import few
 from iefvad.video import SEGMENT
@@ -45,6 +45,8 @@ def export_features(store: str, config: ExportConfig) -> int:
     folders = [Path(config.out) / name for name in (config.image_folder, config.event_folder)]
     if folders[0] == folders[1]:
         raise UserError("--image-folder and --event-folder must differ.")
+    for folder in folders:
+        require_writable(folder)
     return export_npy(FeatureStore(store), folders[0], folders[1], dtype=config.dtype)
 
 

@@ -22,21 +22,23 @@ Both safetensors files contain these tensors:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from iefvad.features.readers import Reader
 from iefvad.features.videos import Video
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike
-from iefvad.utils.tensors import map_half
+from iefvad.utils.files import PathLike, too_many_files
+from iefvad.utils.plain_json import parse_json
+from iefvad.utils.tensors import map_half, opened
 from iefvad.video import SEGMENT
 
 FORMAT = 1
@@ -44,6 +46,7 @@ SPLITS = ("train", "test")
 CATALOGUE, JOURNAL = "packed.json", "import.journal"
 _FLAGS = {"truth": "truth", "event_density": "event_density", "starts": "times", "ends": "times"}
 """Small tensor -> key of a catalogue's entry that says whether the video has it."""
+_TYPES = {"truth": np.uint8, "event_density": np.float32, "starts": np.float64, "ends": np.float64}
 _IN_FILE = ("event_density", "starts", "ends", "truth")
 """The small tensors in the order of the file."""
 _AGAIN = "run the same `iefvad features import` again"
@@ -85,7 +88,7 @@ class PackedStore:
         self.root = Path(root)
         self.verify = verify
         try:
-            content = json.loads((self.root / CATALOGUE).read_text(encoding="utf-8"))
+            content = parse_json((self.root / CATALOGUE).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise UserError(
                     f"{self.root} has packed format {content['format']}, this version reads {FORMAT}; import"
@@ -101,6 +104,7 @@ class PackedStore:
             self._small: dict[str, str] = content.get("checks", {})
             if content.pop("check", None) not in (None, catalogue_check(content)):
                 raise UserError(f"{self.root / CATALOGUE} is damaged: delete the folder and {_AGAIN}")
+            _check_catalogue(content)
         except (FileNotFoundError, NotADirectoryError):
             if (self.root / JOURNAL).is_file():
                 raise UserError(
@@ -109,7 +113,7 @@ class PackedStore:
             raise UserError(
                 f"{self.root} is not a packed store (no {CATALOGUE}); make one with `iefvad features import`"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self.root / CATALOGUE} cannot be read ({error!r}); delete the folder and {_AGAIN}"
             ) from error
@@ -198,8 +202,11 @@ class PackedStore:
         }
         try:
             # safe_open compares the header with the file's length, so a truncated file fails here.
-            with safe_open(path, framework="np") as tensors:
-                shape = tuple(tensors.get_slice("features").get_shape())
+            if path.exists() and not path.is_file():
+                raise OSError("it is not a file")
+            with opened(path) as tensors:
+                table = tensors.get_slice("features")
+                shape, kind = tuple(table.get_shape()), table.get_dtype()
                 offsets = tensors.get_tensor("offsets")
                 sizes = {key: size for key, size in sizes.items() if size or key in tensors.keys()}  # noqa: SIM118
                 self._extras[split] = {key: tensors.get_tensor(key) for key in sizes}
@@ -208,14 +215,20 @@ class PackedStore:
                 checks = self._checks[split] = tensors.get_tensor("checks") if known else None
             consistent = (
                 shape == (2, int(expected[-1]) + 1, self.dim)
+                and kind == "F16"
                 and np.array_equal(offsets, expected)
                 and all(self._extras[split][key].shape == (size,) for key, size in sizes.items())
+                and all(self._extras[split][key].dtype == _TYPES[key] for key in sizes)
+                and all(np.isfinite(self._extras[split][key]).all() for key in sizes)
+                and all(labels.max(initial=0) <= 1 for key, labels in self._extras[split].items() if key == "truth")
                 and (checks is None or checks.shape == (len(rows), 8))
                 and self._small.get(split) in (None, checksums.checksum(*small))
             )
         except FileNotFoundError:
             raise UserError(f"{path} is missing: delete {self.root} and {_AGAIN}") from None
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, TypeError) as error:  # TypeError: of a type that numpy does not have
+            if isinstance(error, OSError) and too_many_files(error):
+                raise  # it says nothing about the file
             raise UserError(f"{path} is damaged ({error}): delete {self.root} and {_AGAIN}") from error
         if not consistent:
             raise UserError(f"{path} does not belong to the {CATALOGUE} beside it: delete {self.root} and {_AGAIN}")
@@ -266,6 +279,30 @@ class PackedReader(Reader):
     def files(self, crop: int) -> list[Path]:
         """Return the file of the video's split."""
         return [self.store.root / table_name(self.split)]
+
+
+def _check_catalogue(content: dict[str, Any]) -> None:
+    """Raise ValueError if an entry is not what a catalogue has there."""
+    counts = [content["dim"], content["max_segments"]]
+    texts = [content["name"], content["plan"], *content["notes"], *content.get("checks", {}).values()]
+    sound = isinstance(content["settings"], dict)
+    for video in content["videos"]:
+        counts += [video["segments"], len(video["crops"])]
+        texts += [video["name"], *video["classes"]]
+        sound = (
+            sound
+            and video["split"] in SPLITS
+            and type(video["frames"]) is int
+            and type(video["fps"]) in (int, float)
+            and math.isfinite(video["fps"])
+            and isinstance(video["source"], str | None)
+            and all(type(crop) is int for crop in video["crops"])
+            and len(set(video["crops"])) == len(video["crops"])
+            and all(video.get(flag) in (None, True, False) for flag in _FLAGS.values())
+        )
+    sound = sound and all(type(count) is int and count > 0 for count in counts)
+    if not sound or not all(isinstance(text, str) for text in texts):
+        raise ValueError("its entries are not those of a packed store")
 
 
 def catalogue_check(content: dict[str, Any]) -> str:

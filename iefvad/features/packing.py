@@ -34,7 +34,8 @@ from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark, Video, resample
 from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, storage_error, write_json
+from iefvad.utils.files import PathLike, remove_left_over, storage_error, storage_errors, write_json
+from iefvad.utils.plain_json import parse_json
 from iefvad.utils.tensors import header, to_half
 from iefvad.utils.text import few, readable
 from iefvad.video import SEGMENT
@@ -113,6 +114,8 @@ def pack(benchmark: Benchmark, out: PathLike, *, max_segments: int = 256, progre
         write_json(out / CATALOGUE, document | {"check": catalogue_check(document)})
         journal.remove()
     except OSError as error:
+        if error.filename is not None and out not in Path(error.filename).parents:
+            raise  # of a source
         raise storage_error(error, out) from error
     return PackedStore(out)
 
@@ -263,7 +266,9 @@ class _Journal:
     def __init__(self, out: Path, plan: str, tables: Sequence[_Table], *, strict: bool) -> None:
         self.path = out / JOURNAL
         self.done: dict[tuple[str, int], dict[str, Any]] = {}
-        out.mkdir(parents=True, exist_ok=True)
+        with storage_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+        remove_left_over(out, deep=False)
         lines = self._read()
         if not (lines and lines[0].get("plan") == plan and self._fits(tables)):
             if lines:
@@ -274,15 +279,20 @@ class _Journal:
             _allocate(tables, out)
             self._append({"plan": plan})
             return
+        clips = {table.split: len(table.clips) for table in tables}
         for line in lines[1:]:
-            checked = _checksum(tables, line["split"], line["clip"]) == line.get("xxh3")
-            if checked and not (strict and line["notes"]):
-                self.done[line["split"], line["clip"]] = line
+            split, clip, notes = line.get("split"), line.get("clip"), line.get("notes")
+            if not isinstance(split, str) or type(clip) is not int or not 0 <= clip < clips.get(split, 0):
+                continue  # damaged
+            if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes) or (strict and notes):
+                continue
+            if _checksum(tables, split, clip) == line.get("xxh3"):
+                self.done[split, clip] = line
         if not self.path.read_bytes().endswith(b"\n"):
             with open(self.path, "ab") as file:  # the import was killed in the middle of a line
                 file.write(b"\n")
-        clips = sum(len(table.clips) for table in tables)
-        print(f"{readable(out)}: {len(self.done)} of {clips} clips are there; continuing.")
+        total = sum(len(table.clips) for table in tables)
+        print(f"{readable(out)}: {len(self.done)} of {total} clips are there; continuing.")
 
     def add(self, split: str, clip: int, check: str, notes: list[str]) -> None:
         """Note that the bytes of a clip are written."""
@@ -302,9 +312,11 @@ class _Journal:
         lines = []
         for text in self.path.read_bytes().splitlines() if self.path.exists() else []:
             try:
-                lines.append(json.loads(text))
+                line = parse_json(text)
             except ValueError:  # incomplete, because the import was killed
                 continue
+            if isinstance(line, dict):
+                lines.append(line)
         return lines
 
     def _fits(self, tables: Sequence[_Table]) -> bool:

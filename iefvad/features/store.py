@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,14 +23,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from iefvad.utils import checksums
 from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, flush, open_regular, replacing_durably, storage_errors
-from iefvad.utils.tensors import header, to_half
+from iefvad.utils.files import PathLike, flush, open_regular, replacing_durably, storage_errors, too_many_files
+from iefvad.utils.plain_json import parse_json
+from iefvad.utils.tensors import header, opened, to_half
 from iefvad.utils.text import utf8
+from iefvad.video import ClockReport
 
 FORMAT = 1
 _SETTINGS, _INDEX = "store.json", "index.csv"
@@ -149,6 +152,15 @@ class FeatureStore:
         """Return the sidecars of the complete videos, sorted by name."""
         return list(self._complete(sorted(self._candidates())))
 
+    def incomplete(self) -> list[str]:
+        """Return the names of the videos that are damaged or not complete, sorted."""
+        names = set(self._candidates())
+        for path in self.root.rglob("*.json"):
+            name = path.relative_to(self.root).as_posix().removesuffix(".json")
+            if name not in names and path.is_file() and b'"source_hash"' in path.read_bytes():
+                names.add(name)  # a sidecar without features
+        return sorted(name for name in names if self._load(name) is None)
+
     def __contains__(self, name: object) -> bool:
         """Return whether both files of the video exist, can be read, and are complete and consistent."""
         return isinstance(name, str) and any(True for _ in self._complete([name]))
@@ -208,7 +220,7 @@ class FeatureStore:
             UserError: The video is missing, not complete or damaged.
         """
         sidecar = self.sidecar(name)
-        with safe_open(self._paths(name)[0], framework="np") as tensors:
+        with opened(self._paths(name)[0]) as tensors:
             image, event = tensors.get_tensor("image"), tensors.get_tensor("event")
             for index in range(len(sidecar.crops)):
                 self._check(name, index, image[index], event[index], tensors.metadata())
@@ -231,7 +243,7 @@ class FeatureStore:
         if crop_index not in sidecar.crops:
             raise UserError(f"{name} in {self.root} has crops {sidecar.crops}, not {crop_index}; choose one of them")
         row = sidecar.crops.index(crop_index)
-        with safe_open(self._paths(name)[0], framework="np") as tensors:
+        with opened(self._paths(name)[0]) as tensors:
             image, event = tensors.get_slice("image")[row], tensors.get_slice("event")[row]
             self._check(name, row, image, event, tensors.metadata())
         return image, event
@@ -296,21 +308,28 @@ class FeatureStore:
         try:
             features, side_path = self._paths(name)
             text = side_path.read_bytes()
-            content = json.loads(text)
-            later = {key: None for key in _LATER if key not in content}
-            sidecar = Sidecar(**{key.name: (later | content)[key.name] for key in fields(Sidecar)})
+            sidecar = read_sidecar(parse_json(text))
+            if not features.is_file():  # opening a pipe would wait
+                return None
             # safe_open compares the header with the file's length, so a truncated file fails here.
-            with safe_open(features, framework="np") as tensors:
-                shapes = [tensors.get_slice(key).get_shape() for key in ("image", "event")]
+            with opened(features) as tensors:
+                slices = [tensors.get_slice(key) for key in ("image", "event")]
+                shapes, kinds = [part.get_shape() for part in slices], {part.get_dtype() for part in slices}
                 metadata = tensors.metadata() or {}
             consistent = (
-                shapes[0] == shapes[1]
+                sidecar.name == name
+                and kinds == {"F16"}
+                and shapes[0] == shapes[1]
+                and len(shapes[0]) == 3
+                and shapes[0][2] == self.settings.get("dim", shapes[0][2])
                 and shapes[0][:2] == [len(sidecar.crops), sidecar.segments]
                 and metadata.get("source_hash") == sidecar.source_hash
                 and metadata.get("sidecar") in (None, checksums.checksum(memoryview(text)))
                 and sidecar.settings == self.settings
             )
-        except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError):
+        except (OSError, UserError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, OSError) and too_many_files(error):
+                raise  # it says nothing about the video
             return None  # with any error in the files, the video counts as missing and is extracted again
         return sidecar if consistent else None
 
@@ -330,7 +349,7 @@ class FeatureStore:
 
     def _read_settings(self) -> dict[str, Any] | None:
         try:
-            settings = json.loads((self.root / _SETTINGS).read_text(encoding="utf-8"))
+            settings = parse_json((self.root / _SETTINGS).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -340,6 +359,41 @@ class FeatureStore:
         if not isinstance(settings, dict):
             raise UserError(f"{self.root / _SETTINGS} is not a store's settings; use another folder")
         return settings
+
+
+def read_sidecar(content: Any) -> Sidecar:
+    """Make a sidecar from JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError: an entry is missing, or is not what a sidecar has there.
+    """
+    later = {key: None for key in _LATER if key not in content}
+    side = Sidecar(**{key.name: (later | content)[key.name] for key in fields(Sidecar)})
+    counts = (side.frames, side.segments, side.frames_dropped)
+    rows = [side.event_density or None, side.starts, side.ends]
+    sound = (
+        all(isinstance(text, str) for text in (side.name, side.source, side.source_hash))
+        and _are_numbers([side.fps])
+        and side.fps >= 0
+        and all(type(count) is int and count >= 0 for count in counts)
+        and isinstance(side.crops, list)
+        and all(type(crop) is int and 0 <= crop <= 9 for crop in side.crops)
+        and 0 < len(side.crops) == len(set(side.crops))
+        and isinstance(side.settings, dict)
+        and isinstance(side.event_density, list)
+        and all(values is None or (_are_numbers(values) and len(values) == side.segments) for values in rows)
+    )
+    if not sound:
+        raise ValueError("its entries are not those of a sidecar")
+    if side.clock is not None:
+        report = ClockReport.from_dict(side.clock)
+        if not _are_numbers([report.rate, *report.restarts]):
+            raise ValueError("its clock has no rate")
+    return side
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
 def hash_file(path: PathLike) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from iefvad.features.packed import SPLITS, PackedStore, is_packed
 from iefvad.features.store import FeatureStore
-from iefvad.utils.text import readable
+from iefvad.utils.text import few, readable
 
 
 def describe(root: str) -> str:
@@ -22,11 +22,17 @@ def describe(root: str) -> str:
     segments = sum(sidecar.segments for sidecar in sidecars)
     frames = sum(sidecar.frames for sidecar in sidecars)
     crops = sorted({crop for sidecar in sidecars for crop in sidecar.crops})
-    lines = [
-        f"{readable(root)}: feature store, {len(sidecars)} videos, {frames:,} frames, {segments:,} segments,"
-        f" crops {crops}"
-    ]
-    return "\n".join(lines + _settings(store.settings))
+    counts = f"{len(sidecars)} videos, {frames:,} frames, {segments:,} segments, crops {crops}"
+    lines = [f"{readable(root)}: feature store, {counts}"]
+    return "\n".join(lines + _settings(store.settings) + [f"  {note}" for note in incomplete_note(store)])
+
+
+def incomplete_note(store: FeatureStore) -> list[str]:
+    """Name the videos of a store that are damaged or not complete. The list is empty if there are none."""
+    names = store.incomplete()
+    if not names:
+        return []
+    return [f"note: {len(names)} videos are damaged or not complete and are left out: {few(names)}; extract them again"]
 
 
 def describe_packed(store: PackedStore) -> str:

@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from iefvad.model.inputs import check_projection
+from iefvad.utils.values import COUNT, NOT_NEGATIVE, POSITIVE, Range, problems, within
 
 MODALITIES = ("image", "event")
+
+WIDEST, DEEPEST = 65_536, 1024
+"""Maximum of widths, and of numbers of layers, steps and networks. They are far above what serves, and far below what
+would fill a machine before anything is computed."""
+LONGEST_CHUNK, LONGEST_PADDED = 1 << 20, 4096
+"""Maximum number of segments that the attention sees at once, and of those that every sequence is padded to."""
 
 Noise = Literal["student-t", "gaussian"]
 Temporal = Literal["kalman", "robust-kalman", "none"]
@@ -54,30 +61,30 @@ class ModelConfig:
             (nu+1)/nu·exp(-logvar) divided by their sum + eps.
 
     Raises:
-        ValueError: `heads` does not divide the width of the network, `window` or `members` is below 1, `projection`
-            is not between 1 and `dim`, `projection`, `surprise` or `repair` comes without `standardize`, `released`
-            comes with what the released code does not have, or `covariance_rank` is negative or belongs to a network
-            without the fusion.
+        ValueError: a value is of another type or out of its range, `heads` does not divide the width of the network,
+            `projection` exceeds `dim`, `projection`, `surprise` or `repair` comes without `standardize`, `released`
+            comes with what the released code does not have, or `covariance_rank` belongs to a network without the
+            fusion.
     """
 
-    dim: int = 768
-    hidden: int | None = None
-    layers: int = 2
-    heads: int = 8
-    dropout: float = 0.1
-    window: int | None = None
+    dim: int = within(768, Range(1, WIDEST))
+    hidden: int | None = within(None, Range(1, 4 * WIDEST))
+    layers: int = within(2, Range(0, DEEPEST))
+    heads: int = within(8, Range(1, WIDEST))
+    dropout: float = within(0.1, Range(0, below=1))
+    window: int | None = within(None, COUNT)
     standardize: bool = False
-    projection: int | None = None
-    members: int = 1
+    projection: int | None = within(None, Range(1, WIDEST))
+    members: int = within(1, Range(1, DEEPEST))
     modality: Literal["fusion", "image", "event"] = "fusion"
     noise: Noise = "student-t"
-    nu: float | Literal["learned"] = 8.0
-    covariance_rank: int = 0
+    nu: float | Literal["learned"] = within(8.0, POSITIVE)
+    covariance_rank: int = within(0, Range(0, WIDEST))
     temporal: Temporal = "kalman"
-    process_noise: float | Literal["learned"] = "learned"
-    refine_steps: int = 10
+    process_noise: float | Literal["learned"] = within("learned", NOT_NEGATIVE)
+    refine_steps: int = within(10, Range(0, DEEPEST))
     attenuation: float = 0.5
-    eps: float = 1e-8
+    eps: float = within(1e-8, NOT_NEGATIVE)
     surprise: bool = False
     repair: bool = False
     fusion: FusionKind = "precision"
@@ -86,20 +93,16 @@ class ModelConfig:
     released: bool = False
 
     def __post_init__(self) -> None:
+        for name, problem in problems(vars(self), ModelConfig):
+            raise ValueError(f"{name} {problem}")
         check_projection(self.projection, self.dim, standardize=self.standardize)
         if self.width % self.heads:
             what = "feature width" if self.projection is None else "projection"
             raise ValueError(f"heads = {self.heads} does not divide the {what} {self.width}")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window must be at least 1, not {self.window}")
-        if self.members < 1:
-            raise ValueError(f"members must be at least 1, not {self.members}")
         if self.surprise and not self.standardize:
             raise ValueError("surprise needs standardize = True")
         if self.repair and not self.standardize:
             raise ValueError("repair needs standardize = True")
-        if self.covariance_rank < 0:
-            raise ValueError(f"covariance_rank must not be negative, not {self.covariance_rank}")
         if self.covariance_rank and (self.released or self.modality != "fusion"):
             what = (
                 "the released variant has fusion weights of its own" if self.released else "one modality has no fusion"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import ief_kernels
 from ief_kernels import Fusion, Terms
+from ief_kernels.modules import one_dimension
 from ief_kernels.precision_fusion.reference import LOGVAR_LIMIT, student_scale
 from iefvad.model.config import MODALITIES, ModelConfig
 from iefvad.model.encoder import ModalityEncoder, SelfAttention
@@ -357,7 +358,7 @@ class Network(nn.Module):
     def _single(self, mu: Tensor, logvar: Tensor, lengths: Tensor | None) -> tuple[Fusion, Terms | None]:
         """One stream is its own fusion: its mean and effective variance. The loss keeps the KL term alone."""
         image = self.config.modality == "image"
-        nu = self.fusion.nu()[0 if image else 1]
+        nu = one_dimension(self.fusion.nu()[0 if image else 1])
         scale = student_scale(nu, logvar)
         var = (scale * logvar.clamp(max=LOGVAR_LIMIT[scale.dtype]).exp()).to(logvar.dtype)
         ones = torch.ones_like(mu)
@@ -405,7 +406,7 @@ class Network(nn.Module):
         if self.config.temporal != "robust-kalman" or self.fusion.raw_nu is None:
             return None
         both = dict(zip(MODALITIES, self.fusion.nu(), strict=True))
-        return torch.stack([nu for name in self.encoders if isinstance(nu := both[name], Tensor)]).mean()
+        return torch.stack([nu for name in self.encoders if isinstance(nu := both[name], Tensor)]).mean().reshape(1)
 
 
 def learned_weights(log_weights: Tensor) -> Tensor:

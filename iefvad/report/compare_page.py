@@ -17,7 +17,7 @@ from iefvad.report.drawing import colour, label, legend_below, line_style, new_f
 from iefvad.report.images import inline_svg
 from iefvad.report.page import Table, flatten, table, write_page
 from iefvad.report.radar import radar
-from iefvad.report.run_folder import RunFolder
+from iefvad.report.run_folder import RunFolder, damage_explained
 from iefvad.report.style import OTHERS, SERIES
 from iefvad.scoring.score_files import SCORES
 from iefvad.scoring.seeds import by_seed, paired
@@ -45,6 +45,11 @@ def write_comparison(path: str | Path, folders: Sequence[str | Path]) -> None:
     opened = [RunFolder.open(folder) for folder in folders]
     if len({run.path.resolve() for run in opened}) < len(opened):
         raise UserError("a run folder is named twice: name each run once.")
+    with damage_explained(*(run.path for run in opened)):
+        _write_page(Path(path), opened)
+
+
+def _write_page(path: Path, opened: Sequence[RunFolder]) -> None:
     runs = dict(zip(_short_names([run.path for run in opened]), opened, strict=True))
     tokens = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(runs)}
     groups = comparable(runs)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from iefvad.report.run_page import write_report
-from iefvad.scoring.score_files import SCORES, read_all_scores
+from iefvad.scoring.score_files import SCORES, AllScores, read_all_scores
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import read_json_lines
+from iefvad.utils.plain_json import read_log, read_object
 
 REPORT = "report.json"
 """File with what report.html shows beside metrics.json, scores.npz and log.jsonl."""
@@ -79,7 +80,7 @@ class RunFolder:
         log = self.path / "log.jsonl"
         if "history" in self.about or not log.is_file():
             return list(self.about.get("history", ()))
-        return read_json_lines(log)
+        return read_log(log)
 
     def scores(self) -> dict[str, dict[int, list[VideoScores]]]:
         """Read the scores of all models and seeds. Raises UserError if the file is missing or damaged."""
@@ -93,12 +94,33 @@ class RunFolder:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): `iefvad evaluate {path.parent}` writes it again.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object: `iefvad evaluate {path.parent}` writes it again.")
-    return value
+        return read_object(path, f"`iefvad evaluate {path.parent}` writes it again")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: `iefvad evaluate {path.parent}` writes it again.") from None
+
+
+@contextlib.contextmanager
+def damage_explained(*folders: Path) -> Iterator[None]:
+    """Turn errors of values that a page cannot show into one that names the files.
+
+    The files are JSON that anybody may change, and each part of a page reads other values of them. So what is wrong is
+    only found where it is used.
+
+    Args:
+        folders: The run folders that the page shows.
+
+    Raises:
+        UserError: a value is missing, of another type or impossible.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        which = " or ".join(str(folder) for folder in folders)
+        raise UserError(
+            f"metrics.json, {REPORT}, log.jsonl or {SCORES} in {which} is damaged ({reason}): `iefvad evaluate"
+            f" {folders[0]}` writes them again."
+        ) from error
 
 
 def write_run_report(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -116,8 +138,14 @@ def write_run_report(folder: str | Path, out: str | Path | None = None) -> Path:
     """
     run = RunFolder.open(folder)
     scores = run.scores()
-    about = run.about
     path = Path(out) if out is not None else run.path / "report.html"
+    with damage_explained(run.path):
+        _write_page(path, run, scores)
+    return path
+
+
+def _write_page(path: Path, run: RunFolder, scores: AllScores) -> None:
+    about = run.about
     write_report(
         path,
         title=about.get("title", run.path.name),
@@ -132,4 +160,3 @@ def write_run_report(folder: str | Path, out: str | Path | None = None) -> Path:
         protocol=about.get("protocol", ()),
         made=about.get("made", {}),
     )
-    return path

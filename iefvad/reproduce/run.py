@@ -23,7 +23,7 @@ from iefvad.training.protocols import deviations
 from iefvad.training.settings import Settings, TrainConfig, resolve
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import write_text
+from iefvad.utils.files import require_writable, rescued, write_text
 from iefvad.utils.provenance import made_here
 from iefvad.utils.text import readable
 
@@ -119,6 +119,7 @@ def reproduce(
     number = len({training.key for training in trainings})
     plain = resolve(of_main(dataclasses.replace(config, **folds[0].lists)))
     _say(f"{_counted(number)}: {', '.join(sections)}; {_seeds(config.seeds)}{_folds(folds)}")
+    require_writable(out)
     documents = run_all(trainings, out / TRAININGS, **dataclasses.asdict(how))
     outcomes = Outcomes()
     for each in planned:
@@ -135,9 +136,13 @@ def reproduce(
         settings=[(row["setting"], f"{row['this run']} (protocol: {row['protocol']})") for row in deviations(plain)],
         made={name: text for name, text in made_here(resolve_device(plain.device)).items() if name != "threads"},
     )
-    for part in parts:
-        _write(part, out)
-    write_results_page(out / "index.html", header, parts)
+
+    def write(folder: Path) -> None:
+        for part in parts:
+            _write(part, folder)
+        write_results_page(folder / "index.html", header, parts)
+
+    rescued(write, out, "the tables, figures and the page")
     for part in parts:
         _say(f"\n{part.title}")
         for grid in part.grids:

@@ -23,10 +23,12 @@ from iefvad.features.readers import StoreReader
 from iefvad.features.videos import Benchmark
 from iefvad.scoring.scorer import crop_notes
 from iefvad.sweep.trainings import Training
+from iefvad.training.effects import check_effects
 from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark, streams_of
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_json
+from iefvad.utils.plain_json import read_object
 
 _FIELDS = (
     "features", "train_list", "test_list", "annotations", "gt", "image_folder", "event_folder", "nan", "synth_seed",
@@ -81,18 +83,18 @@ def prepare(trainings: Iterable[Training], out: Path, *, progress: bool = True) 
         UserError: data are missing or wrong, or they changed since the sweep began.
     """
     found: dict[str, Prepared] = {}
+    loaded: dict[str, Benchmark] = {}
     for training in trainings:
         key = data_key(training.settings)
+        if key not in loaded:
+            loaded[key] = load_benchmark(training.settings, progress=progress)
+        check_effects(training.settings, loaded[key], [training.variant()])
         if key not in found:
-            found[key] = _prepare(training.settings, out / "data" / key, progress)
+            found[key] = _prepare(training.settings, loaded[key], out / "data" / key, progress)
     return found
 
 
-def _prepare(settings: Settings, folder: Path, progress: bool) -> Prepared:
-    benchmark = load_benchmark(settings, progress=progress)
-    if not benchmark.train or not benchmark.test:
-        missing = "training" if not benchmark.train else "test"
-        raise UserError(f"{benchmark.name} has no {missing} videos: give --train-list and --test-list.")
+def _prepare(settings: Settings, benchmark: Benchmark, folder: Path, progress: bool) -> Prepared:
     notes = (*benchmark.notes, *crop_notes(benchmark.test, settings.test_crops))
     reader = benchmark.train[0].reader
     if isinstance(reader, PackedReader):
@@ -121,6 +123,6 @@ def _absolute(settings: Settings) -> Settings:
 
 def _refuse_changed(folder: Path, plan: str) -> None:
     path = folder.with_suffix(".json")
-    if path.exists() and json.loads(path.read_text())["plan"] != plan:
+    if path.exists() and read_object(path, "delete it").get("plan") != plan:
         raise UserError("the packed store was made anew since this sweep began: choose another --out.")
     write_json(path, {"plan": plan})

@@ -13,6 +13,8 @@ from iefvad.sweep.trainings import Document, Training, effective, key_of
 from iefvad.utils import locks
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import remove_left_over, storage_errors, write_json, write_text
+from iefvad.utils.plain_json import parse_json, read_object
+from iefvad.utils.values import COUNT, problem
 
 FORMAT = 1
 LOCK, FOLDER_FILE, LOG = "lock", "sweep.json", "log.jsonl"
@@ -42,7 +44,7 @@ def write_document(out: Path, key: str, text: str) -> Document:
 def read_document(out: Path, training: Training) -> Document | None:
     """Return the document of a training, or None if it is missing, damaged or of something else."""
     try:
-        document: Document = json.loads(document_path(out, training.key).read_bytes())
+        document: Document = parse_json(document_path(out, training.key).read_bytes())
         rest = {name: value for name, value in document.items() if name != "digest"}
         whole = document["digest"] == _digest(rest) and key_of(document["settings"]) == training.key
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -82,7 +84,10 @@ def locked(out: Path, threads: int) -> Iterator[None]:
     with locks.locked(out / LOCK, out):
         remove_left_over(out)
         _check_folder(out, threads)
-        yield
+        try:
+            yield
+        finally:
+            remove_left_over(out)  # of its processes, which an interruption has ended
 
 
 def _check_folder(out: Path, threads: int) -> None:
@@ -91,11 +96,12 @@ def _check_folder(out: Path, threads: int) -> None:
     if not path.exists():
         write_json(path, wanted)
         return
-    try:
-        found = json.loads(path.read_text())
-        there = {name: found[name] for name in wanted}
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: delete it if the trainings are those of this version.") from None
+    remedy = "delete it if the trainings are those of this version"
+    found = read_object(path, remedy)
+    there = {name: found.get(name) for name in wanted}
+    for name, number in there.items():
+        if problem_found := problem(number, int, COUNT):
+            raise UserError(f"{path} is damaged: {name} {problem_found}; {remedy}.")
     if there["format"] != FORMAT:
         raise UserError(f"{out} is a sweep of another version (format {there['format']}): choose another --out.")
     if there["threads"] != threads:

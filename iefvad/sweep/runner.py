@@ -19,6 +19,7 @@ from iefvad.sweep.trainings import Document, Training, effective
 from iefvad.training.networks import model_config
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
+from iefvad.utils.files import require_writable, rescued
 from iefvad.utils.threads import cpus
 
 Engine = Literal["local", "ray"]
@@ -62,6 +63,7 @@ def run_all(
     out = Path(out).absolute()
     wanted = _merged(trainings)
     with locked(out, threads):
+        require_writable(out)
         documents, missing = _there(wanted, out)
         if missing:
             prepared = prepare(missing, out, progress=progress)
@@ -136,6 +138,13 @@ def _devices(trainings: Sequence[Training], jobs: int | None, threads: int, per_
     return [names[index % len(names)] for index in range(jobs or default)]
 
 
+def _kept(out: Path, key: str, text: str) -> Document:
+    """Write a document, and remove the state of its training, which is no longer needed."""
+    document = rescued(lambda folder: write_document(folder, key, text), out, "the results of the last training")
+    shutil.rmtree(out / "work" / key, ignore_errors=True)
+    return document
+
+
 def _collected(
     ended: Iterator[Outcome], out: Path, total: int, names: Mapping[str, str], shown: bool
 ) -> dict[str, Document]:
@@ -147,7 +156,7 @@ def _collected(
             training = outcome.training
             key, name = training.key, names.get(training.key, training.name)
             if outcome.text is not None:
-                document = write_document(out, key, outcome.text)
+                document = _kept(out, key, outcome.text)
             else:
                 document = {"key": key, "settings": effective(training.settings), "seed": training.seed}
                 document["failed"] = outcome.problem

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def make_document(training: Training, prepared: Prepared, out: Path, device: str
     Args:
         training: The training.
         prepared: Its data.
-        out: Folder of the sweep. The state of the training is in `work/KEY` until it is finished.
+        out: Folder of the sweep. The state of the training is in `work/KEY` until its document is written.
         device: Where to compute.
 
     Returns:
@@ -48,7 +47,6 @@ def make_document(training: Training, prepared: Prepared, out: Path, device: str
             document = begun | _measure(training, settings, prepared)
         except DivergedError as error:
             document = begun | {"failed": str(error)}
-    shutil.rmtree(folder, ignore_errors=True)
     return text_of(document)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from iefvad.checkpoints.pretrained import RUN_CHECKPOINT, RUN_CONFIG
 from iefvad.training.settings import Settings
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import remove_left_over, storage_errors
+from iefvad.utils.files import remove_left_over, require_writable, storage_errors
 from iefvad.utils.locks import HeldError, locked
 from iefvad.utils.text import few
 
@@ -62,6 +62,7 @@ def claimed(config: Settings) -> Iterator[Settings]:
                 if numbered:
                     continue
                 raise UserError(problem)
+            require_writable(folder)
             remove_left_over(folder)
             yield config if number == 1 else dataclasses.replace(config, out=str(folder))
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,9 @@ from iefvad.training.protocols import deviations, protocol_table
 from iefvad.training.run import Run
 from iefvad.training.settings import Settings
 from iefvad.utils.devices import resolve_device
+from iefvad.utils.errors import UserError
 from iefvad.utils.files import rescued, write_json, write_with
+from iefvad.utils.plain_json import read_object
 from iefvad.utils.provenance import made_here
 from iefvad.utils.text import readable
 
@@ -242,8 +243,13 @@ def _about(subject: Subject, benchmark: Benchmark, seconds: float | None) -> dic
         made["epochs"] = f"{trained:.0f} s"
     before: dict[str, Any] = {}
     if seconds is None and path.is_file():  # an evaluation keeps when and where the model was trained
-        with contextlib.suppress(ValueError):
-            before = json.loads(path.read_text(encoding="utf-8")).get("made", {})
+        with contextlib.suppress(UserError, FileNotFoundError):
+            known = read_object(path, "it is written again").get("made")
+            before = {
+                name: facts
+                for name, facts in (known if isinstance(known, dict) else {}).items()
+                if isinstance(facts, dict) and all(isinstance(text, str) for text in facts.values())
+            }
     about: dict[str, Any] = {
         "title": f"{subject.title} on {benchmark.name}",
         "primary": subject.primary,

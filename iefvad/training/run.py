@@ -16,7 +16,8 @@ from iefvad.training.protocols import of_method
 from iefvad.training.settings import BEYOND, Settings, TrainConfig, later_settings, load_config, save_config
 from iefvad.training.tracking import Tracking
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import read_json_lines, write_text, write_with
+from iefvad.utils.files import write_text, write_with
+from iefvad.utils.plain_json import read_log
 
 
 def baseline_name(model: str, modality: str) -> str:
@@ -107,7 +108,7 @@ class Run:
         run = cls(folder, load_config(folder / RUN_CONFIG))
         log = folder / "log.jsonl"
         if log.exists():
-            run.history = read_json_lines(log)
+            run.history = read_log(log)
         return run
 
     @property

@@ -12,14 +12,26 @@ from typing import Any, Literal
 import yaml
 
 from iefvad.model.baselines.config import TWO_STREAMS
-from iefvad.model.config import MODALITIES, FusionKind, Noise, RefinementKind, Temporal, Weights
+from iefvad.model.config import (
+    DEEPEST,
+    LONGEST_CHUNK,
+    LONGEST_PADDED,
+    MODALITIES,
+    WIDEST,
+    FusionKind,
+    Noise,
+    RefinementKind,
+    Temporal,
+    Weights,
+)
 from iefvad.training.masking import Damage
 from iefvad.training.presets import PRESETS, defaults_of
 from iefvad.training.tracking import check_trackers
 from iefvad.utils.errors import UserError
-from iefvad.utils.options import option
+from iefvad.utils.options import checked, option
 from iefvad.utils.plain_yaml import read_yaml
 from iefvad.utils.text import few
+from iefvad.utils.values import COUNT, FRACTION, NATURAL, NOT_NEGATIVE, POSITIVE, SEED, Range, problems
 
 Preset = Literal["synth", "own", "ucf-crime", "msad", "shanghaitech", "xd-violence"]
 Method = Literal["ief", "paper", "released"]
@@ -49,7 +61,7 @@ class TrainConfig:
     )
     nan: Literal["error", "zero"] = option("error", "NaN or Inf in features: report an error, or replace them by 0")
     verify: bool = option(True, "compare stored features with their checksums when they are read first")
-    synth_seed: int = option(0, "seed of the embedded benchmark's videos")
+    synth_seed: int = option(0, "seed of the embedded benchmark's videos", SEED)
     cache: str | None = option(None, "folder of the embedded benchmark [default: $IEFVAD_CACHE or ~/.cache/iefvad]")
 
     # Method.
@@ -76,24 +88,33 @@ class TrainConfig:
         "also train the other two methods, and learned process noise fixed at its start, as more rows of the table"
         " [default: true for synth, else false]",
     )
-    fixed_noise: float | None = option(0.4, "process noise of the row beside learned noise, with --compare true")
+    fixed_noise: float | None = option(
+        0.4, "process noise of the row beside learned noise, with --compare true", NOT_NEGATIVE
+    )
     fused: bool = option(False, "use the fused kernels where they serve; without it, the eager reference operators")
     noise: Noise | None = option(None, "noise model of the fusion")
-    nu: float | Literal["learned"] | None = option(None, "degrees of freedom of the Student-t, or learned")
+    nu: float | Literal["learned"] | None = option(None, "degrees of freedom of the Student-t, or learned", POSITIVE)
     covariance_rank: int = option(
         0,
         "rank of the correlations between dimensions in each stream's covariance, for the fusion of both streams; 0:"
         " covariances are diagonal",
+        Range(0, WIDEST),
     )
     temporal: Temporal | None = option(None, "recursion over the segments")
-    process_noise: float | Literal["learned"] | None = option(None, "process noise q of the recursion, or learned")
-    refine_steps: int | None = option(None, "refinement steps N")
+    process_noise: float | Literal["learned"] | None = option(
+        None, "process noise q of the recursion, or learned", NOT_NEGATIVE
+    )
+    refine_steps: int | None = option(None, "refinement steps N", Range(0, DEEPEST))
     attenuation: float = option(0.5, "fraction of the predicted residual that a refinement step subtracts")
-    eps: float = option(1e-8, "added to variances before they are inverted")
-    layers: int = option(2, "self-attention layers per modality")
-    heads: int = option(8, "attention heads")
-    dropout: float = option(0.1, "dropout of the attention weights in training; each process draws its own masks")
-    window: int | None = option(None, "self-attention stays within windows of this number of segments; 0: no windows")
+    eps: float = option(1e-8, "added to variances before they are inverted", POSITIVE)
+    layers: int = option(2, "self-attention layers per modality", Range(1, DEEPEST))
+    heads: int = option(8, "attention heads", Range(1, WIDEST))
+    dropout: float = option(
+        0.1, "dropout of the attention weights in training; each process draws its own masks", Range(0, below=1)
+    )
+    window: int | None = option(
+        None, "self-attention stays within windows of this number of segments; 0: no windows", NATURAL
+    )
     standardize: bool | None = option(
         None, "centre and scale each feature by its mean and deviation over the training videos"
     )
@@ -101,6 +122,7 @@ class TrainConfig:
         None,
         "width of the network: standardised features are projected onto this number of principal directions of the"
         " training features; 0: as wide as the features",
+        NATURAL,
     )
     identity_start: bool | None = option(
         None, "attention layers start as the identity, so that at first each segment is seen alone"
@@ -112,8 +134,11 @@ class TrainConfig:
         None,
         "fraction of the network's dimensions that the image stream carries at first, the event stream the others; 0:"
         " both streams weigh the same everywhere at first",
+        Range(0, below=1),
     )
-    members: int | None = option(None, "number of networks, trained side by side, whose logits are averaged")
+    members: int | None = option(
+        None, "number of networks, trained side by side, whose logits are averaged", Range(1, DEEPEST)
+    )
     surprise: bool = option(
         False, "variances also grow where features do not fit the correlations of the training features"
     )
@@ -135,41 +160,47 @@ class TrainConfig:
     )
 
     # Optimisation.
-    lr: float | None = option(None, "learning rate of AdamW")
+    lr: float | None = option(None, "learning rate of AdamW", POSITIVE)
     scalar_lr: float = option(
         0.1,
         "learning rate of learned process noise, nu, loss weights, --surprise and the factors of --covariance-rank,"
         " which have no weight decay; --factor lowers it too",
+        NOT_NEGATIVE,
     )
-    weight_decay: float = option(0.01, "weight decay of AdamW")
-    epochs: int | None = option(None, "passes over the training videos")
+    weight_decay: float = option(0.01, "weight decay of AdamW", NOT_NEGATIVE)
+    epochs: int | None = option(None, "passes over the training videos", Range(1, 1_000_000))
     min_steps: int | None = option(
         None,
         "minimum number of optimiser steps: with few videos there are more epochs, and milestones move along",
+        NATURAL,
     )
-    milestones: list[int] | None = option(None, "epochs after which the learning rate is multiplied by --factor")
-    factor: float | None = option(None, "factor of the learning rate at each milestone")
-    batch: int | None = option(None, "videos per batch of each kind, normal and abnormal; with --mixed, in all")
+    milestones: list[int] | None = option(
+        None, "epochs after which the learning rate is multiplied by --factor", NATURAL
+    )
+    factor: float | None = option(None, "factor of the learning rate at each milestone", NOT_NEGATIVE)
+    batch: int | None = option(None, "videos per batch of each kind, normal and abnormal; with --mixed, in all", COUNT)
     mixed: bool | None = option(None, "draw batches from all videos together, instead of half normal and half abnormal")
-    lambda_reg: float | None = option(None, "weight of the regularisation terms")
-    lambda_kl: float | None = option(None, "weight of the KL terms")
-    lambda_cos: float | None = option(None, "weight of the cosine term within the regularisation")
-    lambda_norm: float | None = option(None, "weight of the norm term within the regularisation")
+    lambda_reg: float | None = option(None, "weight of the regularisation terms", NOT_NEGATIVE)
+    lambda_kl: float | None = option(None, "weight of the KL terms", NOT_NEGATIVE)
+    lambda_cos: float | None = option(None, "weight of the cosine term within the regularisation", NOT_NEGATIVE)
+    lambda_norm: float | None = option(None, "weight of the norm term within the regularisation", NOT_NEGATIVE)
     loss_weights: Weights = option(
         "fixed", "fixed: the --lambda options; learned: they are where the learned weights of the loss terms start"
     )
-    mask_clips: float = option(0.0, "probability that one modality of a training clip is damaged; 0: none")
-    mask_ratio: float = option(0.8, "maximum damaged fraction of a clip's dimensions or time steps")
+    mask_clips: float = option(0.0, "probability that one modality of a training clip is damaged; 0: none", FRACTION)
+    mask_ratio: float = option(0.8, "maximum damaged fraction of a clip's dimensions or time steps", FRACTION)
     mask_damage: Damage = option(
         "features",
         "what --mask-clips damages. features: dimensions become the training mean; segments: time steps shrink to"
         " 0.01 of their distance from it; both: one of the two per clip",
     )
     lambda_mask: float = option(
-        0.0, "weight of the divergence of the beliefs on damaged clips from those on the clean clips"
+        0.0, "weight of the divergence of the beliefs on damaged clips from those on the clean clips", NOT_NEGATIVE
     )
     max_segments: int | None = option(
-        None, "longer training videos are averaged to this number of bins; in testing, the length of a chunk"
+        None,
+        "longer training videos are averaged to this number of bins; in testing, the length of a chunk",
+        Range(1, LONGEST_CHUNK),
     )
     precision: Literal["float32", "bfloat16"] = option(
         "float32", "arithmetic of the training; bfloat16: under autocast"
@@ -186,11 +217,13 @@ class TrainConfig:
         [0],
         "random seeds, also as 0..9 or 0-9; with several, one model is trained per seed, and mean and deviation are"
         " reported",
+        SEED,
     )
     validation: float | None = option(
         None,
         "fraction of the training videos that is held out to choose the epoch"
         " [default: 0.2 for clean, else 0; 0 for own]",
+        Range(0, below=1),
     )
     select: Literal["validation", "last", "test"] | None = option(
         None,
@@ -201,7 +234,9 @@ class TrainConfig:
         None, "metric that chooses [default: that of the data set, ap for xd-violence, else auc]"
     )
     select_every: int | None = option(
-        None, "also choose within epochs, each time this number of videos was trained on; 0: at the end of each epoch"
+        None,
+        "also choose within epochs, each time this number of videos was trained on; 0: at the end of each epoch",
+        NATURAL,
     )
     reload_best: bool | None = option(None, "go on from the best weights so far after each epoch, as the released code")
     refit: bool | None = option(
@@ -331,32 +366,13 @@ def _check_baseline(config: TrainConfig, defaults: dict[str, Any], given: dict[s
 
 
 def _check(config: Settings) -> None:
-    positive = ("members", "lr", "epochs", "batch", "max_segments", "layers", "heads", "eps")
-    for name in positive:
-        if getattr(config, name) <= 0:
-            raise UserError(f"--{name.replace('_', '-')} must be greater than 0, not {getattr(config, name)}.")
-    for name in (
-        "scalar_lr",
-        "select_every",
-        "refine_steps",
-        "window",
-        "projection",
-        "covariance_rank",
-        "weight_decay",
-        "lambda_reg",
-        "lambda_kl",
-        "lambda_cos",
-        "lambda_norm",
-        "lambda_mask",
-    ):
-        if getattr(config, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} must not be negative, not {getattr(config, name)}.")
-    if not 0 <= config.image_part < 1:
-        raise UserError(f"--image-part is a fraction, at least 0 and below 1, not {config.image_part}.")
-    for name in ("mask_clips", "mask_ratio"):
-        if not 0 <= getattr(config, name) <= 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is a fraction between 0 and 1, not {getattr(config, name)}.")
+    checked(config)
+    padded = "--method released pads" if config.method == "released" else "--mask-clips draws damage for"
+    if (config.method == "released" or config.mask_clips) and config.max_segments > LONGEST_PADDED:
+        raise UserError(
+            f"{padded} every clip to --max-segments, which must then be at most {LONGEST_PADDED}, not"
+            f" {config.max_segments}."
+        )
     if config.lambda_mask and not config.mask_clips:
         raise UserError("--lambda-mask compares damaged clips with clean ones: add --mask-clips 0.5.")
     for name in ("surprise", "repair"):
@@ -376,8 +392,6 @@ def _check(config: Settings) -> None:
             raise UserError(f"--{flag} has no meaning for the released code: leave it out, or choose --method ief.")
     if config.projection and not config.standardize:
         raise UserError("--projection is taken from standardised features: add --standardize true.")
-    if not isinstance(config.process_noise, str) and config.process_noise < 0:
-        raise UserError(f"--process-noise must not be negative, not {config.process_noise}.")
     if config.covariance_rank and config.method == "released":
         raise UserError(
             f"--covariance-rank {config.covariance_rank} changes the fusion, and --method released has fusion weights"
@@ -390,12 +404,6 @@ def _check(config: Settings) -> None:
         )
     if config.nu == "learned" and config.noise == "gaussian":
         raise UserError("--nu learned needs --noise student-t: gaussian noise has no degrees of freedom.")
-    if not isinstance(config.nu, str) and config.nu <= 0:
-        raise UserError(f"--nu must be greater than 0, not {config.nu}.")
-    if not 0 <= config.validation < 1:
-        raise UserError(
-            f"--validation is a fraction of the training videos, at least 0 and below 1, not {config.validation}."
-        )
     if config.validation == 0 and config.select == "validation":
         raise UserError("--validation 0 holds no video out: add --select last, or hold some out.")
     if config.refit and config.select != "validation":
@@ -448,20 +456,33 @@ def _read(path: Path) -> dict[str, Any]:
         values = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run folder: it has no config.yaml.") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a configuration: it contains no mapping.")
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise UserError(f"{path} is not a configuration: it contains no mapping of names.")
     return values
 
 
 def load_config(path: Path) -> Settings:
-    """Read the settings that `save_config` wrote. Raises UserError for a missing file, missing and unknown keys."""
+    """Read the settings that `save_config` wrote.
+
+    Raises:
+        UserError: the file is missing or cannot be read, names are missing or unknown, or values are impossible.
+    """
     values = _read(path) | later_settings(path)
     known = {item.name for item in dataclasses.fields(Settings)}
     if unknown := sorted(set(values) - known):
         raise UserError(f"{path} is not a configuration of this version: {few(unknown)} is unknown.")
+    needed = {item.name for item in dataclasses.fields(Settings) if _needed(item)}
+    if missing := sorted(needed - set(values)):
+        raise UserError(f"{path} is not a configuration of this version: {few(missing)} is missing.")
+    for name, problem in problems(values, Settings):
+        raise UserError(f"{path} is damaged: {name} {problem}. Restore it, or train again.")
+    settings = Settings(**values)
     try:
-        return Settings(**values)
-    except TypeError:
-        needed = {item.name for item in dataclasses.fields(Settings) if item.kw_only}
-        missing = sorted(needed - set(values))
-        raise UserError(f"{path} is not a configuration of this version: {few(missing)} is missing.") from None
+        _check(settings)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return settings
+
+
+def _needed(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING

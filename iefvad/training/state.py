@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iefvad.utils.tensors import read_tensors, write_tensors
+from iefvad.utils.errors import UserError
+from iefvad.utils.plain_json import parse_json
+from iefvad.utils.tensors import differences, read_tensors, write_tensors
+from iefvad.utils.values import NATURAL, limited, problems
 
 
 @dataclass
@@ -58,11 +62,44 @@ def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
     """Read what `save_state` wrote into the model and the optimiser. Raises UserError for a damaged file."""
     tensors, metadata = read_tensors(path)
-    status = json.loads(metadata["status"])
+    try:
+        return _loaded(tensors, parse_json(metadata["status"]), model, optimizer, device)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(
+            f"{path} is not a state of this training ({reason}): delete it to train this model from its start, or"
+            " restore it."
+        ) from error
+
+
+@dataclass
+class _Status:
+    """What the header of a state has."""
+
+    epoch: int = field(metadata=limited(NATURAL))
+    best_epoch: int = field(metadata=limited(NATURAL))
+    best_rank: list[float]
+    history: list[dict[str, Any]]
+
+
+def _loaded(
+    tensors: Mapping[str, Tensor],
+    status: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> Progress:
+    for name, problem in problems({name: status[name] for name in _Status.__annotations__}, _Status):
+        raise ValueError(f"{name} {problem}")
+    if len(status["best_rank"]) != 2:
+        raise ValueError("best_rank must have two numbers")
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
     for name, value in tensors.items():
         group, _, rest = name.partition(".")
         groups[group][rest] = value.to(device)
+    for group in ("model", "best"):
+        if differing := differences(model.state_dict(), groups[group]):
+            raise ValueError(f"{group}: {differing}")
     model.load_state_dict(groups["model"])
     state = optimizer.state_dict()
     indices = {name: index for index, name in enumerate(_names(model, optimizer))}
@@ -72,6 +109,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, d
         # Files of version 0.1 have the number of a parameter in the model instead of its name.
         index = indices[numbered[int(name)] if name.isdigit() else name]
         state["state"].setdefault(index, {})[key] = value
+    _check_moments(state["state"], optimizer)
     optimizer.load_state_dict(state)
     return Progress(
         epoch=status["epoch"],
@@ -80,3 +118,14 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, d
         best=groups["best"],
         history=status["history"],
     )
+
+
+def _check_moments(states: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse what the optimiser would only notice in its next step, or never."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, state in states.items():
+        if state.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError(f"the optimiser's state {index} has {sorted(state)}")
+        for key, value in state.items():
+            if value.shape != (torch.Size() if key == "step" else parameters[index].shape):
+                raise ValueError(f"the optimiser's {key} {index} has the shape {tuple(value.shape)}")

@@ -7,7 +7,6 @@ settings alone, so a resumed run goes on where it was. A package is imported onl
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,9 @@ from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_json
+from iefvad.utils.plain_json import read_object
 from iefvad.utils.text import readable
+from iefvad.utils.values import problem
 
 TRACKING = "tracking.json"
 """File of a run folder: the trackers' numbers of its networks, for `--resume`."""
@@ -96,7 +97,10 @@ class Tracking:
             for stale in folder.glob("tensorboard/*/events.*"):
                 stale.unlink()
         elif path.exists():
-            self._known = json.loads(path.read_text(encoding="utf-8"))
+            remedy = "delete it to let the trackers begin new runs"
+            self._known = read_object(path, remedy)
+            if not all(problem(numbers, dict) is None for numbers in self._known.values()):
+                raise UserError(f"{path} is damaged: {remedy}.")
         self._before = {name: set(numbers) for name, numbers in self._known.items()}
         self._enter(networks[0], settings.seeds[0], first=True)
 

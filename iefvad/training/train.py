@@ -16,6 +16,7 @@ from iefvad.scoring.scorer import crop_notes, density_scores
 from iefvad.scoring.tables import table
 from iefvad.training import distributed
 from iefvad.training.distributed import Processes
+from iefvad.training.effects import check_effects
 from iefvad.training.fitting import TrainingData, fit_and_score
 from iefvad.training.folder import claimed
 from iefvad.training.protocols import deviations
@@ -24,6 +25,7 @@ from iefvad.training.run import Run
 from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark
 from iefvad.training.tracking import Tracking
+from iefvad.utils.files import StorageError
 from iefvad.utils.text import readable
 
 
@@ -52,6 +54,10 @@ def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
             return _train(config, processes, progress and processes.is_main, stack)
         except KeyboardInterrupt:
             raise Interrupted(config.run_dir) from None
+        except StorageError as error:
+            if any((config.run_dir / "trainer_state").glob("*.safetensors")):
+                raise StorageError(f"{error} Finished epochs are kept: continue with --resume.") from error
+            raise
 
 
 class Interrupted(KeyboardInterrupt):
@@ -71,6 +77,7 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
             stack.callback(run.tracking.close)
     benchmark = _load(config, processes, progress)
     with processes.barrier():
+        benchmark.notes += check_effects(config, benchmark, run.variants, processes.world)
         benchmark.notes += crop_notes(benchmark.test, config.test_crops)
     if processes.world > 1:
         benchmark.notes.append(f"Trained on {processes.world} processes that shared each batch.")

@@ -384,8 +384,6 @@ class Trainer:
         if held_out:
             row["val_auc"], row["val_ap"], row["val_loss"] = self._held_out(held_out)
         if self.config.select == "last" or not (held_out or self.config.select == "test"):
-            if self.config.select != "last" and self.progress.epoch == 0 and self.processes.is_main:
-                print("iefvad train: too few videos to hold one of each kind out: the last epoch is kept.", flush=True)
             rank = (float(self.progress.epoch), 0.0)
         elif self.config.select == "test":
             metrics = evaluate(self.score(test))

@@ -39,10 +39,11 @@ class CsvRows:
 
     Args:
         lines: Lines of text, such as a file that was opened with `newline=""`.
+        strict: Refuse quotes that do not match.
     """
 
-    def __init__(self, lines: Iterable[str]) -> None:
-        self._reader = csv.reader(lines)
+    def __init__(self, lines: Iterable[str], *, strict: bool = False) -> None:
+        self._reader = csv.reader(lines, strict=strict)
 
     def __iter__(self) -> Iterator[list[str]]:
         return self

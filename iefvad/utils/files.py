@@ -49,14 +49,13 @@ def replacing(path: Path) -> Iterator[Path]:
         A temporary path in the same folder. On success it takes the place of `path`; on failure it is removed.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written to.
+        StorageError: the disk is full, the folder cannot be written to, or `path` is something else than a file.
     """
-    try:
+    with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _require_a_file(path)
         with _exchanged(path) as temporary:
             yield temporary
-    except OSError as error:
-        raise storage_error(error, path.parent) from error
 
 
 @contextlib.contextmanager
@@ -91,19 +90,20 @@ def _exchanged(path: Path, before: Callable[[], None] | None = None) -> Iterator
             temporary.unlink()
 
 
-def remove_left_over(folder: Path) -> int:
+def remove_left_over(folder: Path, *, deep: bool = True) -> int:
     """Remove the temporary files that killed processes left in a folder and its subfolders.
 
     Files of a living process stay. The processes of other hosts cannot be seen, so files of other hosts stay for a day.
 
     Args:
         folder: The folder.
+        deep: Look into its subfolders too.
 
     Returns:
         The number of removed files.
     """
     removed = 0
-    for path in folder.rglob(".*.tmp"):
+    for path in folder.rglob(".*.tmp") if deep else folder.glob(".*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)
         if match and not _is_being_written(path, *match.groups()):
             with contextlib.suppress(OSError):
@@ -133,18 +133,46 @@ class StorageError(UserError):
 def require_writable(folder: Path) -> None:
     """Make a folder and write to it, so that what cannot be written is known before hours of work and not after.
 
+    Temporary files that killed processes left directly in the folder are removed.
+
     Raises:
         StorageError: the folder cannot be made or written to, or the disk is full.
     """
     probe = folder / _temporary_name()
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(bytes(4096))
         finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(error, folder) from error
+            with contextlib.suppress(OSError):
+                probe.unlink()
+        remove_left_over(folder, deep=False)
+
+
+def require_writable_file(path: Path) -> None:
+    """Make sure that a file can be written, before the work for it.
+
+    Raises:
+        StorageError: its folder cannot be written to, the disk is full, or `path` is something else than a file.
+    """
+    require_writable(path.parent)
+    with storage_errors(path.parent):
+        _require_a_file(path)
+
+
+def _require_a_file(path: Path) -> None:
+    """Refuse to replace a folder or a device: a file would take the place of /dev/null for every program."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # there is nothing, or a link to nothing
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise StorageError(f"{path} is {what} and cannot be replaced by a file: choose another --out.")
+
+
+_elsewhere: dict[tuple[Path, str], Path] = {}
+"""The folder that took the results of a folder which failed, so that all of them are in one place."""
 
 
 def rescued(write: Callable[[Path], Written], folder: Path, what: str) -> Written:
@@ -159,18 +187,48 @@ def rescued(write: Callable[[Path], Written], folder: Path, what: str) -> Writte
         What `write` returns.
 
     Raises:
-        StorageError: the folder failed. The message names the temporary folder that has the results instead.
+        StorageError: the folder failed. The message names the folder that has the results instead: below the folder
+            for temporary files, the user's, or the one that the command was started in.
     """
     try:
-        return write(folder)
+        with storage_errors(folder):
+            return write(folder)
     except StorageError as error:
-        elsewhere = Path(tempfile.mkdtemp(prefix="iefvad-"))
-        try:
-            write(elsewhere)
-        except StorageError:
+        for place in _places():
+            elsewhere = _written_in(place, write, folder)
+            if elsewhere is not None:
+                raise StorageError(f"{error} Until then, {what} are in {elsewhere}.") from error
+        raise error from None
+
+
+def _written_in(place: str, write: Callable[[Path], Any], folder: Path) -> Path | None:
+    """Write the results of `folder` below `place`. Return the folder that has them; None where this fails too."""
+    elsewhere = _elsewhere.get((folder, place))
+    new = elsewhere is None or not elsewhere.is_dir()
+    try:
+        if elsewhere is None or new:
+            elsewhere = Path(tempfile.mkdtemp(prefix="iefvad-", dir=place)).absolute()
+        write(elsewhere)
+    except (OSError, StorageError):
+        if new and elsewhere is not None:
             shutil.rmtree(elsewhere, ignore_errors=True)
-            raise error from None
-        raise StorageError(f"{error} Until then, {what} are in {elsewhere}.") from error
+        return None
+    _elsewhere[folder, place] = elsewhere
+    return elsewhere
+
+
+def _places() -> Iterator[str]:
+    """Yield folders that may take results."""
+    with contextlib.suppress(OSError):
+        yield tempfile.gettempdir()
+    with contextlib.suppress(RuntimeError):
+        yield str(Path.home())
+    yield os.curdir
+
+
+def rescued_file(write: Callable[[Path], Written], path: Path, what: str) -> Written:
+    """Write one file, and where its folder fails write it elsewhere. As `rescued`; `write` is given the path."""
+    return rescued(lambda folder: write(folder / path.name), path.parent, what)
 
 
 class NotAFileError(OSError):
@@ -211,16 +269,53 @@ def storage_error(error: OSError, folder: Path, doing: str = "") -> Exception:
         other errors unchanged.
     """
     what = f" while {doing}" if doing else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in _FULL:
         return StorageError(
-            f"no space left in {folder}{what}: free some space and start again with the same command. What was complete"
-            " is kept."
+            f"no space left in {folder}{what}{_FULL[error.errno]} and start again with the same command. What was"
+            " complete is kept."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        return StorageError(
-            f"{folder} cannot be written to{what} ({error.strerror}): choose another folder with --out."
-        )
+        reason = error.strerror
+        if os.path.islink(folder) and not os.path.exists(folder):
+            reason = f"it is a link to {os.readlink(folder)}, which does not exist"
+        return StorageError(f"{folder} cannot be written to{what} ({reason}): choose another folder with --out.")
     return error
+
+
+_FULL = {
+    errno.ENOSPC: ": free some space",
+    errno.EDQUOT: ", because your quota of the disk is used up: free some space",
+    errno.EFBIG: " for a file of this size, which the limit `ulimit -f` or the disk does not allow: raise the limit",
+}
+
+
+def too_many_files(error: OSError) -> bool:
+    """Return whether an error means that this process, or the system, has no descriptor left."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def file_error(error: OSError) -> Exception:
+    """Translate an error of the file system that nobody has explained before, for the one line that a command prints.
+
+    Args:
+        error: The error.
+
+    Returns:
+        A UserError that names the file, where it is known, and a remedy.
+    """
+    named = isinstance(error.filename, str | bytes)
+    path = Path(os.fsdecode(error.filename)) if named else Path()
+    if too_many_files(error):
+        return UserError(
+            "too many files are open at once: raise the limit, such as `ulimit -n 4096`, and start again with the same"
+            " command."
+        )
+    if isinstance(explained := storage_error(error, path.parent if named else path), UserError):
+        return explained
+    text = error.strerror or str(error) or type(error).__name__
+    if named:
+        return UserError(f"{str(path)[-300:]} cannot be used ({text}): check this path.")
+    return UserError(f"{text}: check the disk and the network.")
 
 
 @contextlib.contextmanager
@@ -240,6 +335,8 @@ def storage_errors(folder: Path, doing: str = "") -> Iterator[None]:
         explained = storage_error(error, folder, doing)
         if explained is error:
             what = f" while {doing}" if doing else ""
+            if too_many_files(error):
+                raise file_error(error) from error
             explained = StorageError(
                 f"{folder} cannot be written to{what} ({error.strerror or error}): check the folder."
             )
@@ -260,19 +357,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON, completely or not at all. Keys keep their order. Raises ValueError for NaN or infinity."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a log, one per line. Lines that are cut off or damaged are left out: it is only a log."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
 
 
 def write_with(path: Path, writer: Callable[[Path], None]) -> None:

@@ -43,8 +43,9 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
             raise HeldError(
                 f"{holder} works in {folder}: wait until it ends, or choose another --out for this one."
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with storage_errors(folder):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

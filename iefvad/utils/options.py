@@ -21,23 +21,26 @@ from jsonargparse import (  # type: ignore[attr-defined]  # it exports its names
 )
 
 from iefvad.utils.addresses import scrub
+from iefvad.utils.errors import UserError
 from iefvad.utils.option_errors import explained
 from iefvad.utils.plain_yaml import read_yaml
 from iefvad.utils.text import readable
 from iefvad.utils.threads import use_threads
+from iefvad.utils.values import Range, problems
 
 Config = TypeVar("Config")
 
 
-def option(default: Any, text: str, *, switch: bool = False) -> Any:
+def option(default: Any, text: str, within: Range | None = None, *, switch: bool = False) -> Any:
     """Make a field of a dataclass that `add_options` turns into an option of the command line.
 
     Args:
         default: Value of the field where the option is not given.
         text: Help text of the option.
+        within: Which numbers it takes.
         switch: The option is a pair without a value: `--NAME` for true, `--no-NAME` for false.
     """
-    metadata = {"help": text, "switch": switch}
+    metadata = {"help": text, "switch": switch, "within": within}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -171,7 +174,29 @@ def make_parser(command: str, description: str, usage: str = "[options]") -> Arg
     return parser
 
 
-def from_namespace(cls: type[Config], namespace: Namespace) -> Config:
-    """Build the dataclass that `add_options` made options of from what the parser returned."""
-    names = [field.name for field in dataclasses.fields(cls) if field.name in namespace]  # type: ignore[arg-type]
-    return cls(**{name: namespace[name] for name in names})
+def from_namespace(cls: type[Config], namespace: Namespace, *, without: Collection[str] = ()) -> Config:
+    """Build the dataclass that `add_options` made options of from what the parser returned.
+
+    Args:
+        cls: The dataclass.
+        namespace: What the parser returned.
+        without: Names of fields that keep their defaults.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+    every = (field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+    names = [name for name in every if name in namespace and name not in without]
+    return checked(cls(**{name: namespace[name] for name in names}))
+
+
+def checked(config: Config) -> Config:
+    """Return settings whose fields are made by `option` after a look at their types and ranges.
+
+    Raises:
+        UserError: a value is of another type or out of its range; the message names the option.
+    """
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    for name, problem in problems(values, type(config)):
+        raise UserError(f"--{name.replace('_', '-')} {problem}.")
+    return config

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.text import few
+
+MOST = 10_000
+"""Maximum number of seeds."""
 
 
 def read_seeds(words: Sequence[str]) -> list[int]:
@@ -16,13 +20,18 @@ def read_seeds(words: Sequence[str]) -> list[int]:
         match = re.fullmatch(r"(\d+)(?:(?:\.\.|-)(\d+))?", word)
         if match is None:
             raise UserError(f'--seeds: "{word}" is not a seed; write --seeds 0..9, or --seeds 0 1 2.')
-        first, last = int(match[1]), int(match[2] or match[1])
+        if len(word) > 40 or max(first := int(match[1]), last := int(match[2] or match[1])) >= 1 << 63:
+            raise UserError(f"--seeds {word[:60]}: seeds are below 2^63; choose smaller ones.")
         if last < first:
             raise UserError(f"--seeds {word}: the last seed is below the first; write --seeds {last}..{first}.")
+        if last - first >= MOST:
+            raise UserError(f"--seeds {word}: at most {MOST:,} seeds; write --seeds {first}..{first + MOST - 1}.")
         seeds += range(first, last + 1)
     if not seeds:
         raise UserError("--seeds needs at least one number, for example --seeds 0..9.")
-    if repeated := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+    if len(seeds) > MOST:
+        raise UserError(f"--seeds names {len(seeds):,} seeds, and at most {MOST:,} are possible: name fewer.")
+    if repeated := sorted(seed for seed, count in Counter(seeds).items() if count > 1):
         raise UserError(f"--seeds names {few(map(str, repeated))} twice: name each seed once.")
     return seeds
 

@@ -25,6 +25,19 @@ PICKLED = frozenset((".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar"))
 """Suffixes of files that PyTorch pickles. Only `iefvad convert` reads them."""
 
 
+def opened(path: Path, framework: Literal["pt", "np"] = "np") -> Any:
+    """Return `safetensors.safe_open` of a file.
+
+    Raises:
+        OSError: the file cannot be opened, with the true reason: the library says "no such file" of every one.
+    """
+    try:
+        return safe_open(str(path), framework=framework)
+    except FileNotFoundError:
+        os.close(os.open(path, os.O_RDONLY))
+        raise
+
+
 @contextmanager
 def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[Any]:
     """Open a safetensors file to read its tensors one by one.
@@ -41,7 +54,7 @@ def open_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[
     """
     refuse_pickled(path)
     try:
-        with safe_open(str(path), framework=framework) as file:
+        with opened(path, framework) as file:
             yield file
     except FileNotFoundError:
         raise UserError(f"there is no file {path}.") from None
@@ -91,6 +104,11 @@ _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+
+
+def writable(value: Tensor) -> bool:
+    """Return whether `write_tensors` can write a tensor of this type of numbers."""
+    return value.dtype in _DTYPES
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

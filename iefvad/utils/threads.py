@@ -23,6 +23,9 @@ loops of an idle machine. `bench/NOTES.md` has the measurements.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 _NUMBERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
+MOST = 1024
+"""Maximum number of threads that a user may ask for."""
+
 _chosen: int | None = None
 
 
@@ -49,6 +52,8 @@ def use_threads(count: int) -> None:
     global _chosen
     if count < 1:
         raise UserError(f"--threads must be at least 1, not {count}: leave it out to use all CPUs.")
+    if count > MOST:
+        raise UserError(f"--threads must be at most {MOST}, not {count}: leave it out to use all CPUs.")
     _chosen = count
     os.environ["OMP_NUM_THREADS"] = str(count)
     if "MKL_NUM_THREADS" in os.environ:  # it would win over the other

@@ -63,7 +63,7 @@ def test_foreign_missing_and_misshapen_tensors_are_named():
     # An absurd index must not make an absurd network.
     refused({**state, "temporal.image_norms.999999999999.weight": torch.zeros(16)}, "missing")
     refused(state, "heads = 3 does not divide", heads=3)
-    refused(state, "nu must be positive", nu=-1.0)
+    refused(state, "nu must be greater than 0", nu=-1.0)
 
 
 def test_half_precision_checkpoints_become_float32_and_are_copies():

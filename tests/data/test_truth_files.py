@@ -139,7 +139,7 @@ def test_lengths(tmp_path: Path) -> None:
     path = tmp_path / "lengths.csv"
     path.write_text("fps,frames,name\n25,40,a.mp4\n25,7,b\n")
     assert read_lengths(path) == {"a": 40, "b": 7}
-    for text, message in (("a,40\n", "must begin"), ("name,frames\na,4.5\n", "row 2"), ("", "must begin")):
+    for text, message in (("a,40\n", "must begin"), ("name,frames\na,4.5\n", "line 2: expected"), ("", "must begin")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_lengths(path)

@@ -60,7 +60,7 @@ def test_draws_ratios_and_mask_are_options(run, tmp_path, capsys):
     assert all((row["damage"], row["draws"], len(row["values"]["auc"][0])) == ("segments", 2, 2) for row in rows[1:])
     capsys.readouterr()
     for wrong, message in (
-        (["--draws", "0"], "--draws must be 1 or more"),
+        (["--draws", "0"], "--draws must be at least 1"),
         (["--ratios", "0"], "--ratios must be fractions above 0"),
     ):
         assert main([str(run), "--out", str(tmp_path / "wrong"), *wrong]) == 2

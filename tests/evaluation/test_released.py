@@ -138,7 +138,7 @@ def test_a_packed_store_and_another_folder_of_images_give_the_same(field, releas
     [
         ([], "folder of the results by --out"),
         (["--out", "OUT", "--heads", "3"], "heads = 3 does not divide"),
-        (["--out", "OUT", "--nu", "0"], "nu must be positive"),
+        (["--out", "OUT", "--nu", "0"], "nu must be greater than 0"),
         (["--out", "OUT", "--features", "nowhere"], "feature files"),
         (["--out", "OUT", "--event-folder", "event_thr_25"], "event_thr_25"),
     ],

@@ -314,7 +314,11 @@ def test_a_rank_is_saved_and_a_network_without_one_is_saved_as_before(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"modality": "event"}, "one modality"), ({"released": True}, "released"), ({"covariance_rank": -1}, "negative")],
+    [
+        ({"modality": "event"}, "one modality"),
+        ({"released": True}, "released"),
+        ({"covariance_rank": -1}, "must be at least 0"),
+    ],
 )
 def test_a_rank_needs_the_fusion(changes, reason):
     with pytest.raises(ValueError, match=reason):

@@ -175,9 +175,9 @@ def test_a_graph_cannot_hold_a_varying_number_of_clean_clips():
 @pytest.mark.parametrize(
     "choices, message",
     [
-        ({"mask_clips": 1.5}, "--mask-clips is a fraction"),
-        ({"mask_ratio": -0.1}, "--mask-ratio is a fraction"),
-        ({"lambda_mask": -1.0, "mask_clips": 0.5}, "--lambda-mask must not be negative"),
+        ({"mask_clips": 1.5}, "--mask-clips must be at most 1, not 1.5"),
+        ({"mask_ratio": -0.1}, "--mask-ratio must be at least 0, not -0.1"),
+        ({"lambda_mask": -1.0, "mask_clips": 0.5}, "--lambda-mask must be at least 0"),
         ({"lambda_mask": 0.1}, "add --mask-clips"),
         ({"surprise": True, "standardize": False}, "add --standardize true"),
         ({"loss_weights": "learned", "lambda_kl": 0.0}, "--lambda-kl must be greater"),

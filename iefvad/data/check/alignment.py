@@ -59,7 +59,7 @@ def align(gt: np.ndarray, videos: Sequence[Sequence[tuple[int, int]]]) -> Alignm
     codes = _codes(np.asarray(gt[: segments * SEGMENT]))
     positive = np.append(np.flatnonzero(codes), segments)
     following = positive[np.searchsorted(positive, np.arange(segments + 1))]  # next segment that has an abnormal frame
-    patterns = [_pattern(intervals) for intervals in videos]
+    patterns = [_pattern(intervals, segments) for intervals in videos]
     possible = np.zeros((len(videos) + 1, segments + 1), bool)
     possible[0, 0] = True
     for index, pattern in enumerate(patterns):
@@ -106,8 +106,9 @@ def _reach(codes: np.ndarray, following: np.ndarray, pattern: np.ndarray, starts
     return ends
 
 
-def _pattern(intervals: Sequence[tuple[int, int]]) -> np.ndarray:
-    length = max((end for _, end in intervals), default=0)
+def _pattern(intervals: Sequence[tuple[int, int]], segments: int) -> np.ndarray:
+    # No video is longer than the file.
+    length = min(max((end for _, end in intervals), default=0), SEGMENT * segments)
     return _codes(frame_truth(intervals, SEGMENT * -(-length // SEGMENT)))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from iefvad.data.annotations import Annotation, read_annotations
 from iefvad.data.lists import ListEntry, base_name, classes_of, is_windows_path, read_list
+from iefvad.data.text_files import read_text
 from iefvad.data.truth_files import (
     is_label_map,
     is_segment_labels,
@@ -179,7 +180,7 @@ def pair_segments(data_set: DataSet, path: Path, label: str) -> None:
         if source.split != "test" or source.partial:
             continue
         try:
-            videos = read_segments(path, labels_beside(path), source.entries)
+            videos = read_segments(path, labels_beside(path), source.entries, inverted="keep")
         except UserError as error:
             problem = error
             continue
@@ -226,6 +227,9 @@ def _read_all(name: str, paths: Sequence[Path]) -> DataSet:
     segments: list[Path] = []
     for path in paths:
         label = path.relative_to(base).as_posix() if path != base else path.name
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device: reading may never end
+            data_set.skipped.append(label)
+            continue
         try:
             if path.suffix.lower() == ".json" and is_segments(content := read_json(path)) and content:
                 segments.append(path)
@@ -272,21 +276,17 @@ def _kind(path: Path) -> Kind | None:
     if suffix == ".csv":
         return "list" if _is_list(path) else None
     if suffix == ".txt" and not _PROSE.search(path.stem):
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as annotations: {error}") from error
+        text = read_text(path, "annotations")
         return "annotations" if any(_NUMBER.search(line) for line in text.splitlines()) else "names"
     return None
 
 
 def _is_list(path: Path) -> bool:
+    first = read_text(path, "CSV list").splitlines()[:1]
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            first = next(CsvRows(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a CSV list: {error}") from error
-    cells = [cell.strip().lower() for cell in first]
+        cells = [cell.strip().lower() for cell in next(CsvRows(first), [])]
+    except csv.Error as error:
+        raise UserError(f"{path}, line 1: cannot be read as CSV list: {error}; mend this line") from error
     headed = "label" in cells and ("path" in cells or "video" in cells)
     endings = (".npy", *VIDEO_SUFFIXES)
     return headed or not cells or any(cell.endswith(endings) or is_windows_path(cell) for cell in cells)

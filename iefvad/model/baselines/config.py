@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from iefvad.model.config import DEEPEST, WIDEST
 from iefvad.model.inputs import check_projection
+from iefvad.utils.values import COUNT, Range, problems, within
 
 BaselineName = Literal["concat", "cross-attention", "sultani", "rtfm", "ur-dmu", "mgfn", "vadclip"]
 
@@ -39,18 +41,20 @@ class BaselineConfig:
     """
 
     model: BaselineName
-    dim: int = 768
+    dim: int = within(768, Range(1, WIDEST))
     modality: Literal["fusion", "image", "event"] = "fusion"
     standardize: bool = False
-    projection: int | None = None
-    layers: int = 2
-    heads: int = 8
-    dropout: float = 0.1
-    window: int | None = None
+    projection: int | None = within(None, Range(1, WIDEST))
+    layers: int = within(2, Range(0, DEEPEST))
+    heads: int = within(8, Range(1, WIDEST))
+    dropout: float = within(0.1, Range(0, below=1))
+    window: int | None = within(None, COUNT)
 
     def __post_init__(self) -> None:
         if self.model not in BASELINES:
             raise ValueError(f"there is no model {self.model}; there are {', '.join(BASELINES)}")
+        for name, problem in problems(vars(self), BaselineConfig):
+            raise ValueError(f"{name} {problem}")
         check_projection(self.projection, self.dim, standardize=self.standardize)
         if self.model in TWO_STREAMS:
             if self.modality != "fusion":
@@ -59,8 +63,6 @@ class BaselineConfig:
                 raise ValueError(f"heads = {self.heads} does not divide the width {self.stream_width} of a stream")
         elif self.window is not None:
             raise ValueError(f"{self.model} has no attention windows to set: its paper states them")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window must be at least 1, not {self.window}")
         if self.model == "rtfm" and self.width % 4:
             raise ValueError(f"rtfm divides its features in four, which {self.width} dimensions do not allow")
 
