@@ -16,6 +16,7 @@ from mkdocs.structure.pages import Page
 # Place in the repository → place on the site.
 ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "bench/NOTES.md": "notes.md",
     "examples/upcam.md": "upcam.md",

@@ -7,6 +7,7 @@ from typing import Any
 
 from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.networks import AnyConfig
+from iefvad.utils.text import readable
 
 MODEL_CARD = """---
 {{ card_data }}
@@ -53,5 +54,5 @@ def facts(config: AnyConfig, provenance: Mapping[str, Any]) -> str:
             f" refinement steps, recursion over time: {config.temporal}."
         )
     if encoder := (provenance.get("encoder") or {}).get("image_encoder"):
-        text += f" Its features come from the image encoder `{encoder}`."
+        text += f" Its features come from the image encoder `{readable(encoder)}`."
     return text

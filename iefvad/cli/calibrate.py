@@ -12,7 +12,7 @@ from iefvad.detection.outputs import describe_rule
 from iefvad.detection.threshold import Rule
 from iefvad.utils.files import require_writable, rescued
 from iefvad.utils.options import add_options, from_namespace, make_parser
-from iefvad.utils.text import clock
+from iefvad.utils.text import clock, readable
 
 
 @command("calibrate")
@@ -61,4 +61,4 @@ def _report(calibration: Calibration, path: Path) -> None:
         )
     if calibration.threshold > 1:
         print("Normal footage reaches the highest possible score, so nothing will be flagged: train on such footage.")
-    print(f"written: {path}")
+    print(f"written: {readable(path)}")

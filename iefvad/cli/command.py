@@ -19,7 +19,8 @@ from iefvad.utils.interrupts import interruptible
 from iefvad.utils.memory import is_shortage, memory_is_short, shortage
 from iefvad.utils.options import Parser
 from iefvad.utils.streams import forgiving_streams
-from iefvad.utils.text import readable
+from iefvad.utils.terminal import visible_output
+from iefvad.utils.text import readable, visible
 
 
 class Main(Protocol):
@@ -85,7 +86,7 @@ def guarded(
     try:
         with interruptible(ending=ending) as interrupts:
             leaving: SystemExit | None = None
-            with forgiving_streams() as output:
+            with forgiving_streams() as output, visible_output():
                 try:
                     status = interrupts.exit_status(_explained(program, _started(work), given, memory))
                 except SystemExit as error:  # after --help, or a mistake on the command line
@@ -218,6 +219,7 @@ def _hide_in_tracebacks(arguments: Sequence[str]) -> None:
     """Leave the passwords of addresses out of the traceback that ends the process."""
 
     def show(*error: Any) -> None:
-        print(scrub("".join(traceback.format_exception(*error)), arguments), end="", file=sys.stderr)
+        text = "".join(traceback.format_exception(*error))
+        print(visible(scrub(text, arguments)), end="", file=sys.stderr)
 
     sys.excepthook = show

@@ -8,6 +8,7 @@ from iefvad.checkpoints.convert import Conversion, convert_checkpoint
 from iefvad.cli.command import command
 from iefvad.encoders.weights import quickgelu_model
 from iefvad.utils.options import make_parser
+from iefvad.utils.text import readable
 
 
 @command("convert")
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("destination", type=str, help="safetensors file to write", metavar="DESTINATION")
     arguments = parser.parse_args(argv)
     conversion = convert_checkpoint(arguments.source, arguments.destination)
-    print(f"{arguments.destination}: {conversion.kept} tensors kept, {_dropped(conversion)}")
+    print(f"{readable(arguments.destination)}: {conversion.kept} tensors kept, {_dropped(conversion)}")
     if conversion.quickgelu:
         model = quickgelu_model(arguments.destination) or "one that ends in -quickgelu, such as ViT-L-14-quickgelu"
         print(f"these are weights of a QuickGELU model: use them with the model {model}")
@@ -33,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"a released IEF-VAD model: {config.dim} wide, {config.layers} attention layers,"
             f" {config.refine_steps} refinement steps of hidden width {config.hidden or config.dim}\n"
-            f"evaluate it: iefvad evaluate {arguments.destination} --features ROOT --test-list test.csv --gt gt.npy"
-            " --out DIR\n"
+            f"evaluate it: iefvad evaluate {readable(arguments.destination)} --features ROOT --test-list test.csv"
+            " --gt gt.npy --out DIR\n"
             "its ν, attenuation and heads are not recorded; the defaults are those of the paper (--nu 8 --attenuation"
             " 0.5 --heads 8)"
         )

@@ -109,7 +109,7 @@ def check_main(argv: Sequence[str] | None = None) -> int:
     print(as_text(reports, names=config.names), end="")
     if config.out:
         rescued_file(lambda path: write_reports(path, reports), Path(config.out), "the report")
-        print(f"\nwritten: {config.out}")
+        print(f"\nwritten: {readable(config.out)}")
     unreadable = [reason for report in reports for reason in report.unreadable.values()]
     if unreadable:
         raise UserError(unreadable[0] + (f" (and {len(unreadable) - 1} more files)" if len(unreadable) > 1 else ""))
@@ -134,7 +134,7 @@ def verify_main(argv: Sequence[str] | None = None) -> int:
         found = verify(path, forget=config.forget)
         parts = [f"{found.intact} intact", f"{len(found.damaged)} damaged"]
         parts += [f"{len(found.unknown)} without checksums, of an earlier version"] if found.unknown else []
-        print(f"{path}: {found.what}, {', '.join(parts)}")
+        print(f"{readable(path)}: {found.what}, {', '.join(parts)}")
         shown = list(found.damaged.items())[: config.names or None]
         for name, reason in shown:
             print(f"  {readable(name)}: {readable(reason)}")
@@ -175,7 +175,7 @@ def gt_main(argv: Sequence[str] | None = None) -> int:
     rescued_file(lambda path: write_ground_truth(path, truth), Path(config.out), "the frame labels")
     frames, abnormal = len(truth.labels), int(truth.labels.sum())
     fraction = f" ({abnormal / frames:.1%})" if frames else ""
-    print(f"{config.out}: {truth.videos:,} videos, {frames:,} frames, {abnormal:,} abnormal{fraction}")
+    print(f"{readable(config.out)}: {truth.videos:,} videos, {frames:,} frames, {abnormal:,} abnormal{fraction}")
     for note in truth.notes:
-        print(f"note: {note}")
+        print(f"note: {readable(note)}")
     return 0

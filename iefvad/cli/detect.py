@@ -14,6 +14,7 @@ from iefvad.detection.outputs import Names, describe_failure, describe_rule, wri
 from iefvad.detection.terminal import summarize, watch
 from iefvad.utils.files import require_writable
 from iefvad.utils.options import add_options, from_namespace, make_parser
+from iefvad.utils.text import readable
 from iefvad.video import find_videos, require_rate
 
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     detector = Detector(arguments.run, config, live=bool(cameras))
     folder = Path(config.out) if config.out else (detector.folder or Path()) / "detections"
     require_writable(folder)
-    print(f"{describe_rule(detector.rule)}\n  ({detector.rule.origin})", flush=True)
+    print(f"{describe_rule(detector.rule)}\n  ({readable(detector.rule.origin)})", flush=True)
     if cameras:
         return watch(detector, cameras, folder)
     names, failed = Names(folder), 0
@@ -59,5 +60,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"iefvad detect: {describe_failure(video, error)}", file=sys.stderr, flush=True)
             continue
         summarize(detection)
-    print(f"{len(videos) - failed} of {len(videos)} videos scored; results in {folder}")
+    print(f"{len(videos) - failed} of {len(videos)} videos scored; results in {readable(folder)}")
     return 1 if failed else 0

@@ -10,6 +10,7 @@ from iefvad.cli.command import command
 from iefvad.encoders.encoder import Precision
 from iefvad.encoders.listing import Listed, list_encoders, measure
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
+from iefvad.utils.text import readable
 
 
 @dataclass
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             entries,
             config.device,
             config.precision,
-            show=lambda model: print(f"measuring {model} ...", file=sys.stderr, flush=True),
+            show=lambda model: print(f"measuring {readable(model)} ...", file=sys.stderr, flush=True),
         )
     print("\n".join(_table(entries)))
     return 0

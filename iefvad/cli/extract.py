@@ -11,6 +11,7 @@ from iefvad.extraction.config import ExtractConfig, ExtractReport
 from iefvad.extraction.extract import extract
 from iefvad.extraction.jobs import FAILED
 from iefvad.utils.options import add_options, from_namespace, make_parser
+from iefvad.utils.text import readable
 
 
 @command("extract", memory="use a smaller --batch, fewer --workers or a smaller encoder")
@@ -60,7 +61,8 @@ def _summary(report: ExtractReport, out: str) -> str:
         rate += f", {report.encoded} of them encoded"
     if report.waited:
         rate += f" (the encoder waited for frames {report.waited / report.seconds:.0%} of the time)"
-    text = f"{len(report.done)} of {total} videos extracted, {len(report.skipped)} were already there{rate}: {out}"
+    text = f"{len(report.done)} of {total} videos extracted, {len(report.skipped)} were already there{rate}: "
+    text += readable(out)
     if report.failed:
-        text += f"\n{len(report.failed)} failed, listed with their reasons in {Path(out) / FAILED}"
+        text += f"\n{len(report.failed)} failed, listed with their reasons in {readable(Path(out) / FAILED)}"
     return text

@@ -56,7 +56,7 @@ def export_main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, ExportConfig)
     arguments = parser.parse_args(argv)
     config = from_namespace(ExportConfig, arguments)
-    print(f"{config.out}: {export_features(arguments.store, config)} clips, an image and an event file each")
+    print(f"{readable(config.out)}: {export_features(arguments.store, config)} clips, an image and an event file each")
     for note in incomplete_note(FeatureStore(arguments.store)):
         print(readable(note))
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from iefvad.cli.command import command
 from iefvad.utils.files import require_writable_file, rescued_file
 from iefvad.utils.options import make_parser
+from iefvad.utils.text import readable
 
 
 @command("report")
@@ -47,5 +48,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     if path.parent != first or first.is_dir():  # else there is no run, which is said more clearly
         require_writable_file(path)
     rescued_file(write, path, "the page")
-    print(f"written: {path}")
+    print(f"written: {readable(path)}")
     return 0

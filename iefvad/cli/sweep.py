@@ -14,6 +14,7 @@ from iefvad.sweep.runner import Engine, run_all
 from iefvad.training.settings import TrainConfig
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.seeds import read_seeds
+from iefvad.utils.text import readable
 from iefvad.utils.values import Range
 
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, entries = sweep.config, sweep.entries
     trainings = {entry.training.key: entry.training for entry in entries}
     names = {entry.training.key: _name(entry) for entry in reversed(entries)}
-    print(f"iefvad sweep: {len(trainings)} trainings, folder {sweep.out}", flush=True)
+    print(f"iefvad sweep: {len(trainings)} trainings, folder {readable(sweep.out)}", flush=True)
     try:
         documents = run_all(
             list(trainings.values()),
@@ -101,12 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         print(
-            f"\niefvad sweep: interrupted; finished trainings are kept in {sweep.out}. Go on with the same command.",
+            f"\niefvad sweep: interrupted; finished trainings are kept in {readable(sweep.out)}. Go on with the same"
+            " command.",
             file=sys.stderr,
         )
         return 130
     settings = write_outputs(sweep.out, entries, documents)
-    print(f"\n{text_tables(settings)}\n\npage: {sweep.out / 'index.html'}")
+    print(f"\n{text_tables(settings)}\n\npage: {readable(sweep.out / 'index.html')}")
     failed = [key for key, document in documents.items() if "failed" in document]
     if failed:
         print(f"iefvad sweep: {len(failed)} of {len(documents)} trainings failed.", file=sys.stderr)

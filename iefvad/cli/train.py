@@ -14,6 +14,7 @@ from iefvad.training.settings import Settings, TrainConfig, resolve
 from iefvad.training.train import Interrupted, train
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.seeds import expand_seeds
+from iefvad.utils.text import readable
 
 
 def parse_train(argv: Sequence[str] | None = None) -> Settings:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = interrupted.folder / "config.yaml"
             print(
                 f"\niefvad: interrupted; finished epochs are kept. Continue with:"
-                f" python -m iefvad.train --config {path} --resume",
+                f" python -m iefvad.train --config {readable(path)} --resume",
                 file=sys.stderr,
             )
         return 130

@@ -104,6 +104,28 @@ def annotation_of(annotations: Mapping[str, Annotation], name: str) -> Annotatio
     return None
 
 
+class Unmarked:
+    """Finds the annotated video that a name means where one of both has a mark of its codec or encoder.
+
+    Args:
+        names: Names of annotated videos.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names: dict[str, list[str]] = {}
+        for name in names:
+            self._names.setdefault(_without_mark(name), []).append(name)
+
+    def name(self, given: str) -> str | None:
+        """Return the annotated name that differs only in such a mark; None where there is none, or several."""
+        found = self._names.get(_without_mark(given), [])
+        return found[0] if len(found) == 1 else None
+
+
+def _without_mark(name: str) -> str:
+    return re.sub(r"(_x264|_i3d)+$", "", name)
+
+
 def frame_truth(annotation: Annotation | Iterable[tuple[int, int]], frames: int) -> np.ndarray:
     """Return frame labels, uint8 (frames,): 1 inside the half-open intervals, which are clipped to the video."""
     truth = np.zeros(frames, np.uint8)

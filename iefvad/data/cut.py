@@ -9,6 +9,7 @@ import numpy as np
 
 from iefvad.data.text_files import csv_rows
 from iefvad.features.store import FeatureStore
+from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text
 from iefvad.utils.intervals import runs
@@ -75,7 +76,7 @@ def cut_recording(
     clips = FeatureStore(out, settings=source.settings, create=True)
     starts = range(0, sidecar.segments, segments)
     train = round(len(starts) * train_fraction)
-    lists: dict[str, list[str]] = {"train": ["path,label"], "test": ["path,label"]}
+    lists = {"train": [("path", "label")], "test": [("path", "label")]}
     annotations = []
     for index, start in enumerate(starts):
         part = slice(start, min(start + segments, sidecar.segments))
@@ -99,12 +100,12 @@ def cut_recording(
         )
         inside = truth[SEGMENT * part.start : SEGMENT * part.stop]
         kind = label if inside.any() else "Normal"
-        lists["train" if index < train else "test"].append(f"{clip}.mp4,{kind}")
+        lists["train" if index < train else "test"].append((f"{clip}.mp4", kind))
         if index >= train:
             bounds = [str(bound) for interval in runs(inside) for bound in interval] or ["-1", "-1"]
             annotations.append("  ".join([f"{clip}.mp4", kind, *bounds]))
     for split, rows in lists.items():
-        write_text(out / f"{split}.csv", "\n".join(rows) + "\n")
+        write_text(out / f"{split}.csv", csv_text(rows))
     write_text(out / "annotations.txt", "\n".join(annotations) + "\n")
     clips.write_index()
     return clips

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from iefvad.data.annotations import frame_truth, read_annotations
+from iefvad.data.annotations import Unmarked, frame_truth, read_annotations
 from iefvad.data.lists import ALONE, ListEntry, Relocator, StoredNames, classes_of, event_path, read_list
-from iefvad.features.npy import open_npy, split_crop
+from iefvad.features.npy import crop_axis, open_npy, split_crop
 from iefvad.features.packed import SPLITS, PackedReader, PackedStore
 from iefvad.features.readers import Nan, NpyReader, StoreReader
 from iefvad.features.store import FeatureStore, Sidecar
@@ -213,6 +213,11 @@ def load_lists(
         attach_annotations(test, gt)
     dims = {video.reader.dim: video for video in train + test if isinstance(video.reader, NpyReader)}
     if len(dims) > 1:
+        if len({video.segments for video in train + test}) == 1:
+            raise UserError(
+                f"all videos have {(train + test)[0].segments} rows and different numbers of columns, so the features"
+                " are transposed: save array.T of each file, (segments, dimensions)"
+            )
         described = ", ".join(f"{video.name} {dim}" for dim, video in dims.items())
         raise UserError(f"features have different widths ({described}); all must come from one pair of encoders")
     _check_finite(train + test, nan)
@@ -260,25 +265,29 @@ def _listed_videos(
         repeated += (entry.crop or 0) in crops
         crops[entry.crop or 0] = (image, event)
         groups.setdefault(key, []).append(entry)
-    refuse_absent(absent, f"feature files of {path} are missing", "give their folder with --features")
+    remedy = "give their folder with --features"
+    if absent and features is None and Relocator(path.parent, path.parent).find(absent[0]) is not None:
+        remedy += f" (they are in {path.parent})"
+    refuse_absent(absent, f"feature files of {path} are missing", remedy)
     remedy = "extract them or set --event-folder" + (f" ({ALONE})" if modality == "fusion" else "")
     refuse_absent(absent_event, f"event features of {path} are missing", remedy)
     if repeated:
         notes.append(f"{path.name} lists {repeated} files twice; each is used once")
     uses = Counter(entries[0].name for entries in groups.values())
     videos = []
+    axis = crop_axis([path for crops in files.values() for pair in crops.values() for path in pair if path is not None])
     for key, entries in groups.items():
         name = entries[0].name
         if uses[name] > 1:
             name = "/".join(key.replace("\\", "/").split("/")[-2:])
-        reader = NpyReader(files[key], nan, notes)
+        reader = NpyReader(files[key], nan, notes, axis)
         video = Video(
             name=name,
             classes=_one_label(entries),
             segments=reader.segments,
             fps=fps,
             frames=SEGMENT * reader.segments,
-            crops=tuple(sorted(files[key])),
+            crops=tuple(sorted(reader.pairs)),
             reader=reader,
         )
         videos.append(video)
@@ -287,7 +296,7 @@ def _listed_videos(
 
 def _check_finite(videos: Sequence[Video], nan: Nan) -> None:
     readers = [video.reader for video in videos if isinstance(video.reader, NpyReader)]
-    files = [path for reader in readers for crop in reader.pairs for path in reader.files(crop)]
+    files = list(dict.fromkeys(path for reader in readers for crop in reader.pairs for path in reader.files(crop)))
     size = sum(len(reader.pairs) * reader.segments * reader.dim * 8 for reader in readers)
     if len(files) > _EAGER_FILES or size > _EAGER_BYTES:
         return
@@ -319,8 +328,7 @@ def attach_gt(videos: Sequence[Video], path: PathLike) -> None:
         found = f"{len(truth):,}" if truth.ndim == 1 else f"an array of shape {truth.shape}"
         raise UserError(
             f"{path} has the wrong length: expected {expected:,} frame labels (16 for each segment of the "
-            f"{len(videos)} test videos), found {found}; make it again for these features: `iefvad data gt"
-            " --annotations FILE --test-list FILE --features FOLDER (or --store STORE) --out gt.npy`"
+            f"{len(videos)} test videos), found {found}; {_misfit(videos, len(truth))}"
         )
     truth = np.asarray(truth)
     if not np.isin(truth, (0, 1)).all():
@@ -331,6 +339,25 @@ def attach_gt(videos: Sequence[Video], path: PathLike) -> None:
     for video in videos:
         start, end = end, end + SEGMENT * video.segments
         video.truth = truth[start:end].astype(np.uint8)
+
+
+def _misfit(videos: Sequence[Video], found: int) -> str:
+    """Return what the length of gt.npy tells about features and truth, and what to do."""
+    rows = sum(video.segments for video in videos)
+    dims = [video.reader.dim for video in videos if isinstance(video.reader, NpyReader)]
+    if found == rows:
+        return (
+            "it has one label per row of the features: if the rows are frames, average 16 of them each; if they are"
+            " segments of 16 frames, repeat each label 16 times (numpy.repeat)"
+        )
+    if len(dims) == len(videos) and found == SEGMENT * sum(dims):
+        return "it fits the columns of the features, so they are transposed: save array.T of each file"
+    if rows and found % rows == 0:
+        return f"it has {found // rows} labels per row: the rows must be segments of 16 frames, extract them so"
+    return (
+        "make it again for these features: `iefvad data gt --annotations FILE --test-list FILE --features FOLDER (or"
+        " --store STORE) --out gt.npy`"
+    )
 
 
 def attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
@@ -344,9 +371,12 @@ def attach_annotations(videos: Sequence[Video], path: PathLike) -> None:
         UserError: The file cannot be read, or an abnormal video has no line in it.
     """
     annotations = read_annotations(path)
+    unmarked = Unmarked(annotations)
     absent = []
     for video in videos:
         annotation = annotations.get(video.name) or annotations.get(video.name.rsplit("/", 1)[-1])
+        if annotation is None and (same := unmarked.name(video.name.rsplit("/", 1)[-1])):
+            annotation = annotations[same]
         if annotation is None and video.classes:
             absent.append(video.name)
         length = SEGMENT * video.segments

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from iefvad.data.annotations import Annotation, annotation_of, frame_truth, inclusive, parts_of, read_annotations
+from iefvad.data.annotations import (
+    Annotation,
+    Unmarked,
+    annotation_of,
+    frame_truth,
+    inclusive,
+    parts_of,
+    read_annotations,
+)
 from iefvad.data.lists import ListEntry, Relocator, StoredNames, classes_of, read_list, without_video_suffix
 from iefvad.data.truth_files import labels_beside, read_lengths, read_segments, read_truth, truth_annotations
-from iefvad.features.npy import npy_shape, split_crop
+from iefvad.features.npy import crop_axis, npy_shape, split_crop
 from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike, write_with
@@ -87,11 +95,14 @@ def make_ground_truth(
             f"the videos have {total:,} frames, more than {MOST_LABELS:,} ({longest} alone has"
             f" {lengths[longest].frames:,}); correct their lengths, or divide the list"
         )
+    unmarked = Unmarked(annotations)
     truth, end = np.zeros(total, np.uint8), 0
     absent, joined, used, doubtful = [], [], set(), []
     for key, entries in videos.items():
         name, abnormal = entries[0].name, bool(classes_of(entries[0].label))
         annotation = annotation_of(annotations, name)
+        if annotation is None and (same := unmarked.name(name)):
+            name, annotation = same, annotations[same]
         used.add(name)
         if name not in annotations and (parts := parts_of(annotations, name)):
             joined.append(f"{name} ({', '.join(parts)})")
@@ -137,15 +148,14 @@ def lengths_of_features(videos: Mapping[str, Sequence[ListEntry]], root: PathLik
     """
     relocator = Relocator(root, Path())
     lengths: dict[str, Length] = {}
-    absent = []
+    files = {entry.path: relocator.find(entry.path) for entries in videos.values() for entry in entries}
+    absent = [written for written, path in files.items() if path is None]
+    axis = crop_axis([path for path in files.values() if path is not None])
     for key, entries in videos.items():
         counts = {}
         for entry in entries:
-            path = relocator.find(entry.path)
-            if path is None:
-                absent.append(entry.path)
-            else:
-                counts[entry.path] = npy_shape(path)[0]
+            if (path := files[entry.path]) is not None:
+                counts[entry.path] = npy_shape(path, axis)[0]
         if len(set(counts.values())) > 1:
             raise UserError(f"the crops of {entries[0].name} differ in length ({counts}); extract them again")
         if counts:

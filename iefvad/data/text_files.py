@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from iefvad.utils.csv_text import CsvRows
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike, open_regular
 
@@ -73,13 +74,13 @@ def csv_rows(path: PathLike, what: str) -> list[tuple[int, list[str]]]:
         what: What messages call the content of the file.
 
     Returns:
-        (number of the row's last line from 1, cells) of each row.
+        (number of the row's last line from 1, cells) of each row. Cells are as they were before `csv_text` wrote them.
 
     Raises:
         UserError: As for `read_text`, or quotes do not match, or a cell is longer than 128 KiB.
     """
-    reader = csv.reader(io.StringIO(read_text(path, what), newline=""), strict=True)  # else a lone quote joins rows
+    reader = CsvRows(io.StringIO(read_text(path, what), newline=""), strict=True)  # else a lone quote joins rows
     try:
-        return [(reader.line_num, row) for row in reader]
+        return [(reader.line, row) for row in reader]
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: cannot be read as {what}: {error}; mend this line") from error
+        raise UserError(f"{path}, line {reader.line}: cannot be read as {what}: {error}; mend this line") from error

@@ -104,10 +104,10 @@ def calibrate(
             print(f"iefvad calibrate: {failed[-1]}", file=sys.stderr, flush=True)
             continue
         scores.append(detection.scores)
-        paths.append(readable(str(video)))
+        paths.append(readable(video))
         print(f"{paths[-1]}: {clock(scores[-1].seconds)}, highest score {scores[-1].scores.max():.3f}", flush=True)
         for note in detection.clock.notes() if detection.clock is not None else []:
-            print(f"  {note}", flush=True)
+            print(f"  {readable(note)}", flush=True)
     if not scores:
         raise UserError("no video could be read, so there is nothing to calibrate: " + "; ".join(failed))
     rule = find_threshold(

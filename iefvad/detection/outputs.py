@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
@@ -18,6 +16,7 @@ from iefvad.detection.overlay import write_overlay
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
 from iefvad.scoring.video_scores import Interval, VideoScores, write_scores_csv
+from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import rescued, write_text, write_with
 from iefvad.utils.memory import is_shortage, shortage
@@ -166,12 +165,10 @@ def _notes(detection: Detection, detector: Detector) -> list[str]:
 
 
 def _write_intervals(path: Path, scores: VideoScores, intervals: list[Interval]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["start s", "end s", "peak", "first frame", "last frame"])
+    rows: list[list[Any]] = [["start s", "end s", "peak", "first frame", "last frame"]]
     for start, end, peak in intervals:
-        writer.writerow([f"{start:.3f}", f"{end:.3f}", f"{peak:.6f}", *scores.frames(start, end)])
-    write_text(path, text.getvalue())
+        rows.append([f"{start:.3f}", f"{end:.3f}", f"{peak:.6f}", *scores.frames(start, end)])
+    write_text(path, csv_text(rows))
 
 
 def _write_json(path: Path, detection: Detection, detector: Detector, files: list[str]) -> None:

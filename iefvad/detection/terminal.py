@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import sys
 import time
 from collections.abc import Sequence
@@ -21,9 +19,10 @@ from iefvad.detection.live.watch import Watch
 from iefvad.detection.outputs import Names, describe_rule, write_results
 from iefvad.detection.result import Detection
 from iefvad.scoring.video_scores import CSV_COLUMNS, csv_row
+from iefvad.utils.csv_text import csv_line
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error
-from iefvad.utils.text import clock
+from iefvad.utils.text import clock, readable
 from iefvad.video import SEGMENT
 
 _BAR = 24  # characters
@@ -36,8 +35,8 @@ def summarize(detection: Detection) -> None:
     scores, timing = detection.scores, detection.timing
     peak, at = scores.peak
     print(
-        f"{scores.source}: {scores.scores.size} segments ({clock(scores.seconds)}), highest score"
-        f" {peak:.3f} at {clock(at, 1)},"
+        f"{readable(scores.source or scores.name)}: {scores.scores.size} segments ({clock(scores.seconds)}),"
+        f" highest score {peak:.3f} at {clock(at, 1)},"
         f" {len(detection.intervals)} flagged interval(s)"
     )
     stages = ", ".join(f"{name} {value:.3g}" for name, value in timing.milliseconds().items())
@@ -49,7 +48,7 @@ def summarize(detection: Detection) -> None:
             f" 95% within {latency['p95_ms']:.0f} ms, longest {latency['max_ms']:.0f} ms"
         )
     for note in detection.clock.notes() if detection.clock is not None else []:
-        print(f"  {note}")
+        print(f"  {readable(note)}")
     for start, end, top in detection.intervals[:_LISTED]:
         print(f"  {clock(start, 1)} to {clock(end, 1)}   peak {top:.3f}")
     if len(detection.intervals) > _LISTED:
@@ -80,9 +79,9 @@ def watch(detector: Detector, cameras: Sequence[Camera], folder: Path) -> int:
     names = Names(folder)
     recorders = {channel.name: _Recorder(channel, names, width) for channel in session.channels}
     for channel in session.channels:
-        print(f"{channel.label}: connecting")
+        print(f"{readable(channel.label)}: connecting")
         if channel.rule != detector.rule:
-            print(f"  {describe_rule(channel.rule)} ({channel.rule.origin})")
+            print(f"  {describe_rule(channel.rule)} ({readable(channel.rule.origin)})")
     print("press Ctrl-C to end", flush=True)
     with contextlib.ExitStack() as stack:
         announce = stack.enter_context(announcing(session, detector.config, lambda text: _say("", text)))
@@ -123,7 +122,7 @@ def _status(session: Watch) -> int:
         else:
             continue
         prefix = f"{channel.name}: " if len(session.channels) > 1 else ""
-        print(f"iefvad detect: {prefix}{text}.", file=sys.stderr)
+        print(f"iefvad detect: {readable(prefix + text)}.", file=sys.stderr)
     return status
 
 
@@ -160,8 +159,8 @@ class _Recorder:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{self._name}.csv"
-            self._file = path.open("w", newline="", encoding="utf-8")
-            csv.writer(self._file, lineterminator="\n").writerow(CSV_COLUMNS)
+            self._file = path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+            self._file.write(csv_line(CSV_COLUMNS))
             fps = self.channel.fps
             arrivals = self.channel.source.arrivals
             rate = f"{fps:.3g} frames/s" if arrivals.told else arrivals.remark() or f"{fps:.3g} frames/s"
@@ -189,7 +188,7 @@ class _Recorder:
                 print(
                     f"  the last flagged interval had not ended: {clock(start, 1)} to {clock(end, 1)}, peak {peak:.3f}"
                 )
-        print(f"  results in {self.folder}: {', '.join(file.name for file in detection.files)}")
+        print(f"  results in {readable(self.folder)}: {', '.join(file.name for file in detection.files)}")
 
     def _summarize_input(self) -> None:
         channel, health = self.channel, self.channel.source.health
@@ -206,14 +205,14 @@ class _Recorder:
         for lost in channel.lost[:_LISTED]:
             print(
                 f"  no scores from {clock(lost.start, 1)} for {lost.seconds:.1f} s (about {lost.frames} frames):"
-                f" {lost.reason}"
+                f" {readable(lost.reason)}"
             )
         if len(channel.lost) > _LISTED:
             print(f"  ... and {len(channel.lost) - _LISTED} more: see the JSON file")
 
 
 def _say(name: str, text: str) -> None:
-    print(f"{name}: {text}" if name else text, flush=True)
+    print(readable(f"{name}: {text}" if name else text), flush=True)
 
 
 def _print_score(scored: LiveScore, threshold: float, width: int = 0) -> None:
@@ -226,7 +225,7 @@ def _print_score(scored: LiveScore, threshold: float, width: int = 0) -> None:
         lost = scored.lost
         print(
             f"{prefix}no scores from {clock(lost.start, 1)} for {lost.seconds:.1f} s (about {lost.frames} frames):"
-            f" {lost.reason}"
+            f" {readable(lost.reason)}"
         )
     filled = round(_BAR * min(max(score, 0.0), 1.0))
     mark = min(round(_BAR * min(max(threshold, 0.0), 1.0)), _BAR - 1)
@@ -248,7 +247,5 @@ def _print_alarm(alarm: LiveAlarm, prefix: str) -> None:
 
 
 def _csv_line(name: str, scored: LiveScore) -> str:
-    text = io.StringIO()
     values = [None if np.isnan(value) else float(value) for value in scored.row]
-    csv.writer(text, lineterminator="\n").writerow(csv_row(name, scored.number, scored.start, scored.end, values))
-    return text.getvalue()
+    return csv_line(csv_row(name, scored.number, scored.start, scored.end, values))

@@ -37,6 +37,7 @@ from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import require_writable
 from iefvad.utils.options import checked, option
+from iefvad.utils.text import readable
 from iefvad.utils.values import POSITIVE, Range
 
 
@@ -286,15 +287,15 @@ def _describe(path: Path, model: IEFVAD | Baseline, method: str, benchmark: Benc
     config, videos = model.config, benchmark.test
     abnormal, segments = sum(bool(video.classes) for video in videos), sum(video.segments for video in videos)
     if isinstance(config, BaselineConfig):
-        print(f"{path}: model {config.model}, {config.dim} wide")
+        print(f"{readable(path)}: model {config.model}, {config.dim} wide")
     else:
         print(
-            f"{path}: method {method}, {config.dim} wide, {config.layers} attention layers, {config.refine_steps}"
-            " refinement steps"
+            f"{readable(path)}: method {readable(method)}, {config.dim} wide, {config.layers} attention layers,"
+            f" {config.refine_steps} refinement steps"
         )
-    print(f"{benchmark.name}: test {len(videos)} videos ({abnormal} abnormal, {segments} segments)")
+    print(f"{readable(benchmark.name)}: test {len(videos)} videos ({abnormal} abnormal, {segments} segments)")
     for note in benchmark.notes:
-        print(f"note: {note}")
+        print(f"note: {readable(note)}")
 
 
 def _chosen(model: IEFVAD | Baseline) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
-import io
 import os
 import sys
 import threading
@@ -24,6 +22,7 @@ from iefvad.extraction.config import ExtractReport
 from iefvad.extraction.decoding import Ended, Opened
 from iefvad.extraction.progress import Progress
 from iefvad.features.store import FeatureStore, Sidecar, hash_file, is_store, with_defaults
+from iefvad.utils.csv_text import CsvRows, csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import remove_left_over, write_text
 from iefvad.utils.text import file_name, readable
@@ -208,7 +207,7 @@ def sidecar_of(
     """Return what the store records about a video with the given number of segments."""
     return Sidecar(
         name=job.name,
-        source=readable(str(job.path)),
+        source=readable(job.path),
         source_hash=job.source_hash,
         fps=opened.fps,
         frames=ended.frames,
@@ -321,12 +320,10 @@ def _record_failures(root: Path, paths: dict[str, Path], failed: dict[str, str])
     path = root / FAILED
     rows: list[tuple[str, str, str]] = []
     if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [(row[0], row[1], row[2]) for row in csv.reader(file) if len(row) == 3 and row[0] not in paths][1:]
-    rows += [(name, readable(str(paths[name])), reason) for name, reason in failed.items()]
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = [(row[0], row[1], row[2]) for row in CsvRows(file) if len(row) == 3 and row[0] not in paths][1:]
+    rows += [(name, readable(paths[name]), reason) for name, reason in failed.items()]
     if rows:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("name", "path", "reason"), *rows])
-        write_text(path, text.getvalue())
+        write_text(path, csv_text([("name", "path", "reason"), *rows]))
     else:
         path.unlink(missing_ok=True)

@@ -12,6 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from iefvad.utils.text import readable
+
 _TERMINAL, _LOG = 0.2, 15.0  # seconds between two lines on a terminal and in a log file
 
 
@@ -80,7 +82,7 @@ class Progress:
 
     def write(self, line: str) -> None:
         """Print a line on stderr without breaking the bar."""
-        self._bar.write(line, file=sys.stderr)
+        self._bar.write(readable(line), file=sys.stderr)
 
     def close(self) -> None:
         """Draw the bar for the last time."""

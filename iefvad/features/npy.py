@@ -1,9 +1,10 @@
-"""The field's feature files: ``NAME__{crop}.npy``, float (T, D), never pickled."""
+"""The field's feature files, never pickled: ``NAME__{crop}.npy``, float (T, D), or ``NAME.npy`` with all crops."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,6 +15,7 @@ LARGEST = 16 << 30
 """Maximum size of an array in bytes: a month of video with features of 768 numbers."""
 
 _CROP = re.compile(r"(.+)__(\d)\.npy", re.DOTALL)
+_NUMBERS_OF_CROPS = (1, 5, 10)
 
 
 def split_crop(path: str) -> tuple[str, int | None]:
@@ -58,30 +60,72 @@ def open_npy(path: PathLike) -> np.ndarray:
     return array
 
 
-def npy_shape(path: PathLike) -> tuple[int, int]:
-    """Return the shape (T, D) of a feature file, from its header.
+def crop_axis(paths: Sequence[PathLike]) -> int | None:
+    """Return which axis of feature files counts the crops: 1 for (T, crops, D), 0 for (crops, T, D), None for (T, D).
+
+    All files of a list have one layout: the number of crops is the same in all of them.
+
+    Args:
+        paths: The files. If the first one is (T, D), the others are not looked at.
 
     Raises:
-        UserError: As for `open_npy`, or the array is not two-dimensional.
+        UserError: As for `open_npy`, or three-dimensional files have no such axis, or two.
     """
-    segments, dim = _open_features(path).shape
+    if not paths or open_npy(paths[0]).ndim != 3:
+        return None
+    shapes = [open_npy(path).shape for path in paths]
+    axes = [
+        axis
+        for axis in (0, 1)
+        if len({shape[axis : axis + 1] for shape in shapes}) == 1 and shapes[0][axis] in _NUMBERS_OF_CROPS
+    ]
+    if len(axes) == 1:
+        return axes[0]
+    if axes:
+        raise UserError(
+            f"{paths[0]} and the other files have shape {shapes[0]}, so segments and crops cannot be told apart: save"
+            " each crop i as NAME__i.npy of (segments, dimensions), and name these in the list"
+        )
+    for path in paths:
+        npy_shape(path)
+    return None
+
+
+def npy_shape(path: PathLike, axis: int | None = None) -> tuple[int, int]:
+    """Return the shape (T, D) of a feature file, from its header.
+
+    Args:
+        path: The file.
+        axis: As `crop_axis` returns it.
+
+    Raises:
+        UserError: As for `open_npy`, or the array has another number of dimensions.
+    """
+    segments, dim = _open_features(path, axis).shape[-2:]
     return segments, dim
 
 
-def load_npy(path: PathLike) -> np.ndarray:
-    """Read a feature file as float32 (T, D). Raises errors as `npy_shape` does."""
+def npy_crops(path: PathLike, axis: int) -> int:
+    """Return the number of crops in a feature file. Raises errors as `npy_shape` does."""
+    return len(_open_features(path, axis))
+
+
+def load_npy(path: PathLike, axis: int | None = None, crop: int = 0) -> np.ndarray:
+    """Read a feature file, or one crop of it, as float32 (T, D). Raises errors as `npy_shape` does."""
+    array = _open_features(path, axis)
     with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond float32 become infinity, which readers refuse
-        return np.array(_open_features(path), dtype=np.float32)
+        return np.array(array if axis is None else array[crop], dtype=np.float32)
 
 
-def _open_features(path: PathLike) -> np.ndarray:
+def _open_features(path: PathLike, axis: int | None = None) -> np.ndarray:
     array = open_npy(path)
-    if array.ndim != 2:
+    if axis is not None and array.ndim == 3:
+        return np.moveaxis(array, axis, 0)
+    if array.ndim != 2 or axis is not None:
         split = ""
         if array.ndim == 3:  # RTFM's layout is (T, crops, D); others have the crops first
             part = "array[i]" if array.shape[0] in (1, 5, 10) and array.shape[1] not in (1, 5, 10) else "array[:, i]"
             split = f", or split the crops: save {part} as NAME__i.npy for each crop i, and name these in the list"
-        raise UserError(
-            f"{path} has shape {array.shape}; features must be (segments, dimensions): make it again{split}"
-        )
+        wanted = "(segments, dimensions)" if axis is None else "three-dimensional as the other files are"
+        raise UserError(f"{path} has shape {array.shape}; features must be {wanted}: make it again{split}")
     return array

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from iefvad.features.npy import split_crop
+from iefvad.features.npy import crop_axis, split_crop
 from iefvad.features.packed import (
     CATALOGUE,
     FORMAT,
@@ -37,7 +37,7 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike, remove_left_over, storage_errors, write_json, written_error
 from iefvad.utils.plain_json import parse_json
 from iefvad.utils.tensors import header, to_half
-from iefvad.utils.text import few
+from iefvad.utils.text import few, readable
 from iefvad.video import SEGMENT
 
 _ALIGN = 64  # a row of 768 float16 is 24 cache lines, and should begin at the start of one
@@ -152,8 +152,9 @@ def folder_pair(image_dir: PathLike, event_dir: PathLike, *, fps: float = 30.0, 
         )
     notes: list[str] = []
     videos = []
+    axis = crop_axis([image for files in pairs.values() for image, _ in files.values() if image is not None])
     for name, files in pairs.items():
-        reader = NpyReader(dict(sorted(files.items())), nan, notes)
+        reader = NpyReader(dict(sorted(files.items())), nan, notes, axis)
         frames = SEGMENT * reader.segments
         videos.append(Video(name, (), reader.segments, fps, frames, crops=tuple(reader.pairs), reader=reader))
     notes.append("neither classes nor truth are known: the videos can be scored, but not evaluated")
@@ -252,7 +253,7 @@ def _finished(out: Path, plan: str) -> PackedStore:
             " folder first"
         )
     (out / JOURNAL).unlink(missing_ok=True)
-    print(f"{out}: these features are already imported.")
+    print(f"{readable(out)}: these features are already imported.")
     return store
 
 
@@ -271,7 +272,9 @@ class _Journal:
         lines = self._read()
         if not (lines and lines[0].get("plan") == plan and self._fits(tables)):
             if lines:
-                print(f"{out}: the files, lists or options changed since the import stopped; it starts again.")
+                print(
+                    f"{readable(out)}: the files, lists or options changed since the import stopped; it starts again."
+                )
             self.path.unlink(missing_ok=True)
             _allocate(tables, out)
             self._append({"plan": plan})
@@ -288,7 +291,8 @@ class _Journal:
         if not self.path.read_bytes().endswith(b"\n"):
             with open(self.path, "ab") as file:  # the import was killed in the middle of a line
                 file.write(b"\n")
-        print(f"{out}: {len(self.done)} of {sum(len(table.clips) for table in tables)} clips are there; continuing.")
+        total = sum(len(table.clips) for table in tables)
+        print(f"{readable(out)}: {len(self.done)} of {total} clips are there; continuing.")
 
     def add(self, split: str, clip: int, check: str, notes: list[str]) -> None:
         """Note that the bytes of a clip are written."""

@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from iefvad.features.npy import load_npy, npy_shape
+from iefvad.features.npy import load_npy, npy_crops, npy_shape
 from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
+from iefvad.utils.text import few
 
 Nan = Literal["error", "zero"]
 
@@ -84,21 +85,30 @@ class NpyReader(Reader):
             all crops; features of that stream are zeros.
         nan: As for `Reader`.
         notes: As for `Reader`.
+        axis: Axis of the crops in files that contain all of them (`iefvad.features.npy.crop_axis`); None for files
+            (T, D). Then `pairs` has one pair of files, and gets an item for each of their crops.
 
     Attributes:
         segments: Number of segments, from the header of the first crop.
         dim: Width of the features, from the header of the first crop.
     """
 
-    def __init__(self, pairs: dict[int, tuple[Path | None, Path | None]], nan: Nan, notes: list[str]) -> None:
+    def __init__(
+        self, pairs: dict[int, tuple[Path | None, Path | None]], nan: Nan, notes: list[str], axis: int | None = None
+    ) -> None:
         super().__init__(nan, notes)
-        self.pairs = pairs
+        self.pairs, self.axis = pairs, axis
         first, *others = self.files(next(iter(pairs)))
-        self.segments, self.dim = npy_shape(first)
+        self.segments, self.dim = npy_shape(first, axis)
+        if axis is not None:
+            self.pairs = dict.fromkeys(range(npy_crops(first, axis)), self._only(pairs))
+            for path in others:
+                if (count := npy_crops(path, axis)) != len(self.pairs):
+                    raise UserError(f"{path} has {count} crops, {first} has {len(self.pairs)}: extract them again")
         if self.segments == 0:
             raise UserError(f"{first} has no segments; take the video out of the list")
         for path in others:
-            self._agree(path, npy_shape(path), first)
+            self._agree(path, npy_shape(path, axis), first)
 
     def __call__(self, crop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read the image and event features of one crop, float32 (T, D) each."""
@@ -108,7 +118,7 @@ class NpyReader(Reader):
             if path is None:
                 arrays.append(np.zeros((self.segments, self.dim), np.float32))
                 continue
-            values = load_npy(path)
+            values = load_npy(path, self.axis, crop)
             self._agree(path, values.shape, first)
             arrays.append(self._finite(str(path), values))
         return arrays[0], arrays[1]
@@ -126,7 +136,15 @@ class NpyReader(Reader):
         """Compare both headers with the first crop's. Raises UserError if the shape differs or a file is damaged."""
         paths = self.files(crop)
         for path in paths:
-            self._agree(path, npy_shape(path), paths[0])
+            self._agree(path, npy_shape(path, self.axis), paths[0])
+
+    @staticmethod
+    def _only(pairs: dict[int, tuple[Path | None, Path | None]]) -> tuple[Path | None, Path | None]:
+        pair, *more = pairs.values()
+        if more:
+            files = few(str(path) for pair in pairs.values() for path in pair[:1])
+            raise UserError(f"{files} are several files of one video, and each has all crops: list one of them")
+        return pair
 
     def _agree(self, path: Path, shape: tuple[int, ...], beside: Path) -> None:
         if shape != (self.segments, self.dim):

@@ -11,9 +11,7 @@ Equal input gives equal bytes. Several processes may write to one store.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -28,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 
 from iefvad.utils import checksums
+from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import (
     PathLike,
@@ -40,6 +39,7 @@ from iefvad.utils.files import (
 )
 from iefvad.utils.plain_json import parse_json
 from iefvad.utils.tensors import header, opened, to_half
+from iefvad.utils.text import utf8
 from iefvad.video import ClockReport
 
 FORMAT = 1
@@ -282,14 +282,12 @@ class FeatureStore:
 
     def write_index(self) -> Path:
         """Rebuild ``index.csv`` from the sidecars, one row per complete video, and return its path."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_INDEX_COLUMNS)
+        rows: list[list[Any]] = [list(_INDEX_COLUMNS)]
         for side in self.sidecars():
             row = [getattr(side, column) for column in _INDEX_COLUMNS[:-1]]
-            writer.writerow([*row, " ".join(map(str, side.crops))])
+            rows.append([*row, " ".join(map(str, side.crops))])
         with storage_errors(self.root), replacing_durably(self.root / _INDEX) as file:
-            file.write(text.getvalue().encode(errors="replace"))
+            file.write(utf8(csv_text(rows)))
         return self.root / _INDEX
 
     def _paths(self, name: str) -> tuple[Path, Path]:

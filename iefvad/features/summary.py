@@ -6,7 +6,7 @@ from typing import Any
 
 from iefvad.features.packed import SPLITS, PackedStore, is_packed
 from iefvad.features.store import FeatureStore
-from iefvad.utils.text import few
+from iefvad.utils.text import few, readable
 
 
 def describe(root: str) -> str:
@@ -22,7 +22,8 @@ def describe(root: str) -> str:
     segments = sum(sidecar.segments for sidecar in sidecars)
     frames = sum(sidecar.frames for sidecar in sidecars)
     crops = sorted({crop for sidecar in sidecars for crop in sidecar.crops})
-    lines = [f"{root}: feature store, {len(sidecars)} videos, {frames:,} frames, {segments:,} segments, crops {crops}"]
+    counts = f"{len(sidecars)} videos, {frames:,} frames, {segments:,} segments, crops {crops}"
+    lines = [f"{readable(root)}: feature store, {counts}"]
     return "\n".join(lines + _settings(store.settings) + [f"  {note}" for note in incomplete_note(store)])
 
 
@@ -38,8 +39,8 @@ def describe_packed(store: PackedStore) -> str:
     """Describe the contents of a packed store in a few lines."""
     size = sum(table.nbytes for table in store.features.values())
     lines = [
-        f"{store.root}: packed store of {store.name}, features {store.dim} wide, {size / 1e9:.2f} GB, training clips of"
-        f" at most {store.max_segments} segments"
+        f"{readable(store.root)}: packed store of {readable(store.name)}, features {store.dim} wide, {size / 1e9:.2f}"
+        f" GB, training clips of at most {store.max_segments} segments"
     ]
     for split in SPLITS:
         videos = store.listed(split)
@@ -53,10 +54,10 @@ def describe_packed(store: PackedStore) -> str:
             parts.append(f"truth of {sum(video['truth'] for video in videos)}")
             parts.append(f"event densities of {sum(video['event_density'] for video in videos)}")
         lines.append(f"  {split}: " + ", ".join(parts))
-    return "\n".join([*lines, *_settings(store.settings), *(f"  note: {note}" for note in store.notes)])
+    return "\n".join([*lines, *_settings(store.settings), *(f"  note: {readable(note)}" for note in store.notes)])
 
 
 def _settings(settings: dict[str, Any]) -> list[str]:
     if not settings:
         return ["  encoders: unknown"]
-    return ["  " + ", ".join(f"{key} {value}" for key, value in settings.items())]
+    return ["  " + ", ".join(readable(f"{key} {value}") for key, value in settings.items())]

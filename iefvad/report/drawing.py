@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from iefvad.report.style import OTHERS, PALETTE, token_of
+from iefvad.utils.text import readable
 
 WIDTH = 10.0  # inches; at 1000 px on the page a font of 9 pt reads as 12 px
 
@@ -47,6 +48,7 @@ def dress(ax: Axes) -> None:
 
 def label(ax: Axes, x: str = "", y: str = "", title: str = "") -> None:
     """Write the titles of the axes and of the plot."""
+    x, y, title = map(readable, (x, y, title))
     ax.set_xlabel(x, fontsize=9, color=colour("muted"), parse_math=False)
     ax.set_ylabel(y, fontsize=9, color=colour("muted"), parse_math=False)
     if title:
@@ -76,7 +78,7 @@ def _named(drawn: Legend, names: Sequence[str]) -> None:
     # First other labels: matplotlib drops labels that begin with "_" and reads "$" as mathematics.
     for text, name in zip(drawn.get_texts(), names, strict=True):
         text.set_parse_math(False)
-        text.set_text(name)
+        text.set_text(readable(name))
 
 
 def line_style(model: str, token: str | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from iefvad.report.drawing import WIDTH, colour, label, new_figure
+from iefvad.utils.text import readable
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def error_bars(panels: Sequence[Panel], axis: str) -> Figure | None:
                 "zorder": 3,
             }
             ax.errorbar(place, float(np.mean(results)), yerr=deviation, fmt="o", **style)
-        names = list(panel.samples)
+        names = [readable(name) for name in panel.samples]
         slanted = sum(map(len, names)) * columns > 60
         ax.set_xticks(range(len(names)), names, rotation=35 if slanted else 0, ha="right" if slanted else "center")
         for text in ax.get_xticklabels():

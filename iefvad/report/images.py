@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from iefvad.report.style import PALETTE
 from iefvad.utils.files import write_bytes
+from iefvad.utils.text import readable
 
 
 def _bytes(figure: Figure, kind: str, **options: Any) -> bytes:
@@ -78,7 +79,7 @@ def inline_svg(figure: Figure, label: str, prefix: str) -> Markup:
         The element. It refers to no style sheet and to nothing outside the page.
     """
     text = svg(figure).decode("utf-8")
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg") :], flags=re.S)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.S)
     box = re.search(r'viewBox="([^"]*)"', text)
     assert box is not None  # matplotlib always writes one
     body = text[text.index(">") + 1 :]
@@ -91,5 +92,5 @@ def inline_svg(figure: Figure, label: str, prefix: str) -> Markup:
     body = re.sub(r'style="[^"]*"', lambda m: _themed(m[0]), body)
     # A hundredth of a point is finer than any screen.
     body = re.sub(r' d="([^"]*)"', lambda m: f' d="{_short(m[1])}"', body)
-    head = Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(box[1], label)
+    head = Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(box[1], readable(label))
     return head + Markup(body.strip())

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from iefvad.report.style import PALETTE, token_of
 from iefvad.scoring.seeds import Spread
 from iefvad.scoring.tables import cell
 from iefvad.utils.files import write_text
+from iefvad.utils.text import visible
 
 
 @cache
@@ -22,6 +24,7 @@ def _environment() -> Environment:
         loader=PackageLoader("iefvad.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -43,9 +46,14 @@ def write_page(path: str | Path, template: str, **context: Any) -> None:
 
 def render(template: str, **context: Any) -> str:
     """Return the text of a page, as `write_page` writes it."""
-    text = _environment().get_template(template).render(palette=PALETTE, **context)
-    # Bytes of a file name that are not UTF-8 become "?".
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return _environment().get_template(template).render(palette=PALETTE, **context)
+
+
+def _visible(value: Any) -> Any:
+    """Show what is not visible, such as a change of the direction of text, as `visible` does."""
+    if isinstance(value, Markup) or not isinstance(value, (str, Path)):
+        return value
+    return visible(str(value))
 
 
 class Column(NamedTuple):

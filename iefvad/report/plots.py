@@ -22,7 +22,7 @@ from iefvad.scoring.seeds import Spread
 from iefvad.scoring.tables import class_rows
 from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.intervals import runs
-from iefvad.utils.text import clock
+from iefvad.utils.text import clock, readable
 from iefvad.video import SEGMENT
 
 _GRID = np.linspace(0, 1, 401)  # false positive rates or recalls at which curves are averaged
@@ -343,7 +343,7 @@ def _class_axes(ax: Axes, rows: Sequence[Mapping[str, Any]], colours: Mapping[st
     ax.set(ylim=(0, 1), xlim=(-0.6, places - 0.4))
     ax.grid(False, axis="x")
     letters = 70 // places  # of a label that leaves room for the next one
-    names = [f"{textwrap.shorten(row['class'], 26, placeholder='…')}\n({row['videos']})" for row in rows]
+    names = [f"{textwrap.shorten(readable(row['class']), 26, placeholder='…')}\n({row['videos']})" for row in rows]
     slanted = any(len(name.split("\n")[0]) > letters for name in names)
     names = [name.replace("\n", " ") for name in names] if slanted else names
     where: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if slanted else {"ha": "center"}

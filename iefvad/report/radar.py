@@ -15,6 +15,7 @@ from matplotlib.ticker import MultipleLocator
 
 from iefvad.report.drawing import WIDTH, colour, legend_below, line_style
 from iefvad.scoring.tables import class_rows
+from iefvad.utils.text import readable
 
 _LEAST = 3  # classes; fewer have no area
 
@@ -45,7 +46,11 @@ def radar(
     ax = figure.add_subplot(projection="polar")
     assert isinstance(ax, PolarAxes)
     _circle(ax, float(min(np.nanmin(v) for v in values.values())))
-    _names(ax, angles, [f"{textwrap.shorten(row['class'], 22, placeholder='…')} ({row['videos']})" for row in rows])
+    _names(
+        ax,
+        angles,
+        [f"{textwrap.shorten(readable(row['class']), 22, placeholder='…')} ({row['videos']})" for row in rows],
+    )
     around = np.append(angles, 2 * np.pi)
     if key == "auc" and ax.get_ylim()[0] < 0.5:
         chance: dict[str, Any] = {"color": colour("muted"), "linewidth": 0.9, "linestyle": (0, (2, 3))}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from iefvad.reproduce.outcomes import Summary
 from iefvad.reproduce.published import Published
+from iefvad.utils.csv_text import csv_text
+from iefvad.utils.text import readable
 
 Cell = Summary | Published | float | str | None
 
@@ -75,9 +75,7 @@ class Grid:
             parts = ["deviation", "n"] if Summary in kinds else ["deviation"] if Published in kinds else []
             split.append(parts)
             heads += [column.title, *(f"{column.title}, {part}" for part in parts)]
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(heads)
+        lines: list[Sequence[str]] = [heads]
         for words, cells in self.rows:
             line = list(words)
             for cell, parts in zip(cells, split, strict=True):
@@ -86,8 +84,8 @@ class Grid:
                     line += [_plain(value) for value in values[: 1 + len(parts)]]
                 else:
                     line += [cell if isinstance(cell, str) else _plain(cell), *[""] * len(parts)]
-            writer.writerow(line)
-        return buffer.getvalue()
+            lines.append(line)
+        return csv_text(lines)
 
     def latex(self) -> str:
         """Return the table as LaTeX, for the package booktabs."""
@@ -130,4 +128,4 @@ _TEX = {
 
 def tex(text: str) -> str:
     """Return text for LaTeX."""
-    return "".join(_TEX.get(letter, letter) for letter in text)
+    return "".join(_TEX.get(letter, letter) for letter in readable(text))

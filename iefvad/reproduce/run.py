@@ -25,6 +25,7 @@ from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import require_writable, rescued, write_text
 from iefvad.utils.provenance import made_here
+from iefvad.utils.text import readable
 
 TRAININGS = "sweep"
 """Folder of the trainings' documents, in the output folder."""
@@ -147,8 +148,8 @@ def reproduce(
         for grid in part.grids:
             _say(table(grid.shown()) + "\n")
         for line in part.findings:
-            _say(f"- {line}")
-    _say(f"\npage: {out / 'index.html'}")
+            _say(f"- {readable(line)}")
+    _say(f"\npage: {readable(out / 'index.html')}")
     return parts
 
 

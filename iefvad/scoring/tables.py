@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from iefvad.scoring.seeds import Spread, quantity
+from iefvad.utils.text import readable
 
 
 def headline_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -76,7 +77,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = Non
     if columns is None:
         keys = list(dict.fromkeys(key for row in rows for key in row))
         columns = [key for key in keys if any(row.get(key) is not None for row in rows)]
-    texts = [[cell(row.get(key)) for key in columns] for row in rows]
+    texts = [[readable(cell(row.get(key))) for key in columns] for row in rows]
     numeric = [all(not isinstance(row.get(key), str) for row in rows) for key in columns]
     widths = [max([len(key), *(len(line[i]) for line in texts)]) for i, key in enumerate(columns)]
 

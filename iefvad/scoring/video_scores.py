@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from iefvad.utils.csv_text import CsvRows, csv_text
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import write_bytes
+from iefvad.utils.files import write_text
 from iefvad.utils.intervals import runs
 from iefvad.video import SEGMENT
 
@@ -160,15 +159,12 @@ def write_scores_csv(path: str | Path, videos: Sequence[VideoScores]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    rows: list[Sequence[Any]] = [CSV_COLUMNS]
     for v in videos:
         for t in range(v.scores.size):
             row = [x[t] if x is not None else None for x in (v.scores, v.w_img, v.w_evt, v.gain)]
-            writer.writerow(csv_row(v.name, t, *v.times(t), row))
-    # File names that are not UTF-8 come back as they were.
-    write_bytes(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
+            rows.append(csv_row(v.name, t, *v.times(t), row))
+    write_text(Path(path), csv_text(rows))
 
 
 def csv_row(name: str, t: int, start: float, end: float, values: Sequence[float | None]) -> list[Any]:
@@ -197,7 +193,7 @@ def read_scores_csv(path: str | Path) -> list[VideoScores]:
     grouped: dict[str, list[list[float | None]]] = {}
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.reader(file)
+            reader = CsvRows(file)
             header = next(reader, None)
             if header is None or tuple(header) != CSV_COLUMNS:
                 raise UserError(f"{path} is not a score file: its first line must be {','.join(CSV_COLUMNS)}")

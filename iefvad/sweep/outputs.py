@@ -14,6 +14,7 @@ from iefvad.sweep import table as tables
 from iefvad.sweep.plan import Entry
 from iefvad.sweep.table import LEVEL, METRICS, Row, Setting, Summary, mean_text, significant
 from iefvad.sweep.trainings import Document, effective
+from iefvad.utils.csv_text import csv_text
 from iefvad.utils.files import rescued, write_text
 
 
@@ -34,7 +35,7 @@ def write_outputs(out: Path, entries: Sequence[Entry], documents: Mapping[str, D
     settings = tables.settings_of(entries, documents)
 
     def write(folder: Path) -> None:
-        write_text(folder / "results.csv", tables.csv_text(Row._fields, tables.rows_of(entries, documents)))
+        write_text(folder / "results.csv", csv_text([Row._fields, *tables.rows_of(entries, documents)]))
         write_text(folder / "tables.csv", tables.tables_csv(settings))
         write_text(folder / "tables.tex", tables.tables_tex(settings, f"{_name(documents)}, {_replicates(entries)}."))
         write_sweep_page(folder / "index.html", _page(entries, documents, settings))

@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from iefvad.utils.text import duration
+from iefvad.utils.text import duration, readable
 
 _INTERVAL = 30.0  # seconds between two lines
 
@@ -42,7 +42,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Write a line to stderr."""
-        tqdm.write(f"iefvad sweep: {text}", file=sys.stderr)
+        tqdm.write(f"iefvad sweep: {readable(text)}", file=sys.stderr)
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,8 @@ import numpy as np
 from iefvad.scoring import seeds
 from iefvad.sweep.plan import Entry
 from iefvad.sweep.trainings import Document
+from iefvad.utils.csv_text import csv_text
+from iefvad.utils.text import readable
 
 LEVEL = 0.05
 """Level of the tests."""
@@ -70,15 +70,6 @@ def measures(document: Document) -> dict[str, float]:
 
 def _exact(value: float | str) -> str:
     return value if isinstance(value, str) else repr(value)
-
-
-def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return rows as CSV. Numbers have all their digits, None is empty."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 @dataclass(frozen=True)
@@ -252,7 +243,7 @@ def tables_csv(settings: Sequence[Setting]) -> str:
         for by_value in setting.summaries.values()
         for summary in by_value.values()
     ]
-    return csv_text(SUMMARY_COLUMNS, rows)
+    return csv_text([SUMMARY_COLUMNS, *rows])
 
 
 def _cell(value: Any) -> Any:
@@ -309,4 +300,4 @@ _TEX = {
 
 def tex(text: str) -> str:
     """Return plain text for LaTeX."""
-    return "".join(_TEX.get(letter, letter) for letter in text)
+    return "".join(_TEX.get(letter, letter) for letter in readable(text))

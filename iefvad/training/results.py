@@ -31,6 +31,7 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.files import rescued, write_json, write_with
 from iefvad.utils.plain_json import read_object
 from iefvad.utils.provenance import made_here
+from iefvad.utils.text import readable
 
 SUMMARISED = ("auc", "ap", "ano_auc", "brier", "ece", "per_class", "weights", "learned")
 """Keys of a model's metrics that are averaged over seeds."""
@@ -199,7 +200,7 @@ def write_results(
 
     document, page = rescued(write, subject.path, "the results")
     took = "" if seconds is None else f" ({seconds:.0f} s)"
-    print(f"\nreport: {page}{took}")
+    print(f"\nreport: {readable(page)}{took}")
     sys.stdout.flush()
     return document
 

@@ -17,6 +17,7 @@ from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_json
 from iefvad.utils.plain_json import read_object
+from iefvad.utils.text import readable
 from iefvad.utils.values import problem
 
 TRACKING = "tracking.json"
@@ -170,7 +171,7 @@ class Tracking:
 
     def _drop(self, name: str, error: Exception) -> None:
         """Go on without a tracker that failed: a lost connection must not end a training."""
-        print(f"note: --log {name} stopped ({_line(error)}); the training goes on without it.", flush=True)
+        print(f"note: --log {name} stopped ({readable(_line(error))}); the training goes on without it.", flush=True)
         self._names = [other for other in self._names if other != name]
         self._open.pop(name, None)
 

@@ -26,6 +26,7 @@ from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark
 from iefvad.training.tracking import Tracking
 from iefvad.utils.files import StorageError
+from iefvad.utils.text import readable
 
 
 def train(config: Settings, *, progress: bool = True) -> dict[str, Any]:
@@ -132,13 +133,16 @@ def _describe(config: Settings, benchmark: Benchmark) -> None:
         return f"{len(videos)} videos ({abnormal} abnormal, {sum(video.segments for video in videos)} segments)"
 
     print(
-        f"{benchmark.name}: train {count(benchmark.train)}, test {count(benchmark.test)}, features {benchmark.dim} wide"
+        f"{readable(benchmark.name)}: train {count(benchmark.train)}, test {count(benchmark.test)}, features"
+        f" {benchmark.dim} wide"
     )
     for note in benchmark.notes:
-        print(f"note: {note}")
+        print(f"note: {readable(note)}")
     kernels = "fused kernels" if config.fused else "reference operators"
     what = f"method {config.method}" if config.model == "ief-vad" else f"model {config.model}"
-    print(f"protocol {config.protocol}, {what}, preset {config.preset}, {kernels}, run folder {config.run_dir}")
+    print(
+        f"protocol {config.protocol}, {what}, preset {config.preset}, {kernels}, run folder {readable(config.run_dir)}"
+    )
     if rows := deviations(config):
         print(f"deviations from the protocol {config.protocol}\n{table(rows)}")
     sys.stdout.flush()

@@ -10,10 +10,14 @@ from typing import Any
 
 from iefvad.utils.errors import UserError
 
+_LOOPBACK = "127.0.0.1"
+
 
 @contextlib.contextmanager
 def cluster(ray: Any, address: str | None) -> Iterator[None]:
     """Connect to a Ray cluster, or start one on this machine. An existing connection is used and stays open.
+
+    What is started on this machine listens on loopback alone: other machines cannot reach it.
 
     Args:
         ray: The module.
@@ -28,12 +32,10 @@ def cluster(ray: Any, address: str | None) -> Iterator[None]:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
-            ray.init(
-                address=address or "local",
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            if address is None:
+                _start_alone(ray)
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"the Ray cluster {address or 'on this machine'} does not start or answer ({error}): check"
@@ -49,3 +51,28 @@ def cluster(ray: Any, address: str | None) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
         if mine:
             ray.shutdown()
+
+
+def _start_alone(ray: Any) -> None:
+    """Start Ray on this machine. Who reaches its ports can run code, so all its processes listen on loopback alone."""
+    from ray._private import ray_constants as constants
+
+    # Ray replaces loopback by the address of the machine, unless it is told that there will be no cluster.
+    before = getattr(constants, "ENABLE_RAY_CLUSTER", None)
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            _node_ip_address=_LOOPBACK,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+    if ray.util.get_node_ip_address() != _LOOPBACK:
+        ray.shutdown()
+        raise UserError(
+            f"Ray {ray.__version__} cannot be kept to this machine: use --engine local, or start a cluster by `ray"
+            " start --head` in a network that you trust and name it by --ray-address."
+        )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from iefvad.utils.errors import UserError
+from iefvad.utils.text import utf8
 
 PathLike = str | os.PathLike[str]
 
@@ -372,8 +373,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, completely or not at all. Raises as `replacing`."""
-    write_bytes(path, text.encode())
+    """Write a UTF-8 text file, completely or not at all. Raises as `replacing`. Text is written as by `utf8`."""
+    write_bytes(path, utf8(text))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
 
 def few(names: Iterable[str], count: int = 3) -> str:
     """Return the first `count` names and the number of the others: `a, b, c and 4 more`. A count of 0 means all."""
-    names = list(names)
+    names = [readable(name) for name in names]
     if count <= 0 or len(names) <= count:
         return ", ".join(names)
     return ", ".join(names[:count]) + f" and {len(names) - count} more"
@@ -35,11 +35,32 @@ def clock(seconds: float, decimals: int = 0) -> str:
     return f"{text}.{part:0{decimals}d}" if decimals else text
 
 
-def readable(text: str) -> str:
-    """Return a name or message as one line of UTF-8: `%0A` for a line break, `%DF` for a byte that is not UTF-8."""
+def readable(text: object) -> str:
+    """Return a name, a path or a message as one line of visible UTF-8.
+
+    Every character that a terminal would obey or not show is written as its bytes: `%0A` for a line break, `%1B` for
+    the start of an escape sequence, `%E2%80%AE` for a change of direction, `%DF` for a byte that is not UTF-8.
+    """
+    text = str(text)
     if text.isprintable():
         return text
-    return "".join(letter if letter.isprintable() else quote(os.fsencode(letter), safe="") for letter in text)
+    return "".join(letter if letter.isprintable() else quote(_bytes(letter), safe="") for letter in text)
+
+
+def visible(text: str) -> str:
+    """Return a text of several lines, each as `readable` returns it."""
+    return text if text.isprintable() else "\n".join(map(readable, text.split("\n")))
+
+
+def utf8(text: str) -> bytes:
+    """Return text for a file. Bytes of a file name that are not UTF-8 come back as they were."""
+    # Other half surrogates, such as those of JSON, have no bytes.
+    return re.sub("[\ud800-\udc7f\udd00-\udfff]", lambda m: readable(m[0]), text).encode("utf-8", "surrogateescape")
+
+
+def _bytes(letter: str) -> bytes:
+    # A byte of a file name that is not UTF-8 is that byte. Other half surrogates, such as those of JSON, have no bytes.
+    return letter.encode("utf-8", "surrogateescape" if "\udc80" <= letter <= "\udcff" else "surrogatepass")
 
 
 def file_name(text: str, reserve: int = 16) -> str:

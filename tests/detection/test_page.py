@@ -212,3 +212,25 @@ def test_in_a_browser(board, tmp_path):
         server = PageServer(again, f"127.0.0.1:{port}")
         page.wait_for("document.querySelectorAll('.camera').length == 1")
         server.close()
+
+
+def test_visitors_cannot_use_up_descriptors(board, monkeypatch):
+    monkeypatch.setattr("iefvad.detection.page.server._SILENT", 0.5)
+    with serving(board) as (_, port), contextlib.ExitStack() as stack:
+        visitors = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(100)]
+        refused = sum(_ended(visitor, 0.01) for visitor in visitors)
+        assert 100 - 64 <= refused < 100
+        assert all(_ended(visitor, 5.0) for visitor in visitors)  # silent ones are given up
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 200
+
+
+def _ended(visitor: socket.socket, seconds: float) -> bool:
+    visitor.settimeout(seconds)
+    try:
+        return visitor.recv(1) == b""
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False

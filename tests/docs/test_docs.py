@@ -20,6 +20,7 @@ SKIPPED = {".git", ".venv", "venv", "build", "dist", "runs", "stores", "site", "
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     ROOT / "CHANGELOG.md",
     ROOT / "bench" / "NOTES.md",
     *sorted((ROOT / "examples").glob("*.md")),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from iefvad.data.check.findings import Findings, amount
 from iefvad.data.check.list_checks import reference
 from iefvad.data.check.recognise import DataSet, Source
 from iefvad.data.lists import Relocator
-from iefvad.features.npy import npy_shape
+from iefvad.features.npy import crop_axis, npy_shape
 from iefvad.utils.errors import UserError
 from iefvad.video import SEGMENT
 
@@ -48,13 +49,16 @@ def _check_files(source: Source, features: Path, found: Findings) -> dict[str, i
     relocator = Relocator(features, source.path.parent)
     absent, differing, bad = [], set(), []
     segments: dict[str, int] = {}
-    for entry in source.entries:
-        path = relocator.find(entry.path)
+    paths = [relocator.find(entry.path) for entry in source.entries]
+    axis = None
+    with contextlib.suppress(UserError):  # said below, file by file
+        axis = crop_axis([path for path in paths if path is not None])
+    for entry, path in zip(source.entries, paths, strict=True):
         if path is None:
             absent.append(entry.path)
             continue
         try:
-            count = npy_shape(path)[0]
+            count = npy_shape(path, axis)[0]
         except UserError as error:
             bad.append(str(error))
             continue

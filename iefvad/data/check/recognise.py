@@ -28,6 +28,7 @@ from iefvad.data.truth_files import (
     truth_annotations,
 )
 from iefvad.features.npy import open_npy
+from iefvad.utils.csv_text import CsvRows
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.video import VIDEO_SUFFIXES
@@ -283,7 +284,7 @@ def _kind(path: Path) -> Kind | None:
 def _is_list(path: Path) -> bool:
     first = read_text(path, "CSV list").splitlines()[:1]
     try:
-        cells = [cell.strip().lower() for cell in next(csv.reader(first), [])]
+        cells = [cell.strip().lower() for cell in next(CsvRows(first), [])]
     except csv.Error as error:
         raise UserError(f"{path}, line 1: cannot be read as CSV list: {error}; mend this line") from error
     headed = "label" in cells and ("path" in cells or "video" in cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from iefvad.data.check.findings import FileRow, Report, amount
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text
-from iefvad.utils.text import few
+from iefvad.utils.text import few, readable
 
 _MARKS = {"problem": "!", "note": "-", "good": "+"}
 _WIDTH = 118
@@ -27,20 +28,21 @@ def as_markdown(reports: Sequence[Report]) -> str:
     """Return the reports as Markdown, with all videos of each finding."""
     lines = ["# Data check"]
     for report in reports:
-        lines += ["", f"## {report.name}", "", *report.verdict, ""]
+        lines += ["", f"## {_md(report.name)}", "", *map(_md, report.verdict), ""]
         lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * 2 + "--:|" * (len(_COLUMNS) - 2)]
-        lines += ["| " + " | ".join(_cells(row)) + " |" for row in report.files]
-        lines += [""] + [f"- {split}: {_classes(counts)}" for split, counts in report.classes.items()]
+        lines += ["| " + " | ".join(map(_md, _cells(row))) + " |" for row in report.files]
+        lines += [""] + [f"- {split}: {_md(_classes(counts))}" for split, counts in report.classes.items()]
         for finding in report.findings:
             lines += [
                 "",
-                f"**{finding.level}:** {finding.text}." + (f" {_sentence(finding.why)}" if finding.why else ""),
+                f"**{finding.level}:** {_md(finding.text)}."
+                + (f" {_md(_sentence(finding.why))}" if finding.why else ""),
             ]
             if finding.names:
-                shown = [f"- `{name}`" for name in finding.names]
+                shown = [f"- {_code(name)}" for name in finding.names]
                 lines += ["", f"<details><summary>{len(shown)} named</summary>", "", *shown, "", "</details>"]
         if report.skipped:
-            lines += ["", f"Not recognised: {', '.join(report.skipped)}."]
+            lines += ["", f"Not recognised: {', '.join(map(_md, report.skipped))}."]
     return "\n".join(lines) + "\n"
 
 
@@ -67,7 +69,8 @@ def write_reports(path: Path, reports: Sequence[Report]) -> None:
 
 
 def _text(report: Report, names: int) -> str:
-    lines = [report.name, "=" * len(report.name), *_wrap(" ".join(report.verdict), "")]
+    name = readable(report.name)
+    lines = [name, "=" * len(name), *_wrap(" ".join(report.verdict), "")]
     lines += ["", *_table(report.files), ""]
     for split, counts in report.classes.items():
         lines += _wrap(f"{split}: {_classes(counts)}", "", "    ")
@@ -103,11 +106,23 @@ def _table(rows: Sequence[FileRow]) -> list[str]:
 def _cells(row: FileRow) -> list[str]:
     numbers = (row.videos, row.abnormal, row.intervals, row.frames, row.abnormal_frames)
     fraction = f"{row.abnormal_frames / row.frames:.1%}" if row.frames and row.abnormal_frames is not None else ""
-    return [row.file, row.what, *("" if number is None else f"{number:,}" for number in numbers), fraction]
+    return [readable(row.file), row.what, *("" if number is None else f"{number:,}" for number in numbers), fraction]
 
 
 def _classes(counts: dict[str, int]) -> str:
-    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
+    return ", ".join(f"{readable(kind)} {count:,}" for kind, count in counts.items())
+
+
+def _md(text: str) -> str:
+    """Return text for Markdown, so that no name becomes an element, a link or another cell."""
+    return re.sub(r"([\\`|<\[&])", r"\\\1", readable(text))
+
+
+def _code(name: str) -> str:
+    """Return a name as code in Markdown. Its fence is longer than all in the name."""
+    fence = "`" * (max((len(run) for run in re.findall("`+", name)), default=0) + 1)
+    blank = " " if "`" in name else ""
+    return f"{fence}{blank}{readable(name)}{blank}{fence}"
 
 
 def _sentence(text: str) -> str:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from iefvad.data.synth.anomalies import CLASSES
 from iefvad.data.synth.render import NORMAL, VideoPlan, plan_video, write_video
 from iefvad.data.synth.scene import HEIGHT, WIDTH
+from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error, write_json, write_text
 
@@ -232,8 +233,7 @@ def _render(root: Path, plans: list[VideoPlan], workers: int, progress: bool) ->
 
 def _write_lists(root: Path, train: tuple[VideoPlan, ...], test: tuple[VideoPlan, ...]) -> None:
     for name, plans in (("train.csv", train), ("test.csv", test)):
-        rows = "".join(f"videos/{p.name}.mp4,{p.label}\n" for p in plans)
-        write_text(root / name, f"path,label\n{rows}")
+        write_text(root / name, csv_text([("path", "label"), *((f"videos/{p.name}.mp4", p.label) for p in plans)]))
     lines = []
     for p in test:
         numbers = [n for interval in p.intervals for n in interval]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _POLL = 0.25  # seconds between two looks for news
 _HEARTBEAT = 10.0  # seconds after which a connection without news gets a sign of life
 _STUCK = 20.0  # seconds after which a browser that takes nothing is given up
+_SILENT = 10.0  # seconds after which a connection without a request is given up
 _CONNECTIONS = 64
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
@@ -71,7 +72,7 @@ class PageServer:
                 application(board, host, self._closing.is_set),
                 lifespan="off",
                 loop="asyncio",
-                http="h11",
+                http=_limited_protocol(),
                 ws="none",
                 log_config=None,
                 log_level="critical",
@@ -93,6 +94,24 @@ class PageServer:
         self._server.should_exit = True
         self._thread.join(5.0)
         self._socket.close()
+
+
+def _limited_protocol() -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol of HTTP, which takes no more connections than `_CONNECTIONS`, and no silent ones.
+
+    Otherwise visitors could use up the descriptors of the process that watches the cameras.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Limited(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > _CONNECTIONS:
+                transport.abort()
+            # A connection without a request ends, like one whose requests are over.
+            self.timeout_keep_alive_task = self.loop.call_later(_SILENT, self.timeout_keep_alive_handler)
+
+    return Limited
 
 
 def application(board: Board, host: str, ending: Callable[[], bool]) -> ASGIApp:
