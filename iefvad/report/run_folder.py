@@ -12,7 +12,8 @@ from iefvad.report.run_page import write_report
 from iefvad.scoring.score_files import SCORES, AllScores, read_all_scores
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
-from iefvad.utils.plain_json import read_log, read_object
+from iefvad.utils.log_file import read_log
+from iefvad.utils.plain_json import read_object
 
 REPORT = "report.json"
 """File with what report.html shows beside metrics.json, scores.npz and log.jsonl."""

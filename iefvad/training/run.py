@@ -17,7 +17,7 @@ from iefvad.training.settings import BEYOND, Settings, TrainConfig, later_settin
 from iefvad.training.tracking import Tracking
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text, write_with
-from iefvad.utils.plain_json import read_log
+from iefvad.utils.log_file import read_log
 
 
 def baseline_name(model: str, modality: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from iefvad.cli.main import main
-from iefvad.utils.plain_json import parse_json, read_log, read_object
+from iefvad.utils.log_file import read_log
+from iefvad.utils.plain_json import parse_json, read_object
 from iefvad.utils.values import COUNT, Range, limited, problem, problems, within
 
 
