@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import pickle
 import re
@@ -162,7 +163,9 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors and was not read, for it could run code: save its state dict alone where"
             " you trust it, and convert that."
         ) from error
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a damaged directory of an archive leads to a place before its start
+            raise _unreadable(path) from error
         raise
     except Exception as error:  # a damaged pickle fails in torch.load in any way whatever
         if is_shortage(error):

@@ -47,8 +47,11 @@ def test_lists_that_are_refused(data: bytes, message: str, tmp_path: Path) -> No
 def test_a_text_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("iefvad.data.text_files.LARGEST", 1 << 20)
     (tmp_path / "list.csv").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="more than 1 MiB"):
+    with pytest.raises(UserError, match="a folder, a pipe, a socket or a device"):
         read_list(tmp_path / "list.csv")
+    (tmp_path / "long.csv").write_bytes(bytes((1 << 20) + 1))
+    with pytest.raises(UserError, match="more than 1 MiB"):
+        read_list(tmp_path / "long.csv")
 
 
 def test_a_path_that_no_file_can_have_is_absent(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_what_dies_or_diverges_costs_itself(store, tmp_path, monkeypatch, capsys
         (lists / fold).mkdir(parents=True)
         for name in ("train.csv", "test.csv", "annotations.txt"):
             shutil.copy(store / name, lists / fold / name)
-    line = flags(store, tmp_path / "out", "--lists", str(lists), "--vary", "lr=1e-3,1e38", "--modality", "event")
+    line = flags(store, tmp_path / "out", "--lists", str(lists), "--vary", "lr=1e-3,1e9", "--modality", "event")
     killed = []
     give = local._Worker.give
 
@@ -170,14 +170,14 @@ def test_what_dies_or_diverges_costs_itself(store, tmp_path, monkeypatch, capsys
     assert main(line) == 1
     error = capsys.readouterr().err
     assert "lr 1e-3, a, seed 0 failed: its process was killed by signal 9" in error
-    assert "lr 1e38, b, seed 0 failed: epoch 1 of the event model diverged" in error
+    assert "lr 1e9, b, seed 0 failed: epoch 1 of the event model diverged" in error
     assert "3 of 6 trainings failed" in error
     with (tmp_path / "out" / "results.csv").open() as file:
         failed = [row for row in csv.DictReader(file) if row["metric"] == "failed"]
     assert [(row["data"], row["value"]) for row in failed] == [
         ("store/a", "1e-3"),
-        ("store/a", "1e38"),
-        ("store/b", "1e38"),
+        ("store/a", "1e9"),
+        ("store/b", "1e9"),
     ]
     assert "diverged" in failed[1]["result"]
     assert "Failed trainings" in (tmp_path / "out" / "index.html").read_text()
