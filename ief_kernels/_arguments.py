@@ -116,7 +116,7 @@ def _readable(tensor: Tensor, debug: bool) -> bool:
 
 
 def _tensor(name: str, value: Tensor, debug: bool, *, zero: bool, infinite: bool, everything: bool) -> None:
-    """Check the values of a parameter.
+    """Check dtype and values of a parameter.
 
     A tensor without dimensions stands for a number and is checked like one. The values of others are often learned: NaN
     and +∞ there follow ``docs/specification.md#not-finite``, and only a wrong sign is refused.
@@ -129,6 +129,8 @@ def _tensor(name: str, value: Tensor, debug: bool, *, zero: bool, infinite: bool
         infinite: whether +∞ is.
         everything: whether tensors with dimensions are read too. The C++ kernels read them themselves.
     """
+    if value.dtype == torch.bool or value.is_complex():
+        raise ValueError(f"{name} must be a real number, got a tensor of {value.dtype}")
     if value.dim() == 0:
         if _readable(value, debug):
             number = value.item()
@@ -164,8 +166,6 @@ def degrees_of_freedom(name: str, value: Any, *, debug: bool = False, everything
     if value is None or (type(value) is float and value > 0):
         return value
     if isinstance(value, Tensor):
-        if value.dtype == torch.bool or value.is_complex():
-            raise ValueError(f"{name} must be a positive number, got a tensor of {value.dtype}")
         _tensor(name, value, debug, zero=False, infinite=True, everything=everything)
         return value
     return positive(name, value, infinite=True)

@@ -132,9 +132,9 @@ BROKEN: dict[str, Callable[[Tensor], Tensor]] = {
 
 def breakages(op: str, arguments: list[Any]) -> Iterator[tuple[str, int, Any]]:
     """Yield what is broken, the number of the argument, and what takes its place."""
-    # More dimensions of z are more rows, and one divisor may stand for all segments.
+    # Rows of z may have any number of dimensions, and one divisor may stand for all segments.
     anything: dict[str, tuple[int, ...]] = {
-        "refine_forward": {"one dimension more": (0,)},
+        "refine_forward": {"one dimension more": (0,), "one dimension less": (0,)},
         "event_synthesis_backward": {"one column less": (3,)},
     }.get(op, {})
     for place, value in enumerate(arguments):
