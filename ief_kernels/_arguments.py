@@ -166,6 +166,8 @@ def degrees_of_freedom(name: str, value: Any, *, debug: bool = False, everything
     if value is None or (type(value) is float and value > 0):
         return value
     if isinstance(value, Tensor):
+        if value.dim() == 0 and value.is_cpu and value.is_floating_point() and unwatched((value,)) and value.item() > 0:
+            return value  # a learned ν costs a call little
         _tensor(name, value, debug, zero=False, infinite=True, everything=everything)
         return value
     return positive(name, value, infinite=True)

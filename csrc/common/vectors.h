@@ -147,7 +147,8 @@ inline Vec<float> widen(Halves half, const float16*) {
 }
 inline Halves narrow(Vec<float> value, const float16*) {
     const Bits bits = bit_cast<Bits>(value), magnitude = bits & 0x7fffffff;
-    const Bits normal = (magnitude + 0xfff + ((magnitude >> 13) & 1) - (112 << 23)) >> 13;
+    const Vec<uint32_t> wide = bit_cast<Vec<uint32_t>>(magnitude);  // NaN and small values, not used here, wrap around
+    const Bits normal = bit_cast<Bits>((wide + 0xfffu + ((wide >> 13) & 1u) - (112u << 23)) >> 13);
     // 0.5 ends where the smallest float16 does, so that the sum is rounded there
     const Bits tiny = bit_cast<Bits>(bit_cast<Vec<float>>(magnitude) + 0.5f) - 0x3f000000;
     const Bits finite = magnitude < 0x38800000 ? tiny : normal;

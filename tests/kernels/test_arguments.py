@@ -55,7 +55,16 @@ BAD: dict[str, tuple[Any, ...]] = {
     ),
     "nu": (
         *(v for v in NO_NUMBERS if v is not None and not isinstance(v, Tensor)),
-        *(0, 0.0, *NEGATIVE, torch.tensor(NAN), torch.tensor(0.0), torch.tensor([-3.0]), torch.tensor(True), torch.tensor(1j)),
+        *(
+            0,
+            0.0,
+            *NEGATIVE,
+            torch.tensor(NAN),
+            torch.tensor(0.0),
+            torch.tensor([-3.0]),
+            torch.tensor(True),
+            torch.tensor(1j),
+        ),
     ),
     "attenuation": (*NO_NUMBERS, *NOT_FINITE),
     "steps": (*(v for v in NO_NUMBERS if v is not None), -1, 1.5, 2**31, INF),
@@ -213,6 +222,11 @@ def test_debug_reads_values_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         def device(self) -> torch.device:  # type: ignore[override]
             """A GPU."""
             return torch.device("cuda", 0)
+
+        @property
+        def is_cpu(self) -> bool:  # type: ignore[override]
+            """It is not on the CPU."""
+            return False
 
         def item(self) -> Any:
             """Note it."""
