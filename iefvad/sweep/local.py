@@ -6,9 +6,11 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from iefvad.sweep.engine import Outcome, Task, work
+from iefvad.utils.interrupts import deferred
 from iefvad.utils.threads import use_threads
 
 START: Literal["spawn", "fork"] = "spawn"
@@ -37,7 +40,8 @@ def run_local(tasks: Sequence[Task], out: Path, devices: Sequence[str], threads:
     workers: list[_Worker] = []
     try:
         for device in devices[: len(tasks)]:
-            workers.append(_Worker(out, device, threads))
+            with _for_children(threads):  # to the end, so that an interrupt finds the process in the list
+                workers.append(_Worker(out, device, threads))
             workers[-1].give(waiting.popleft())
         while busy := {worker.connection: worker for worker in workers if worker.task is not None}:
             for connection in wait(list(busy)):
@@ -46,7 +50,8 @@ def run_local(tasks: Sequence[Task], out: Path, devices: Sequence[str], threads:
                 if outcome is None:
                     outcome = worker.death()
                     if waiting:
-                        workers[workers.index(worker)] = worker = _Worker(out, worker.device, threads)
+                        with _for_children(threads):
+                            workers[workers.index(worker)] = worker = _Worker(out, worker.device, threads)
                 if waiting:
                     worker.give(waiting.popleft())
                 yield outcome
@@ -64,8 +69,7 @@ class _Worker:
         self.device = device
         self.task: Task | None = None
         self.process = context.Process(target=_serve, args=(theirs, out, device, threads), daemon=True)
-        with _for_children(threads):
-            self.process.start()
+        self.process.start()
         theirs.close()
 
     def give(self, task: Task) -> None:
@@ -104,15 +108,14 @@ class _Worker:
 @contextlib.contextmanager
 def _for_children(threads: int) -> Iterator[None]:
     """Start children that have this number of threads from the start, and that leave Ctrl-C to their parent."""
+    if START == "spawn" and sys.platform != "win32":
+        resource_tracker.ensure_running()  # the first process would start it, which lets Ctrl-C through again
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
-        yield
+        with deferred():
+            yield
     finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
         else:

@@ -101,6 +101,33 @@ def interruptible(*, ending: bool) -> Iterator[Interrupts]:
                 signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Let signals that ask to end wait for the end of the block. Processes that start in it do not get Ctrl-C.
+
+    For a process to be started: it must not get the Ctrl-C of its parent, and its parent must not miss it meanwhile.
+    Outside the main thread, nothing is changed.
+    """
+    come: list[int] = []
+    before: dict[int, Any] = {}
+    mask = hasattr(signal, "pthread_sigmask")  # not on Windows
+    if threading.current_thread() is threading.main_thread():
+        for number in [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]:
+            if callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda which, frame: come.append(which))
+    if mask:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new processes inherit this
+    try:
+        yield
+    finally:
+        if mask:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in come[:1]:
+            signal.raise_signal(number)
+
+
 def _watching(hook: Callable[..., Any], kind: Callable[..., Any], interrupts: Interrupts) -> Callable[..., Any]:
     """Return a hook for errors that Python prints and drops, which lets a dropped KeyboardInterrupt come again."""
 

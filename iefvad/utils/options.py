@@ -126,8 +126,8 @@ class _Parser(Parser):
             found = super().parse_args(*args, **kwargs)
         except OverflowError:  # of an integer of hundreds of digits where a float is expected
             words = [str(word) for word in (args[0] if args and args[0] is not None else sys.argv[1:])]
-            flags = [flag for flag, word in itertools.pairwise(["--config", *words]) if len(word) > 300]
-            flags += [word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 300]
+            pairs = [*itertools.pairwise(words), *(word.split("=", 1) for word in words if "=" in word)]
+            flags = [flag for flag, word in pairs if flag.startswith("--") and len(word) > 300 and word[-1].isdecimal()]
             raise UserError(f"{(flags or ['--config'])[0]} has a number that is too large.") from None
         if found.threads is not None:
             use_threads(found.threads)

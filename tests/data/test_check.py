@@ -412,3 +412,11 @@ def test_real_intervals_and_labels(real: dict[str, tuple[DataSet, Report]]) -> N
     assert one(ucf, "writes 290 names without the ending '_x264'").level == "note"
     assert one(shang, "the class push").level == "note"
     assert "(--event-folder thr_10)" in one(ucf, "becomes `thr_10`").text
+
+
+def test_intervals_with_one_row_per_video_fit_a_list_with_a_row_per_crop(tmp_path: Path) -> None:
+    rows = [f"rgb/{name}__{crop}.npy,{label}" for name, label in (("a", "Fire"), ("b", "Normal")) for crop in (0, 5)]
+    (tmp_path / "test.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    (tmp_path / "gt_segment.json").write_text("[[[3, 9]], [[0, 32]]]")
+    (tmp_path / "gt_label.json").write_text('[["Fire"], ["A"]]')
+    assert main(["check", str(tmp_path)]) == 0

@@ -122,3 +122,10 @@ class Group(Protocol):
             random: Source of chance.
             stock: The folder that `prepare` filled. Cases read it and never write to it.
         """
+
+    def unchanged(self, stock: Path) -> list[Case]:
+        """Return cases that change nothing: they must be fine, or the other cases of the group try nothing.
+
+        Args:
+            stock: The folder that `prepare` filled.
+        """

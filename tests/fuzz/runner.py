@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -92,6 +92,11 @@ class Bench:
         """Remove all files of the group, also from folders that a case made read-only."""
         _remove(self._root)
 
+    def unchanged(self) -> list[Tried]:
+        """Run the cases that change nothing. Each must be fine."""
+        cases = self._group.unchanged(self._stock)
+        return [self._run(-place, lambda case=case: case) for place, case in enumerate(cases, 1)]
+
     def run(self, number: int, keep: Path | None = None) -> Tried:
         """Run case `number`. An error of the group's own code counts as a fault of the case.
 
@@ -99,12 +104,16 @@ class Bench:
             number: Number of the case.
             keep: Where the folder of the case is kept, or None to remove it.
         """
+        chance = random.Random(f"{self.seed}/{self.name}/{number}")
+        return self._run(number, lambda: self._group.case(number, chance, self._stock), keep)
+
+    def _run(self, number: int, made: Callable[[], Case], keep: Path | None = None) -> Tried:
         begun = time.monotonic()
         folder = Path(tempfile.mkdtemp(prefix="case-", dir=self._root))
         name, ended = "(not made)", Ended(None, None, False, 0.0, "", "")
         outcome: Outcome = "traceback"
         try:
-            case = self._group.case(number, random.Random(f"{self.seed}/{self.name}/{number}"), self._stock)
+            case = made()
             name = case.name
             case.arrange(folder)
             ended = run_in_child(case, folder)

@@ -24,7 +24,11 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Lin
 @pytest.mark.parametrize("group", GROUPS)
 def test_no_case_of_a_group_is_a_fault(group: str) -> None:
     with Bench(group) as bench:
+        unchanged = bench.unchanged()
         tried = [bench.run(number) for number in range(CASES)]
+    # A group whose valid input is refused tries nothing.
+    assert unchanged and all(one.ended.status == 0 for one in unchanged)
+    assert [f"{one.outcome}: {one.name}\n{one.ended.err}" for one in unchanged if one.outcome != "fine"] == []
     assert [f"{one.outcome}: {group}:{one.number} {one.name}\n{one.ended.err}" for one in tried if one.fault] == []
 
 

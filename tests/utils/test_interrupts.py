@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
 from iefvad.cli.command import guarded
-from iefvad.utils.interrupts import interruptible
+from iefvad.utils.interrupts import deferred, interruptible
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -87,3 +89,32 @@ def test_after_the_command_a_late_signal_changes_nothing():
     with interruptible(ending=False) as interrupts:
         interrupts.status = 0
         send(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_a_process_starts_comes_afterwards(number):
+    done = []
+
+    def work() -> int:
+        with deferred():
+            send(number)
+            time.sleep(0.05)
+            done.append(True)
+        return waits()
+
+    assert guarded("iefvad x", work) == SIGNALS[number]
+    assert done
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_process_that_starts_leaves_ctrl_c_to_its_parent():
+    with deferred():
+        child = subprocess.Popen([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"],
+                                 stdout=subprocess.PIPE)  # fmt: skip
+    assert child.stdout is not None and child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.2)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    child.stdout.close()

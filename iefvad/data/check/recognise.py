@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from iefvad.data.annotations import Annotation, read_annotations
+from iefvad.data.ground_truth import listed_videos
 from iefvad.data.lists import ListEntry, base_name, classes_of, is_windows_path, read_list
 from iefvad.data.text_files import read_text
 from iefvad.data.truth_files import (
@@ -180,7 +181,8 @@ def pair_segments(data_set: DataSet, path: Path, label: str) -> None:
         if source.split != "test" or source.partial:
             continue
         try:
-            videos = read_segments(path, labels_beside(path), source.entries, inverted="keep")
+            rows = [entries[0] for entries in listed_videos(source.entries).values()]  # a list may name each crop
+            videos = read_segments(path, labels_beside(path), rows, inverted="keep")
         except UserError as error:
             problem = error
             continue

@@ -49,6 +49,8 @@ LIMITS = Limits(seconds=30.0)
 Change = Callable[[Path, random.Random], str]
 """Changes a file in place and returns what was done."""
 Expectation = Callable[[Path], Any]
+Command = Callable[[Path, str], tuple[list[str], Callable[[Path, Ended], bool]]]
+"""Takes the stock and the changed file; returns a command line, and whether what it wrote is right."""
 
 
 # --- the valid inputs -------------------------------------------------------------------------------------------------
@@ -878,7 +880,25 @@ KINDS: list[tuple[str, Sequence[str], Sequence[Change], Command]] = [
 def case(number: int, random: random.Random, stock: Path) -> Case:
     """Return a case with one changed file."""
     kind, files, changes, command = KINDS[number % len(KINDS)]
-    file, change = random.choice(files), random.choice(changes)
+    return _changed(kind, random.choice(files), random.choice(changes), command, random, stock)
+
+
+def unchanged(stock: Path) -> list[Case]:
+    """Return a case of each command and folder, with all files as they are."""
+    tried: dict[tuple[str, str], Case] = {}
+    for kind, files, _, command in KINDS:
+        for file in files:
+            key = file.split("/")[0], " ".join(command(stock, file)[0])
+            if file != "out" and key not in tried:
+                tried[key] = _changed(kind, file, _as_it_is, command, random.Random(0), stock)
+    return list(tried.values())
+
+
+def _as_it_is(path: Path, random: random.Random) -> str:
+    return "as it is"
+
+
+def _changed(kind: str, file: str, change: Change, command: Command, random: random.Random, stock: Path) -> Case:
     root = file.split("/")[0]
     changed = Path(tempfile.mkdtemp(dir=stock.parent)) / Path(file).name
     if root == "out":  # a packed store that is not finished

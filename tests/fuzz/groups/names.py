@@ -106,6 +106,15 @@ def case(number: int, random: random.Random, stock: Path) -> Case:
     name = names[(turn * 7 + place * 11) % len(names)] if turn < len(names) else _mixed(random)
     if kind.file:
         name = name.replace("/", "_").replace("\0", "")
+    return _placed(kind, name, stock)
+
+
+def unchanged(stock: Path) -> list[Case]:
+    """Return each place that a command reads without an error, with a plain name."""
+    return [_placed(kind, "plain", stock) for kind in KINDS if not kind.refused]
+
+
+def _placed(kind: Kind, name: str, stock: Path) -> Case:
     act, arrange, judge = kind.make(name, stock)
 
     def judged_here(folder: Path, ended: Ended) -> Outcome:
@@ -131,7 +140,9 @@ def _mixed(random: random.Random) -> str:
 
 def terminal(ended: Ended, name: str = "") -> list[str]:
     """Return what is wrong with the output of a command."""
-    bars = ended.err if "\r" in name else ended.err.replace("\r", "")  # of progress
+    # A progress bar starts with \r, and an empty text wipes it out.
+    bars = re.sub(r"\r(?=([\w ]+(\(seed \d+\))?: )? *\d+%\||\s*\r|\s*$)", "", ended.err)
+    bars = bars if "\r" in name else bars.replace("\r", "")
     found = sorted({letter for letter in ended.out + bars if letter != "\n" and not letter.isprintable()})
     problems = [f"letters that a terminal obeys or does not show: {found}"] if found else []
     if "\ufffd" in ended.out + ended.err:
@@ -231,18 +242,20 @@ Made = tuple[Callable[[], int | None], Callable[[Path], None], Judge]
 class Kind:
     """A place for a name: `make` returns what a case does, what it needs, and what it looks at."""
 
-    def __init__(self, title: str, make: Callable[[str, Path], Made], *, file: bool) -> None:
-        self.title, self.make, self.file = title, make, file
+    def __init__(self, title: str, make: Callable[[str, Path], Made], *, file: bool, refused: bool) -> None:
+        self.title, self.make, self.file, self.refused = title, make, file, refused
 
 
 KINDS: list[Kind] = []
 
 
-def place(title: str, *, file: bool = False) -> Callable[[Callable[[str, Path], Made]], Callable[[str, Path], Made]]:
-    """Register a place. With `file`, the name is that of a file or folder."""
+def place(
+    title: str, *, file: bool = False, refused: bool = False
+) -> Callable[[Callable[[str, Path], Made]], Callable[[str, Path], Made]]:
+    """Register a place. With `file`, the name is that of a file or folder. With `refused`, no name is right there."""
 
     def register(make: Callable[[str, Path], Made]) -> Callable[[str, Path], Made]:
-        KINDS.append(Kind(title, make, file=file))
+        KINDS.append(Kind(title, make, file=file, refused=refused))
         return make
 
     return register
@@ -391,7 +404,7 @@ def _check_name(name: str, stock: Path) -> Made:
     )
 
 
-@place("train, name of a video in a list that is not stored")
+@place("train, name of a video in a list that is not stored", refused=True)
 def _train_missing(name: str, stock: Path) -> Made:
     return (
         lambda: main(["train", "--features", "given", "--preset", "synth", "--out", "out", *FLAGS]),
@@ -402,7 +415,7 @@ def _train_missing(name: str, stock: Path) -> Made:
     )
 
 
-@place("extract, broken video, twice", file=True)
+@place("extract, broken video, twice", file=True, refused=True)
 def _extract_broken(name: str, stock: Path) -> Made:
     def judge(folder: Path, ended: Ended) -> list[str]:
         with open(folder / "out" / "failed.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -426,7 +439,7 @@ def _extract_folder(name: str, stock: Path) -> Made:
     )
 
 
-@place("detect, broken video, folder of the results", file=True)
+@place("detect, broken video, folder of the results", file=True, refused=True)
 def _detect_broken(name: str, stock: Path) -> Made:
     def arrange(folder: Path) -> None:
         _linked(folder / "given" / f"{name}.mp4", stock / "broken.mp4")
@@ -470,7 +483,7 @@ def _report_words(name: str, stock: Path) -> Made:
     return lambda: main(["report", "run"]), arrange, _no_more
 
 
-@place("an option's word")
+@place("an option's word", refused=True)
 def _option(name: str, stock: Path) -> Made:
     calls = ("train", "evaluate", "sweep", "extract", "detect", "report", "data", "features", "encoders")
     call = calls[len(name) % len(calls)]
@@ -488,7 +501,7 @@ def _status(call: list[str]) -> int:
         return int(end.code or 0)
 
 
-@place("sweep, seeds and folder of the results", file=True)
+@place("sweep, seeds and folder of the results", file=True, refused=True)
 def _sweep(name: str, stock: Path) -> Made:
     return (
         lambda: main(
@@ -499,7 +512,7 @@ def _sweep(name: str, stock: Path) -> Made:
     )
 
 
-@place("address of a camera and of a webhook")
+@place("address of a camera and of a webhook", refused=True)
 def _address(name: str, stock: Path) -> Made:
     def judge(folder: Path, ended: Ended) -> list[str]:
         return ["a password is shown"] if "s3cret" in ended.out + ended.err else []

@@ -527,6 +527,26 @@ def case(number: int, random: random.Random, stock: Path) -> Case:
     origin = stock / source / file if file and "*" not in file else stock / source
     if "*" in file:
         origin = random.choice(sorted(path for path in (stock / source).glob(file) if path.is_file()))
+    return _changed(source, name, origin, command, change, same, random, stock)
+
+
+def unchanged(stock: Path) -> list[Case]:
+    """Return a case of each command and folder, with all files as they are."""
+    tried: dict[tuple[str, str], Case] = {}
+    for source, name, _, command, _, same in KINDS:
+        origin = next(path for path in [stock / source, *sorted((stock / source).rglob("*"))] if path.is_file())
+        if (source, command) not in tried:
+            tried[source, command] = _changed(source, name, origin, command, _as_it_is, same, random.Random(0), stock)
+    return list(tried.values())
+
+
+def _as_it_is(path: Path, random: random.Random) -> str:
+    return "as it is"
+
+
+def _changed(
+    source: str, name: str, origin: Path, command: str, change: Change, same: bool, random: random.Random, stock: Path
+) -> Case:
     state = random.getstate()
     what = _described(change, origin, random)
 

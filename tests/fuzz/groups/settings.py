@@ -86,6 +86,27 @@ def case(number: int, random: random.Random, stock: Path) -> Case:
     return _option(number - number // DATA - 1, random, stock)
 
 
+def unchanged(stock: Path) -> list[Case]:
+    """Return each command without an odd value, and a training with usual data."""
+
+    def of(command: str) -> Case:
+        line = _line(command, stock)
+        return Case(
+            f"iefvad {command}",
+            lambda folder: None,
+            lambda: _run(command, line),
+            lambda folder, ended: _judged(folder, ended, "", ""),
+        )
+
+    training = Case(
+        "train with a usual set",
+        lambda folder: _write(folder / "store", stock, 8, 4, "both", "both"),
+        lambda: _run("train", ["--features", "store", "--out", "run", *TRAIN]),
+        _judged_training,
+    )
+    return [*map(of, COMMANDS), training]
+
+
 # Options.
 
 

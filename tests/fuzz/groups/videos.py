@@ -90,6 +90,23 @@ def case(number: int, random: random_module.Random, stock: Path) -> Case:
     return kinds[number % len(kinds)](random, stock)
 
 
+def unchanged(stock: Path) -> list[Case]:
+    """Return an extraction of all whole videos, and a detection in one."""
+    whole = stock / "whole"
+    names = list(_known(stock))
+
+    def extracted(folder: Path, ended: Ended) -> Outcome:
+        same = all(_tensors(folder / "store", name) == _features(stock, name) for name in names)
+        return "silent" if judged(folder, ended) == "fine" and not same else judged(folder, ended)
+
+    extract = ["extract", str(whole), "--fps", "10", "--out", "store", *_SETTINGS]
+    detect = ["detect", str(stock / "model"), str(whole / _GOOD[0]), "--device", "cpu", "--out", "out"]
+    return [
+        Case("extract whole videos", lambda folder: None, lambda: main(extract), extracted),
+        Case("detect in a whole video", lambda folder: None, lambda: main(detect)),
+    ]
+
+
 # Damaged files.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from iefvad.cli.main import COMMANDS, main
@@ -11,6 +12,15 @@ from tests.fuzz.case import Case
 
 def prepare(stock: Path) -> None:
     """Nothing is needed."""
+
+
+def unchanged(stock: Path) -> list[Case]:
+    """Return each command with a word that it knows."""
+
+    def act(command: str) -> Callable[[], int]:
+        return lambda: main([command, "--help"])
+
+    return [Case(f"iefvad {command} --help", lambda folder: None, act(command)) for command in sorted(COMMANDS)]
 
 
 def case(number: int, random: random.Random, stock: Path) -> Case:
