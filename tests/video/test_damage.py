@@ -65,6 +65,8 @@ def test_large_frames_and_long_videos_are_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match="more than the 39 frames of --max-frames"):
         list(Segments(path, max_frames=39))
     assert len(list(Segments(path, max_pixels=3072, max_frames=40))) == 2
+    with pytest.raises(UserError, match="1280x1024 pixels, more than the 1000"):  # the decoder refuses it, too
+        Segments(make_video(tmp_path / "b.mp4", frames=2, size=(1280, 1024)), max_pixels=1000)
     for number in range(2):
         cv2.imwrite(str(tmp_path / f"{number:03}.png"), np.zeros((48, 64, 3), np.uint8))
     monkeypatch.setattr(cv2, "imdecode", None)
