@@ -12,7 +12,7 @@ from iefvad.cli.data import main
 from iefvad.data.check.all_checks import check_data_set
 from iefvad.data.check.findings import Finding, Report
 from iefvad.data.check.recognise import DataSet, find_data_sets
-from iefvad.data.check.render import as_text
+from iefvad.data.check.render import as_markdown, as_text
 from iefvad.utils.errors import UserError
 
 TRAIN = [("a0", "Normal"), ("a1", "Abuse")]
@@ -412,3 +412,11 @@ def test_real_intervals_and_labels(real: dict[str, tuple[DataSet, Report]]) -> N
     assert one(ucf, "writes 290 names without the ending '_x264'").level == "note"
     assert one(shang, "the class push").level == "note"
     assert "(--event-folder thr_10)" in one(ucf, "becomes `thr_10`").text
+
+
+def test_names_are_no_markdown() -> None:
+    hostile = "<img src=x>|[a](b)`c\n# d"
+    report = Report(hostile, verdict=[hostile], findings=[Finding("problem", hostile, (hostile,))])
+    text = as_markdown([report])
+    assert text.count(r"\<img src=x>\|\[a](b)\`c%0A# d") == 3
+    assert "- `` <img src=x>|[a](b)`c%0A# d ``" in text

@@ -6,11 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 from iefvad.cli.command import guarded
-from iefvad.utils.interrupts import interruptible
+from iefvad.utils.interrupts import Interrupts, interruptible
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -87,3 +88,28 @@ def test_after_the_command_a_late_signal_changes_nothing():
     with interruptible(ending=False) as interrupts:
         interrupts.status = 0
         send(signal.SIGTERM)
+
+
+def test_after_the_last_command_a_late_signal_ends_the_process_with_its_status(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with interruptible(ending=True) as interrupts:
+            interrupts.status = 3
+        send(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended == [3]
+
+
+@pytest.mark.parametrize("module", ["iefvad.video.opening", "logging"])
+def test_a_signal_waits_where_a_library_would_drop_it(module, monkeypatch):
+    again = []
+    monkeypatch.setattr(Interrupts, "_again", lambda self, number: again.append(number))
+    interrupts = Interrupts(ending=False)
+    interrupts.receive(signal.SIGTERM, SimpleNamespace(f_globals={"__name__": module}))
+    assert again == [signal.SIGTERM] and interrupts.number is None
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.receive(signal.SIGTERM, SimpleNamespace(f_globals={"__name__": "iefvad.video.decoding"}))
