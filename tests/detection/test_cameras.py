@@ -17,6 +17,7 @@ from iefvad.detection.config import DetectConfig
 from iefvad.detection.detect import _watch, detect
 from iefvad.detection.live.cameras import Camera, find_cameras, read_cameras
 from iefvad.detection.live.watch import Watch
+from iefvad.detection.terminal import watch
 from iefvad.utils.errors import UserError
 from tests.helpers.detecting import paced, small_detector, small_model, tcp_server, write_video
 
@@ -218,21 +219,20 @@ def test_the_function_on_cameras(clips, tmp_path, room):
     assert len(list(tmp_path.iterdir())) == 8
 
 
-def test_results_that_cannot_be_written_cost_one_camera(tmp_path, monkeypatch):
-    """The other camera's results are written before the error is raised."""
-    channels = [SimpleNamespace(camera=SimpleNamespace(stem=name)) for name in "ab"]
-    written = []
-
-    def write(detection, *rest):
-        written.append(detection)
-        if detection == "of a":
-            raise UserError("a is not written")
+@pytest.mark.parametrize("command", [False, True])
+def test_results_that_cannot_be_written_cost_one_camera(command, tmp_path, monkeypatch, capsys):
+    """The other camera's results are written before the error is told."""
+    detector, written = small_detector(), []
+    channels = [
+        SimpleNamespace(
+            camera=Camera(name, name, name), name=name, label=name, rule=detector.rule, trouble=None, segments=[1]
+        )
+        for name in "ab"
+    ]
 
     class Session:
-        scored = channels
-
-        def __init__(self, *given):
-            pass
+        def __init__(self, *given, **more):
+            self.channels = self.scored = channels
 
         def __iter__(self):
             yield from ()
@@ -240,8 +240,29 @@ def test_results_that_cannot_be_written_cost_one_camera(tmp_path, monkeypatch):
         def detections(self):
             return ["of a", "of b"]
 
+    class Recorder:
+        def __init__(self, channel, *given):
+            self.name, self.channel = channel.name, channel
+
+        def close(self):
+            pass
+
+        def finish(self, detector):
+            write(f"of {self.name}")
+
+    def write(detection, *rest):
+        written.append(detection)
+        if detection == "of a":
+            raise UserError("a is not written")
+
     monkeypatch.setattr("iefvad.detection.detect.Watch", Session)
     monkeypatch.setattr("iefvad.detection.detect.write_results", write)
-    with pytest.raises(UserError, match="a is not written"):
-        _watch(small_detector(), [], tmp_path)
+    monkeypatch.setattr("iefvad.detection.terminal.Watch", Session)
+    monkeypatch.setattr("iefvad.detection.terminal._Recorder", Recorder)
+    if command:
+        assert watch(detector, [channel.camera for channel in channels], tmp_path) == 1
+        assert "a: a is not written" in capsys.readouterr().err
+    else:
+        with pytest.raises(UserError, match="a is not written"):
+            _watch(detector, [], tmp_path)
     assert written == ["of a", "of b"]

@@ -208,6 +208,22 @@ def test_a_full_disk_ends_an_extraction_and_a_name_that_is_too_long_one_video(
     assert not jobs.report.failed
 
 
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("of a library")])
+def test_a_file_that_cannot_be_hashed_costs_one_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def hashed(path: Path, fps: float | None) -> str:
+        if path.stem == "a":
+            raise error
+        return "hash"
+
+    monkeypatch.setattr("iefvad.extraction.jobs.hash_source", hashed)
+    store = FeatureStore(tmp_path / "store", settings={"dim": 2, "crops": [0]}, create=True)
+    with Jobs(store, {"a": tmp_path / "a.mp4", "b": tmp_path / "b.mp4"}, quiet=True) as jobs:
+        assert [job.name for job in jobs.pending()] == ["b"]
+    assert type(error).__name__ in jobs.report.failed["a"]
+
+
 @pytest.mark.parametrize("damage", ["", '"' + "x" * 200_000])
 def test_earlier_failures_stay_in_the_list(tmp_path: Path, damage: str) -> None:
     (tmp_path / "failed.csv").write_text("name,path,reason\nearlier,e.mp4,it was cut\nname,n.mp4,empty\n" + damage)
