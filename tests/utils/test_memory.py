@@ -121,6 +121,7 @@ def few_files():
 def test_too_many_open_files_are_no_damage(tmp_path: Path, few_files, capsys):
     save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
     store = FeatureStore(write_store(tmp_path / "store", train=1, test=1))
+    (name, *_) = store.names()
     few_files()
 
     def work() -> int:
@@ -129,6 +130,7 @@ def test_too_many_open_files_are_no_damage(tmp_path: Path, few_files, capsys):
 
     assert guarded("iefvad x", work) == 2
     assert guarded("iefvad x", lambda: len(store.names())) == 2  # videos do not count as missing
+    assert guarded("iefvad x", lambda: int(name in store)) == 2
 
     def explained() -> int:
         try:
@@ -139,4 +141,4 @@ def test_too_many_open_files_are_no_damage(tmp_path: Path, few_files, capsys):
 
     assert guarded("iefvad x", explained) == 2
     printed = capsys.readouterr().err.splitlines()
-    assert len(printed) == 3 and all("ulimit -n" in line for line in printed) and "a.mp4" in printed[2]
+    assert len(printed) == 4 and all("ulimit -n" in line for line in printed) and "a.mp4" in printed[3]
