@@ -59,6 +59,16 @@ def test_a_message_of_several_lines_is_one(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "iefvad x: error: a%0Aiefvad x: done: %1B[2J\n"
 
 
+def test_what_a_command_prints_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        print("a\x1b[2J")
+        print("b\x1b[2J", file=sys.stderr)
+        return 0
+
+    assert guarded("iefvad x", work) == 0
+    assert capsys.readouterr() == ("a%1B[2J\n", "b%1B[2J\n")
+
+
 def test_a_traceback_is_not_obeyed_by_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

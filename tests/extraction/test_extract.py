@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import os
 import shutil
@@ -198,6 +199,11 @@ def test_a_full_disk_ends_an_extraction_and_a_name_that_is_too_long_one_video(
         jobs.write(job, features)
         jobs.wait()
     assert jobs.report.failed == {"a": "not stored"}
+    (tmp_path / "a.mp4").touch()
+    with Jobs(store, {"a": job.path}, quiet=True) as jobs:
+        jobs.write(dataclasses.replace(job, state="another"), features)
+        jobs.wait()
+    assert "changed while it was read" in jobs.report.failed["a"]
     monkeypatch.setattr(store, "write", failing(errno.ENOSPC))
     monkeypatch.setattr("iefvad.extraction.jobs._record_failures", failing(errno.ENOSPC))  # must not hide the first
     with pytest.raises(ZeroDivisionError), Jobs(store, {"a": job.path}, quiet=True):
