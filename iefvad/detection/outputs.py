@@ -18,8 +18,9 @@ from iefvad.detection.threshold import Rule
 from iefvad.scoring.video_scores import Interval, VideoScores, write_scores_csv
 from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import rescued, write_text, write_with
+from iefvad.utils.files import read_regular, rescued, write_text, write_with
 from iefvad.utils.memory import is_shortage, shortage
+from iefvad.utils.plain_json import parse_json
 from iefvad.utils.text import file_name, readable
 from iefvad.video import SEGMENT
 
@@ -65,7 +66,7 @@ class Names:
         if any(self._taken.get((name + suffix).lower(), owner) != owner for suffix in _SUFFIXES):
             return False
         try:
-            before = json.loads((self.folder / f"{name}.json").read_text(errors="surrogateescape"))
+            before = parse_json(read_regular(self.folder / f"{name}.json"))
         except (OSError, ValueError):
             return True
         return not isinstance(before, dict) or before.get("path", owner) == owner

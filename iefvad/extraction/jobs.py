@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import os
 import sys
@@ -30,6 +31,8 @@ from iefvad.video import ClockReport, find_videos, hash_folder, unreadable
 
 FAILED = "failed.csv"
 """File in the store that lists the videos that could not be extracted: name, path, reason."""
+
+_COLUMNS = ["name", "path", "reason"]
 
 _WRITING = 4  # videos that may wait for the disk; with more of them the encoder waits
 
@@ -318,12 +321,14 @@ def open_store(root: Path, settings: dict[str, Any], *, carry: bool | None = Non
 def _record_failures(root: Path, paths: dict[str, Path], failed: dict[str, str]) -> None:
     """Rewrite failed.csv: the failures of this call, and earlier ones of videos that are not in this call."""
     path = root / FAILED
-    rows: list[tuple[str, str, str]] = []
+    rows: list[list[str]] = []
     if path.is_file():
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = [(row[0], row[1], row[2]) for row in CsvRows(file) if len(row) == 3 and row[0] not in paths][1:]
-    rows += [(name, readable(paths[name]), reason) for name, reason in failed.items()]
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file, contextlib.suppress(csv.Error):
+            for row in CsvRows(file):  # what is damaged is lost, and is no reason to end
+                if len(row) == len(_COLUMNS) and row != _COLUMNS and row[0] not in paths:
+                    rows.append(row)
+    rows += [[name, readable(paths[name]), reason] for name, reason in failed.items()]
     if rows:
-        write_text(path, csv_text([("name", "path", "reason"), *rows]))
+        write_text(path, csv_text([_COLUMNS, *rows]))
     else:
         path.unlink(missing_ok=True)

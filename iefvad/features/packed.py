@@ -115,7 +115,9 @@ class PackedStore:
             raise UserError(
                 f"{self.root} is not a packed store (no {CATALOGUE}); make one with `iefvad features import`"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise _unreadable(self.root / CATALOGUE, error) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self.root / CATALOGUE} cannot be read ({error!r}); delete the folder and {_AGAIN}"
             ) from error
@@ -232,9 +234,9 @@ class PackedStore:
             )
         except FileNotFoundError:
             raise UserError(f"{path} is missing: delete {self.root} and {_AGAIN}") from None
-        except (OSError, SafetensorError, *_UNKNOWN_TYPE) as error:
-            if isinstance(error, OSError) and too_many_files(error):
-                raise  # it says nothing about the file
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        except (SafetensorError, *_UNKNOWN_TYPE) as error:
             raise UserError(f"{path} is damaged ({error}): delete {self.root} and {_AGAIN}") from error
         if not consistent:
             raise UserError(f"{path} does not belong to the {CATALOGUE} beside it: delete {self.root} and {_AGAIN}")
@@ -285,6 +287,11 @@ class PackedReader(Reader):
     def files(self, crop: int) -> list[Path]:
         """Return the file of the video's split."""
         return [self.store.root / table_name(self.split)]
+
+
+def _unreadable(path: Path, error: OSError) -> Exception:
+    """Return the error for a file that the file system does not give. It says nothing about what the file contains."""
+    return error if too_many_files(error) else UserError(f"{path} cannot be read ({error.strerror or error}): check it")
 
 
 def _check_catalogue(content: dict[str, Any]) -> None:

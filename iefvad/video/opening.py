@@ -125,11 +125,14 @@ def opened(
     with contextlib.closing(file):
         if file.size == 0:
             raise UserError(f"{path} is empty (0 bytes); fetch it again or leave it out")
-        with _container(path, file, max_pixels) as container:
+        # A decoder compares the sizes of its buffers with it, which are larger than small pictures.
+        limit = str(min(2 * max_pixels + (1 << 20), LARGEST_LIMIT))
+        with _container(path, file, max_pixels=limit) as container:
             stream = _moving(path, container)
             codec = stream.codec_context
-            require_pixels(path, (codec.width, codec.height), max_pixels)
-            codec.options = {**codec.options, "max_pixels": str(max_pixels)}
+            size = (codec.width, codec.height)
+            require_pixels(path, size if all(size) else _stated_size(path), max_pixels)
+            codec.options = {**codec.options, "max_pixels": limit}
             yield container, stream, file
 
 
@@ -151,11 +154,26 @@ def no_motion(path: Path, what: str) -> UserError:
     return UserError(f"{path} has no moving pictures: {what}; leave it out, or give a video")
 
 
-def _container(path: Path, file: VideoFile, max_pixels: int) -> av.container.InputContainer:
+def _stated_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) without decoding a picture, or zeros.
+
+    A decoder with a limit that opens a file of larger pictures tells no size.
+    """
+    with (
+        contextlib.suppress(OSError, UserError),
+        contextlib.closing(VideoFile(path)) as file,
+        _container(path, file, skip_frame="all") as container,
+    ):
+        codec = _moving(path, container).codec_context
+        return codec.width, codec.height
+    return 0, 0
+
+
+def _container(path: Path, file: VideoFile, **options: str) -> av.container.InputContainer:
     silence_ffmpeg()
     try:
         # No protocol has this name, so FFmpeg can open nothing but the file that it is given.
-        options = {"protocol_whitelist": "none", "max_pixels": str(max_pixels)}
+        options["protocol_whitelist"] = "none"
         container = av.open(file, mode="r", options=options, metadata_errors="replace")
         assert isinstance(container, av.container.InputContainer)
         return container

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 import iefvad
+from iefvad.cli.command import _hide_in_tracebacks, guarded
 from iefvad.cli.main import main
+from iefvad.utils.errors import UserError
 from iefvad.utils.option_errors import explained
 
 
@@ -45,6 +49,33 @@ def test_a_hidden_control_character_is_shown(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["train", "--\x1b[31mred"])
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_message_of_several_lines_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise UserError("a\niefvad x: done: \x1b[2J")
+
+    assert guarded("iefvad x", work) == 2
+    assert capsys.readouterr().err == "iefvad x: error: a%0Aiefvad x: done: %1B[2J\n"
+
+
+def test_what_a_command_prints_is_not_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        print("a\x1b[2J")
+        print("b\x1b[2J", file=sys.stderr)
+        return 0
+
+    assert guarded("iefvad x", work) == 0
+    assert capsys.readouterr() == ("a%1B[2J\n", "b%1B[2J\n")
+
+
+def test_a_traceback_is_not_obeyed_by_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    _hide_in_tracebacks([])
+    sys.excepthook(ValueError, ValueError("first\nsecond \x1b[2J"), None)
+    assert capsys.readouterr().err == "ValueError: first\nsecond %1B[2J\n"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

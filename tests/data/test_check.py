@@ -12,7 +12,7 @@ from iefvad.cli.data import main
 from iefvad.data.check.all_checks import check_data_set
 from iefvad.data.check.findings import Finding, Report
 from iefvad.data.check.recognise import DataSet, find_data_sets
-from iefvad.data.check.render import as_text
+from iefvad.data.check.render import as_markdown, as_text
 from iefvad.utils.errors import UserError
 
 TRAIN = [("a0", "Normal"), ("a1", "Abuse")]
@@ -420,3 +420,11 @@ def test_intervals_with_one_row_per_video_fit_a_list_with_a_row_per_crop(tmp_pat
     (tmp_path / "gt_segment.json").write_text("[[[3, 9]], [[0, 32]]]")
     (tmp_path / "gt_label.json").write_text('[["Fire"], ["A"]]')
     assert main(["check", str(tmp_path)]) == 0
+
+
+def test_names_are_no_markdown() -> None:
+    hostile = "<img src=x>|[a](b)`c\n# d"
+    report = Report(hostile, verdict=[hostile], findings=[Finding("problem", hostile, (hostile,))])
+    text = as_markdown([report])
+    assert text.count(r"\<img src=x>\|\[a](b)\`c%0A# d") == 3
+    assert "- `` <img src=x>|[a](b)`c%0A# d ``" in text

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from iefvad.cli.detect import main
 from iefvad.detection.config import DetectConfig
-from iefvad.detection.detect import detect
+from iefvad.detection.detect import _watch, detect
 from iefvad.detection.live.cameras import Camera, find_cameras, read_cameras
 from iefvad.detection.live.watch import Watch
+from iefvad.detection.terminal import watch
 from iefvad.utils.errors import UserError
 from tests.helpers.detecting import paced, small_detector, small_model, tcp_server, write_video
 
@@ -80,6 +83,9 @@ def test_every_camera_has_a_name_and_files_of_its_own(tmp_path):
         ("a: rtsp://u:s3cr3t@h/s\nb: rtsp://u:s3cr3t@h/s", "a and b are the same camera"),
         ("a: !!python/object/apply:os.system ['true']", "not a list of cameras"),
         ("x" * 200 + ": rtsp://h/s", "1 to 100 printable letters"),
+        ("a: 2026-99-99", "not a list of cameras"),
+        ("a: " + "[" * 5000, "not a list of cameras"),
+        ("# comment\n" * 200_000, "not a list of cameras"),
     ],
 )
 def test_a_wrong_list_is_explained(tmp_path, text, message):
@@ -91,6 +97,9 @@ def test_a_wrong_list_is_explained(tmp_path, text, message):
 def test_a_list_that_cannot_be_read_and_mixed_input(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_cameras(tmp_path / "missing.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UserError, match="cannot be read: a folder, a pipe"):
+        read_cameras(tmp_path / "pipe.yaml")
     with pytest.raises(UserError, match=r"cameras and video files in one call \(rtsp://h/s, video.mp4\)"):
         find_cameras(["rtsp://u:p@h/s", "video.mp4"])
     with pytest.raises(UserError, match="--webhook is for cameras"):
@@ -208,3 +217,52 @@ def test_the_function_on_cameras(clips, tmp_path, room):
         first, second = detect(small_model(), [one, two], device="cpu", retries=0, out=str(tmp_path))
     assert (first.scores.scores.size, second.scores.scores.size) == (8, 6)
     assert len(list(tmp_path.iterdir())) == 8
+
+
+@pytest.mark.parametrize("command", [False, True])
+def test_results_that_cannot_be_written_cost_one_camera(command, tmp_path, monkeypatch, capsys):
+    """The other camera's results are written before the error is told."""
+    detector, written = small_detector(), []
+    channels = [
+        SimpleNamespace(
+            camera=Camera(name, name, name), name=name, label=name, rule=detector.rule, trouble=None, segments=[1]
+        )
+        for name in "ab"
+    ]
+
+    class Session:
+        def __init__(self, *given, **more):
+            self.channels = self.scored = channels
+
+        def __iter__(self):
+            yield from ()
+
+        def detections(self):
+            return ["of a", "of b"]
+
+    class Recorder:
+        def __init__(self, channel, *given):
+            self.name, self.channel = channel.name, channel
+
+        def close(self):
+            pass
+
+        def finish(self, detector):
+            write(f"of {self.name}")
+
+    def write(detection, *rest):
+        written.append(detection)
+        if detection == "of a":
+            raise UserError("a is not written")
+
+    monkeypatch.setattr("iefvad.detection.detect.Watch", Session)
+    monkeypatch.setattr("iefvad.detection.detect.write_results", write)
+    monkeypatch.setattr("iefvad.detection.terminal.Watch", Session)
+    monkeypatch.setattr("iefvad.detection.terminal._Recorder", Recorder)
+    if command:
+        assert watch(detector, [channel.camera for channel in channels], tmp_path) == 1
+        assert "a: a is not written" in capsys.readouterr().err
+    else:
+        with pytest.raises(UserError, match="a is not written"):
+            _watch(detector, [], tmp_path)
+    assert written == ["of a", "of b"]

@@ -192,6 +192,13 @@ def test_names_that_would_meet_in_another_file(tmp_path):
     assert names.of(Path("x/a.mp4")) == "a"
 
 
+def test_what_lies_in_the_folder_of_results_does_not_stop_them(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    names = Names(tmp_path)
+    assert names.of(Path("x/pipe.mp4")) == "pipe" and names.of(Path("x/deep.mp4")) == "deep"
+
+
 def test_the_module_is_the_function(run, tmp_path):
     write_video(tmp_path / "a.mp4", burst=True, seed=1)
     from_module = iefvad.detect

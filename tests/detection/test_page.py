@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -17,7 +18,7 @@ import pytest
 from iefvad.detection.live.channel import LiveAlarm, LiveScore
 from iefvad.detection.page import board as boards
 from iefvad.detection.page.board import Board, Seen
-from iefvad.detection.page.server import PageServer, host_allowed, parse_address
+from iefvad.detection.page.server import PageServer, _Events, host_allowed, parse_address
 from iefvad.utils.errors import UserError
 from tests.helpers.browser import CHROMIUM, browser
 
@@ -224,6 +225,23 @@ def test_visitors_cannot_use_up_descriptors(board, monkeypatch):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("GET", "/")
         assert connection.getresponse().status == 200
+
+
+def test_a_browser_that_takes_nothing_is_given_up(board, monkeypatch):
+    monkeypatch.setattr("iefvad.detection.page.server._STUCK", 0.01)
+
+    async def receive() -> dict[str, str]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(60)
+
+    async def visit() -> None:
+        await asyncio.wait_for(_Events(board, lambda: False)({}, receive, send), 10)
+
+    asyncio.run(visit())
 
 
 def _ended(visitor: socket.socket, seconds: float) -> bool:

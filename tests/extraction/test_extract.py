@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import os
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from iefvad.cli.extract import main
 from iefvad.encoders.encoder import build_encoder
 from iefvad.extraction.config import ExtractConfig
 from iefvad.extraction.extract import extract
+from iefvad.extraction.jobs import Features, Job, Jobs, _record_failures
 from iefvad.extraction.stream import FeatureStream
-from iefvad.features.store import FeatureStore
+from iefvad.features.store import FeatureStore, Sidecar
 from iefvad.utils.errors import UserError
 from iefvad.utils.prefetch import ahead
 from iefvad.video import read_frames, resize, ten_crop
@@ -178,6 +180,61 @@ def test_bad_videos_are_listed_and_the_rest_go_on(
     assert main([str(videos), "--out", str(store), "--quiet"]) == 0
     with (store / "failed.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["aa_text", "empty"]
+
+
+def test_a_full_disk_ends_an_extraction_and_a_name_that_is_too_long_one_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(number: int) -> Callable[..., None]:
+        def write(*content: object) -> None:
+            raise UserError("not stored") from OSError(number, "")
+
+        return write
+
+    store = FeatureStore(tmp_path / "store", settings={"dim": 2, "crops": [0]}, create=True)
+    features = Features(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), Sidecar("", "a.mp4", "hash", 25.0, 16, 1))
+    job = Job("a", tmp_path / "a.mp4", "hash")
+    monkeypatch.setattr(store, "write", failing(errno.ENAMETOOLONG))
+    with Jobs(store, {"a": job.path}, quiet=True) as jobs:
+        jobs.write(job, features)
+        jobs.wait()
+    assert jobs.report.failed == {"a": "not stored"}
+    (tmp_path / "a.mp4").touch()
+    with Jobs(store, {"a": job.path}, quiet=True) as jobs:
+        jobs.write(dataclasses.replace(job, state="another"), features)
+        jobs.wait()
+    assert "changed while it was read" in jobs.report.failed["a"]
+    monkeypatch.setattr(store, "write", failing(errno.ENOSPC))
+    monkeypatch.setattr("iefvad.extraction.jobs._record_failures", failing(errno.ENOSPC))  # must not hide the first
+    with pytest.raises(ZeroDivisionError), Jobs(store, {"a": job.path}, quiet=True):
+        raise ZeroDivisionError
+    with pytest.raises(UserError, match="not stored"), Jobs(store, {"a": job.path}, quiet=True) as jobs:
+        jobs.write(job, features)
+        jobs.wait()
+    assert not jobs.report.failed
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("of a library")])
+def test_a_file_that_cannot_be_hashed_costs_one_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def hashed(path: Path, fps: float | None) -> str:
+        if path.stem == "a":
+            raise error
+        return "hash"
+
+    monkeypatch.setattr("iefvad.extraction.jobs.hash_source", hashed)
+    store = FeatureStore(tmp_path / "store", settings={"dim": 2, "crops": [0]}, create=True)
+    with Jobs(store, {"a": tmp_path / "a.mp4", "b": tmp_path / "b.mp4"}, quiet=True) as jobs:
+        assert [job.name for job in jobs.pending()] == ["b"]
+    assert type(error).__name__ in jobs.report.failed["a"]
+
+
+@pytest.mark.parametrize("damage", ["", '"' + "x" * 200_000])
+def test_earlier_failures_stay_in_the_list(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "failed.csv").write_text("name,path,reason\nearlier,e.mp4,it was cut\nname,n.mp4,empty\n" + damage)
+    _record_failures(tmp_path, {"name": Path("n.mp4"), "new": Path("=n.mp4")}, {"new": "empty"})
+    assert (tmp_path / "failed.csv").read_text() == "name,path,reason\nearlier,e.mp4,it was cut\nnew,'=n.mp4,empty\n"
 
 
 def test_truncated_and_short_videos_are_kept_on_request(videos: Path, tmp_path: Path) -> None:

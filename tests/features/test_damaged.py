@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -187,6 +188,36 @@ def test_a_catalogue_with_an_odd_entry_is_refused(change: Callable[[dict], None]
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"packed\.json cannot be read|does not belong"):
         PackedStore(copies / "packed")
+
+
+def test_a_catalogue_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """The change is possible in itself: only the checksum tells it."""
+    write_store(tmp_path / "store", train=2, test=1)
+    pack(load_store(tmp_path / "store"), tmp_path / "packed", progress=False)
+    path = tmp_path / "packed/packed.json"
+    content = json.loads(path.read_text())
+    content["videos"][0]["fps"] += 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"packed\.json is damaged"):
+        PackedStore(tmp_path / "packed")
+
+
+@pytest.mark.parametrize("function", ["opened", "read_regular"])
+def test_what_the_file_system_does_not_give_is_no_damage(
+    function: str, stock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(number: int) -> Callable[[Path], None]:
+        def fail(path: Path) -> None:
+            raise OSError(number, os.strerror(number), str(path))
+
+        return fail
+
+    monkeypatch.setattr(f"iefvad.features.packed.{function}", failing(errno.EMFILE))
+    with pytest.raises(OSError, match="Too many open files"):
+        PackedStore(stock / "packed")
+    monkeypatch.setattr(f"iefvad.features.packed.{function}", failing(errno.EACCES))
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\): check it"):
+        PackedStore(stock / "packed")
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,4 @@ def test_tables_as_latex():
     assert plain.count("{") == plain.count("}") and plain.count("$") % 2 == 0
     assert r"\label{tab:lambda-reg-co}" in text
     assert tex("a±b<c>") == r"a$\pm$b\textless{}c\textgreater{}"
+    assert tex("a\nb\x1b") == r"a\%0Ab\%1B"

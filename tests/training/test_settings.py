@@ -111,7 +111,15 @@ def test_seeds_are_taken_as_people_write_them(words):
         assert parse_train([f"--seeds={words[0]}"]).seeds == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("word", "message"), [("x", "is not a seed"), ("3..1", "below the first"), ("1,1", "twice")])
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("x", "is not a seed"),
+        ("3..1", "below the first"),
+        ("1,1", "twice"),
+        ("0..10000", "at most 10,000 seeds; w"),
+    ],
+)
 def test_seeds_that_are_none_are_explained(word, message):
     with pytest.raises(UserError, match=message):
         parse_train(["--seeds", word])

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from iefvad.utils.cluster import cluster
+from iefvad.utils.errors import UserError
 
 LISTENING = "0A"
 
@@ -65,3 +66,18 @@ def test_an_address_is_a_cluster():
     with cluster(ray, "ray://host:10001"):
         pass
     assert calls[0]["address"] == "ray://host:10001" and "_node_ip_address" not in calls[0]
+
+
+def test_a_version_of_ray_that_listens_elsewhere_is_ended():
+    pytest.importorskip("ray")
+    ended = []
+    ray = SimpleNamespace(
+        __version__="9",
+        is_initialized=lambda: False,
+        init=lambda **options: None,
+        shutdown=lambda: ended.append(True),
+        util=SimpleNamespace(get_node_ip_address=lambda: "192.0.2.1"),
+    )
+    with pytest.raises(UserError, match="Ray 9 cannot be kept to this machine: use --engine local"), cluster(ray, None):
+        pass
+    assert ended

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import iefvad
-from iefvad.utils.csv_text import CsvRows, csv_line, csv_text
+from iefvad.utils.csv_text import CsvRows, csv_line, csv_text, harmless, original
 
 FORMULAS = (
     "=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "  =1", "'=1", "''=1", '"=1', "=1", "+a", "-a",
@@ -54,3 +54,8 @@ def test_csv_is_written_and_read_in_one_place():
         )
     }
     assert others == {"utils/csv_text.py"}
+
+
+@pytest.mark.parametrize("sign", "\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212")
+def test_signs_of_other_widths_are_neutralised(sign):
+    assert harmless(f"{sign}1+1") == f"'{sign}1+1" and original(f"'{sign}1+1") == f"{sign}1+1"

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 from iefvad.cli.command import guarded
-from iefvad.utils.interrupts import deferred, interruptible
+from iefvad.utils.interrupts import Interrupts, deferred, interruptible
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -118,3 +119,28 @@ def test_a_process_that_starts_leaves_ctrl_c_to_its_parent():
     child.kill()
     assert child.wait() == -signal.SIGKILL
     child.stdout.close()
+
+
+def test_after_the_last_command_a_late_signal_ends_the_process_with_its_status(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with interruptible(ending=True) as interrupts:
+            interrupts.status = 3
+        send(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended == [3]
+
+
+@pytest.mark.parametrize("module", ["iefvad.video.opening", "logging"])
+def test_a_signal_waits_where_a_library_would_drop_it(module, monkeypatch):
+    again = []
+    monkeypatch.setattr(Interrupts, "_again", lambda self, number: again.append(number))
+    interrupts = Interrupts(ending=False)
+    interrupts.receive(signal.SIGTERM, SimpleNamespace(f_globals={"__name__": module}))
+    assert again == [signal.SIGTERM] and interrupts.number is None
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.receive(signal.SIGTERM, SimpleNamespace(f_globals={"__name__": "iefvad.video.decoding"}))

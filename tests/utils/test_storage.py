@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from iefvad.cli.main import main
 from iefvad.detection.detector import Detector
+from iefvad.sweep.outputs import write_outputs
 from iefvad.sweep.runner import _kept
 from iefvad.training.run import Run
 from iefvad.utils import files
 from iefvad.utils.files import StorageError, require_writable, require_writable_file, rescued, write_text
 from tests.helpers.detecting import small_model, tcp_server, write_video
+from tests.helpers.released import Published
 from tests.helpers.stores import training_flags, write_store
 
 
@@ -44,7 +47,7 @@ def test_a_folder_is_tried_before_the_work(tmp_path):
     with pytest.raises(StorageError, match="choose another folder with --out"):
         require_writable(tmp_path / "file" / "sub")
     require_writable(tmp_path / "new" / "sub")
-    assert list((tmp_path / "new" / "sub").iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]  # a folder that is only tried does not stay
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
@@ -242,3 +245,23 @@ def test_the_document_of_a_training_survives_a_full_disk(tmp_path, full):
     (elsewhere,) = tmp_path.glob("iefvad-*")
     assert (elsewhere / "trainings" / "k.json").read_text() == text
     assert (out / "work" / "k").is_dir()  # the next start does not train again
+
+
+def test_the_tables_of_a_sweep_survive_a_full_disk(tmp_path, full, monkeypatch):
+    for part in ("_name", "_replicates", "_page"):
+        monkeypatch.setattr(f"iefvad.sweep.outputs.{part}", lambda *content: "text")
+    monkeypatch.setattr("iefvad.sweep.outputs.write_sweep_page", write_text)
+    full(tmp_path / "out")
+    with pytest.raises(StorageError, match="find the tables in"):
+        write_outputs(tmp_path / "out", [], {})
+    (elsewhere,) = tmp_path.glob("iefvad-*")
+    assert {path.name for path in elsewhere.iterdir()} == {"results.csv", "tables.csv", "tables.tex", "index.html"}
+
+
+def test_converted_weights_survive_a_full_disk(tmp_path, full, capsys):
+    torch.save(Published(dim=16, layers=1, heads=1, steps=2, hidden=8).state_dict(), tmp_path / "a.pth")
+    full(tmp_path / "out")
+    assert main(["convert", str(tmp_path / "a.pth"), str(tmp_path / "out" / "a.safetensors")]) == 2
+    (elsewhere,) = tmp_path.glob("iefvad-*")
+    assert f"find the converted weights in {elsewhere}." in capsys.readouterr().err
+    assert (elsewhere / "a.safetensors").is_file()

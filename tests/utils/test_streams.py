@@ -74,3 +74,10 @@ def test_a_reader_that_has_enough_ends_nothing(monkeypatch, tmp_path):
 
         assert guarded("iefvad x", work) == 0
     assert (tmp_path / "result").exists()
+
+
+def test_no_file_takes_the_place_of_a_closed_stream_before_a_command_starts():
+    code = "import iefvad.cli; assert open('/dev/null').fileno() > 2"
+    root = Path(__file__).parents[2]
+    line = f'exec {sys.executable} -c "{code}" >&- 2>&-'
+    assert subprocess.run(["sh", "-c", line], env={**os.environ, "PYTHONPATH": str(root)}).returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -15,8 +16,11 @@ from iefvad.extraction import jobs
 from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
 from iefvad.video import Segments, Upright, find_videos, read_frames, segments
+from iefvad.video.clock import FrameClock
+from iefvad.video.damage import Damage
 from iefvad.video.decoding import Decoder
 from iefvad.video.matroska import flaw
+from iefvad.video.opening import opened
 from tests.helpers.video_files import make_video
 
 
@@ -58,6 +62,42 @@ def test_the_structure_of_matroska(tmp_path: Path) -> None:
     assert flaw(path) is not None
 
 
+def test_damage_of_the_structure_alone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder(make_video(tmp_path / "a.mkv"))
+    assert sum(1 for _ in decoder) == 40 and decoder.damage is None
+    monkeypatch.setattr("iefvad.video.matroska.flaw", lambda path: "its structure is torn")
+    decoder = Decoder(tmp_path / "a.mkv")
+    assert sum(1 for _ in decoder) == 40 and "its structure is torn" in (decoder.damage or "")
+
+
+def test_a_decoder_that_marks_nothing_is_strict(tmp_path: Path) -> None:
+    path, random = tmp_path / "a.avi", np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
+        for _ in range(20):
+            picture = random.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    damaged(path)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        list(read_frames(path))
+
+
+def test_frames_before_the_first_key_frame_are_no_damage() -> None:
+    frame_clock = FrameClock(25.0)
+    damage = Damage(Path("a.ts"), frame_clock, "mpegts", 1 / 90_000)
+    for corrupt, key, flawed in ((True, False, 0), (True, False, 0), (False, True, 0), (True, False, 1)):
+        frame_clock.feed(None)
+        damage.look(SimpleNamespace(is_corrupt=corrupt, key_frame=key))
+        assert damage.flawed == flawed
+
+
+def test_decoders_have_the_limit_for_pictures_that_grow(tmp_path: Path) -> None:
+    with opened(make_video(tmp_path / "a.mp4", frames=2), 10_000) as (_, stream, _):
+        assert 10_000 <= int(stream.codec_context.options["max_pixels"]) < 2_000_000
+
+
 def test_large_frames_and_long_videos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_video(tmp_path / "a.mp4", size=(64, 48))
     with pytest.raises(UserError, match="64x48 pixels, more than the 3071 of --max-pixels"):
@@ -65,6 +105,8 @@ def test_large_frames_and_long_videos_are_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match="more than the 39 frames of --max-frames"):
         list(Segments(path, max_frames=39))
     assert len(list(Segments(path, max_pixels=3072, max_frames=40))) == 2
+    with pytest.raises(UserError, match="1280x1024 pixels, more than the 1000"):  # the decoder refuses it, too
+        Segments(make_video(tmp_path / "b.mp4", frames=2, size=(1280, 1024)), max_pixels=1000)
     for number in range(2):
         cv2.imwrite(str(tmp_path / f"{number:03}.png"), np.zeros((48, 64, 3), np.uint8))
     monkeypatch.setattr(cv2, "imdecode", None)

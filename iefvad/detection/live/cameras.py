@@ -14,7 +14,8 @@ from iefvad.detection.config import DetectConfig
 from iefvad.detection.live.connections import is_live
 from iefvad.utils.addresses import file_stem, shown
 from iefvad.utils.errors import UserError
-from iefvad.utils.plain_yaml import AliasError, DuplicateError, Loader
+from iefvad.utils.files import read_regular
+from iefvad.utils.plain_yaml import LARGEST, AliasError, DuplicateError, Loader
 from iefvad.utils.text import few
 
 SETTINGS: dict[str, type] = {
@@ -99,11 +100,10 @@ def read_cameras(path: str | Path) -> list[Camera]:
         UserError: the file cannot be read, or something in it is wrong.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        document = yaml.load(text, Loader=Loader)  # a safe loader
+        document = yaml.load(read_regular(path, LARGEST).decode(), Loader=Loader)  # a safe loader
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a list of cameras{_place(error)}; write `{_EXAMPLE}` per line.") from error
     if not isinstance(document, dict) or not document:
         raise UserError(f"{path} contains no cameras; write `{_EXAMPLE}` per line.")
@@ -164,7 +164,7 @@ def _is_list(text: str) -> bool:
     return not is_live(text) and text.lower().endswith((".yaml", ".yml"))
 
 
-def _place(error: yaml.YAMLError) -> str:
+def _place(error: Exception) -> str:
     """Return the line of an error. Its whole message quotes the file, perhaps with a password."""
     mark = getattr(error, "problem_mark", None)
     problem = error.problem if isinstance(error, (AliasError, DuplicateError)) else None
