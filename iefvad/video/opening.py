@@ -128,8 +128,9 @@ def opened(
         with _container(path, file, max_pixels) as container:
             stream = _moving(path, container)
             codec = stream.codec_context
-            require_pixels(path, (codec.width, codec.height), max_pixels)
-            codec.options = {**codec.options, "max_pixels": str(max_pixels)}
+            size = (codec.width, codec.height)
+            require_pixels(path, size if all(size) else _stated_size(path), max_pixels)
+            codec.options = {**codec.options, "max_pixels": _limit(max_pixels)}
             yield container, stream, file
 
 
@@ -155,7 +156,7 @@ def _container(path: Path, file: VideoFile, max_pixels: int) -> av.container.Inp
     silence_ffmpeg()
     try:
         # No protocol has this name, so FFmpeg can open nothing but the file that it is given.
-        options = {"protocol_whitelist": "none", "max_pixels": str(max_pixels)}
+        options = {"protocol_whitelist": "none", "max_pixels": _limit(max_pixels)}
         container = av.open(file, mode="r", options=options, metadata_errors="replace")
         assert isinstance(container, av.container.InputContainer)
         return container
@@ -163,6 +164,25 @@ def _container(path: Path, file: VideoFile, max_pixels: int) -> av.container.Inp
         if file.error is not None:
             raise unreadable(path, file.error) from None
         raise UserError(f"{path} cannot be opened as a video: {_kind(file)}") from error
+
+
+def _limit(max_pixels: int) -> str:
+    """Return the limit for FFmpeg, which counts the edges that it adds to pictures, too."""
+    return str(min(LARGEST_LIMIT, max_pixels * 5 // 4 + (1 << 16)))
+
+
+def _stated_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) from headers alone, or zeros: with a limit, FFmpeg does not tell what is beyond it."""
+    options = {"protocol_whitelist": "none", "skip_frame": "all", "max_pixels": str(LARGEST_LIMIT)}
+    with (
+        contextlib.suppress(av.error.FFmpegError, OSError, ValueError),
+        contextlib.closing(VideoFile(path)) as file,
+        av.open(file, mode="r", options=options, metadata_errors="replace") as container,
+    ):
+        stream = container.streams.best("video")
+        if isinstance(stream, av.VideoStream) and stream.codec_context is not None:
+            return stream.codec_context.width, stream.codec_context.height
+    return 0, 0
 
 
 def _kind(file: VideoFile) -> str:
