@@ -108,7 +108,8 @@ def _write_results(detection: Detection, folder: Path, name: str, detector: Dete
     _write_intervals(paths[1], scores, detection.intervals)
     if detector.config.overlay and isinstance(detection.video, Path):
         paths.append(folder / f"{name}{_SUFFIXES[4]}")
-        write_overlay(paths[-1], detection.video, scores, detection.intervals, detection.rule.threshold)
+        limit = detector.config.max_pixels
+        write_overlay(paths[-1], detection.video, scores, detection.intervals, detection.rule.threshold, limit)
     write_timeline(
         paths[3],
         title=scores.source or name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.files import write_with
 from iefvad.utils.text import clock
 from iefvad.video import SEGMENT, timed_frames
+from iefvad.video.opening import MAX_PIXELS
 
 _LEAST_WIDTH = 480  # smaller pictures are enlarged by a whole factor, so that the text can be read
+_MOST_PIXELS = 1 << 23  # of a picture that is enlarged
 _TICK = Fraction(1, 60_000)  # seconds; MPEG-4 allows no finer one that fits 24, 25, 30 and 29.97 frames/s
 _SPAN = 30.0  # seconds of the curve
 _PAPER, _INK, _DIM, _FAINT = (24, 26, 31), (235, 236, 240), (160, 166, 178), (92, 98, 110)
@@ -28,6 +31,7 @@ def write_overlay(
     scores: VideoScores,
     intervals: list[Interval],
     threshold: float,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Write an MP4 of the whole video with its times, without sound. It is decoded again, frame by frame.
 
@@ -39,14 +43,15 @@ def write_overlay(
         scores: Its scores.
         intervals: Its flagged intervals.
         threshold: Score at which a segment is flagged.
+        max_pixels: Maximum number of pixels per frame of the video.
 
     Raises:
         UserError: the video cannot be read, or the file cannot be written.
     """
-    write_with(path, lambda temporary: _encode(temporary, video, _Painter(scores, intervals, threshold)))
+    write_with(path, lambda temporary: _encode(temporary, video, _Painter(scores, intervals, threshold), max_pixels))
 
 
-def _encode(path: Path, video: Path, painter: _Painter) -> None:
+def _encode(path: Path, video: Path, painter: _Painter, max_pixels: int) -> None:
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     with av.open(str(path), "w", format="mp4") as container:
         quality: dict[str, object] = (
@@ -59,7 +64,7 @@ def _encode(path: Path, video: Path, painter: _Painter) -> None:
         stream.codec_context.time_base = _TICK
         at = -1
         size: tuple[int, int] | None = None
-        frames = timed_frames(video, on_truncated="keep", fps=painter.scores.fps)
+        frames = timed_frames(video, on_truncated="keep", fps=painter.scores.fps, max_pixels=max_pixels)
         for number, (frame, seconds) in enumerate(frames):
             picture = painter.paint(frame, number, seconds)
             if size is None:
@@ -86,7 +91,8 @@ class _Painter:
 
     def paint(self, frame: np.ndarray, number: int, seconds: float) -> np.ndarray:
         """Draw a frame (H, W, 3) and its time: returns the enlarged picture with the panel below, of even sides."""
-        enlarged = -(-_LEAST_WIDTH // frame.shape[1])
+        pixels = frame.shape[0] * frame.shape[1]
+        enlarged = min(-(-_LEAST_WIDTH // frame.shape[1]), max(1, math.isqrt(_MOST_PIXELS // pixels)))
         if enlarged > 1:
             frame = cv2.resize(frame, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_CUBIC)
         height, width = frame.shape[:2]

@@ -17,10 +17,12 @@ import numpy as np
 from iefvad.utils.text import clock
 from iefvad.video.clock import JUMP, FrameClock, Loss
 
-STRICT = frozenset({"hevc", "jpeg2000", "mjpeg"})
+STRICT = frozenset({"ffv1", "gif", "hevc", "jpeg2000", "mjpeg"})
 """FFmpeg's names of decoders that do not mark frames with flaws, and can refuse them."""
 
 _SYNCHRONISED = frozenset({"mpegts", "mpeg", "flv"})  # formats in which FFmpeg silently skips what it cannot read
+_TAIL = 8  # packets after that of the last frame, in order of decoding: more than reordering explains
+_MOST_PENDING = 4096
 _REACH = 1.0  # seconds around a jump in which damaged data explain it
 
 
@@ -49,6 +51,9 @@ class Damage:
         self._since = 0  # packets since that one
         self._before: float | None = None  # time of the last packet that has one
         self._packets = 0  # since that packet
+        self._fed = 0  # packets so far
+        self._pending: dict[int, int] = {}  # stamp of a picture → number of its packet, of those not decoded yet
+        self._shown: int | None = None  # number of the packet of the last frame
         self._place = 0  # of the last packet in the file
         # The place before a jump, and its time, until the place after it is known.
         self._doubt: tuple[int, float] | None = None
@@ -56,6 +61,10 @@ class Damage:
     def watch(self, packet: av.Packet[Any]) -> None:
         """Note a jump between two packets, and damage of the data between them."""
         self._packets += 1
+        if packet.size:
+            self._fed += 1
+            if packet.pts is not None and len(self._pending) < _MOST_PENDING:
+                self._pending[packet.pts] = self._fed
         if packet.dts is not None:
             seconds = self._clock.seconds_of(packet.dts * self._tick)
             self._weigh(packet, seconds)
@@ -79,6 +88,9 @@ class Damage:
         A recording that starts between two key frames begins with frames that refer to others that it does not have.
         They are no damage.
         """
+        self._shown = self._pending.pop(frame.pts, None) if frame.pts is not None else None
+        if len(self._pending) > _MOST_PENDING // 2 and self._shown is not None:
+            self._pending = {stamp: number for stamp, number in self._pending.items() if number > self._shown}
         if not frame.is_corrupt:
             self._started = True
             return
@@ -108,6 +120,15 @@ class Damage:
             if any(loss.start - _REACH <= flaw <= loss.end + _REACH for flaw in self._flaws):
                 return f"its data are damaged and the time stamps jump: {loss}"
         return None
+
+    def tail(self) -> str | None:
+        """Return how much of the end gave no pictures, in words, or None: its kind of video may have changed.
+
+        Containers with edit lists are left out: there, pictures may be hidden on purpose.
+        """
+        if self._kind not in _SYNCHRONISED or self._shown is None or self._fed - self._shown <= _TAIL:
+            return None
+        return f"its last {self._fed - self._shown} packets gave no pictures"
 
     def _weigh(self, packet: av.Packet[Any], seconds: float) -> None:
         """Take a packet that is marked as corrupt for a flaw, unless a key frame follows at once.

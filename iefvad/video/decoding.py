@@ -18,11 +18,11 @@ import numpy as np
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.utils.memory import memory_is_short
-from iefvad.video import matroska
+from iefvad.video import gif, matroska
 from iefvad.video.clock import JUMP, FrameClock
 from iefvad.video.damage import STRICT, Damage
 from iefvad.video.folders import FolderDecoder
-from iefvad.video.opening import MAX_PIXELS, VideoFile, no_motion, opened
+from iefvad.video.opening import MAX_PIXELS, VideoFile, no_motion, opened, require_pixels
 from iefvad.video.orientation import Upright
 
 ASSUMED_RATE = 25.0
@@ -284,6 +284,7 @@ class Decoder:
                     failures, early = failures + early, 0
                     if failures and not self.keep:
                         break
+                    require_pixels(self.path, (frame.width, frame.height), self.max_pixels)  # it may change
                     image = self._upright(frame)
                     self.frames_read += 1
                     yield image
@@ -301,7 +302,13 @@ class Decoder:
                 self._incomplete(f"reading stopped: {_reason(file.error)}")
             else:
                 torn = matroska.flaw(self.path) if kind.startswith("matroska") else None
-                missing = torn or damage.lost() or self._missing(container, stream, file, packets, last_end, cut)
+                torn = gif.flaw(self.path) if kind == "gif" else torn
+                missing = (
+                    torn
+                    or damage.tail()
+                    or damage.lost()
+                    or self._missing(container, stream, file, packets, last_end, cut)
+                )
                 if reasons := [reason for reason in (damage.pictures(), missing) if reason]:
                     self._incomplete(*reasons)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import av
+import av.error
 import cv2
 import numpy as np
 from PIL import Image
@@ -190,8 +192,9 @@ class FolderDecoder:
         self.clock, self.claimed = FrameClock(fps, zero=0.0), len(folder.names)
         bad = [f"pictures {gap} are missing" if " " in gap else f"picture {gap} is missing" for gap in folder.gaps]
         size: tuple[int, ...] = ()
+        check = _JpegCheck()
         for name, place in zip(folder.names, folder.places, strict=True):
-            image, reason = _read_picture(self.path / name, self.max_pixels)
+            image, reason = _read_picture(self.path / name, self.max_pixels, check)
             if image is None:
                 bad.append(f"{name} {reason}")
                 if self.keep:
@@ -208,6 +211,7 @@ class FolderDecoder:
             yield image
             if bad and not self.keep:
                 break  # nothing is scored, and the first frame was enough to tell the size of the video
+        bad += check.damaged()
         if bad:
             self.damage = few(bad)
             self.problem = (
@@ -216,7 +220,37 @@ class FolderDecoder:
             )
 
 
-def _read_picture(path: Path, max_pixels: int) -> tuple[np.ndarray | None, str]:
+class _JpegCheck:
+    """Decodes JPEG pictures once more with FFmpeg, which tells damage that OpenCV fills without a word.
+
+    Where FFmpeg refuses all pictures of a folder, they are of a kind that it does not know, and nothing is told.
+    """
+
+    def __init__(self) -> None:
+        self._good = 0
+        self._refused: list[str] = []
+
+    def look(self, name: str, content: bytes) -> None:
+        """Note whether a picture is damaged."""
+        decoder = av.CodecContext.create("mjpeg", "r")
+        decoder.thread_type = "NONE"
+        decoder.options = {"err_detect": "crccheck+explode"}
+        try:
+            frames = [*decoder.decode(av.Packet(content)), *decoder.decode(None)]
+            good = len(frames) == 1 and not frames[0].is_corrupt
+        except (av.error.FFmpegError, OSError, ValueError):
+            good = False
+        if good:
+            self._good += 1
+        else:
+            self._refused.append(name)
+
+    def damaged(self) -> list[str]:
+        """Return which pictures are damaged, in words."""
+        return [f"{name} has a damaged picture" for name in self._refused] if self._good else []
+
+
+def _read_picture(path: Path, max_pixels: int, check: _JpegCheck) -> tuple[np.ndarray | None, str]:
     """Return the picture, RGB, or None and why it cannot be read.
 
     Raises:
@@ -238,6 +272,8 @@ def _read_picture(path: Path, max_pixels: int) -> tuple[np.ndarray | None, str]:
         return None, "is not a picture"
     require_pixels(path, size, max_pixels)
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    if image is not None and content[:2] == b"\xff\xd8":
+        check.look(path.name, content)
     return (None, "is not a picture") if image is None else (np.ascontiguousarray(image[:, :, ::-1]), "")
 
 

@@ -125,14 +125,12 @@ def opened(
     with contextlib.closing(file):
         if file.size == 0:
             raise UserError(f"{path} is empty (0 bytes); fetch it again or leave it out")
-        # A decoder compares the sizes of its buffers with it, which are larger than small pictures.
-        limit = str(min(2 * max_pixels + (1 << 20), LARGEST_LIMIT))
-        with _container(path, file, max_pixels=limit) as container:
+        with _container(path, file, max_pixels) as container:
             stream = _moving(path, container)
             codec = stream.codec_context
             size = (codec.width, codec.height)
             require_pixels(path, size if all(size) else _stated_size(path), max_pixels)
-            codec.options = {**codec.options, "max_pixels": limit}
+            codec.options = {**codec.options, "max_pixels": _limit(max_pixels)}
             yield container, stream, file
 
 
@@ -154,26 +152,11 @@ def no_motion(path: Path, what: str) -> UserError:
     return UserError(f"{path} has no moving pictures: {what}; leave it out, or give a video")
 
 
-def _stated_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) without decoding a picture, or zeros.
-
-    A decoder with a limit that opens a file of larger pictures tells no size.
-    """
-    with (
-        contextlib.suppress(OSError, UserError),
-        contextlib.closing(VideoFile(path)) as file,
-        _container(path, file, skip_frame="all") as container,
-    ):
-        codec = _moving(path, container).codec_context
-        return codec.width, codec.height
-    return 0, 0
-
-
-def _container(path: Path, file: VideoFile, **options: str) -> av.container.InputContainer:
+def _container(path: Path, file: VideoFile, max_pixels: int) -> av.container.InputContainer:
     silence_ffmpeg()
     try:
         # No protocol has this name, so FFmpeg can open nothing but the file that it is given.
-        options["protocol_whitelist"] = "none"
+        options = {"protocol_whitelist": "none", "max_pixels": _limit(max_pixels)}
         container = av.open(file, mode="r", options=options, metadata_errors="replace")
         assert isinstance(container, av.container.InputContainer)
         return container
@@ -181,6 +164,25 @@ def _container(path: Path, file: VideoFile, **options: str) -> av.container.Inpu
         if file.error is not None:
             raise unreadable(path, file.error) from None
         raise UserError(f"{path} cannot be opened as a video: {_kind(file)}") from error
+
+
+def _limit(max_pixels: int) -> str:
+    """Return the limit for FFmpeg, which counts the edges that it adds to pictures, too."""
+    return str(min(LARGEST_LIMIT, max_pixels * 5 // 4 + (1 << 16)))
+
+
+def _stated_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) from headers alone, or zeros: with a limit, FFmpeg does not tell what is beyond it."""
+    options = {"protocol_whitelist": "none", "skip_frame": "all", "max_pixels": str(LARGEST_LIMIT)}
+    with (
+        contextlib.suppress(av.error.FFmpegError, OSError, ValueError),
+        contextlib.closing(VideoFile(path)) as file,
+        av.open(file, mode="r", options=options, metadata_errors="replace") as container,
+    ):
+        stream = container.streams.best("video")
+        if isinstance(stream, av.VideoStream) and stream.codec_context is not None:
+            return stream.codec_context.width, stream.codec_context.height
+    return 0, 0
 
 
 def _kind(file: VideoFile) -> str:

@@ -305,7 +305,7 @@ def test_values_out_of_range_are_named(
 
 
 def test_a_fraction_that_is_nan_is_refused(moving: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--keyframes must be a fraction"):
+    with pytest.raises(UserError, match="--keyframes must be a finite number"):
         extract([moving], tmp_path / "store", quiet(keyframes=float("nan")))
 
 

@@ -14,14 +14,16 @@ from ief_kernels import event_synthesis
 from iefvad.encoders.towers import _open_clip_tower
 
 
-def make_video(path: Path, frames: int = 40, size: tuple[int, int] = (96, 64), seed: int = 0) -> Path:
+def make_video(
+    path: Path, frames: int = 40, size: tuple[int, int] = (96, 64), seed: int = 0, codec: str = "mpeg4"
+) -> Path:
     """Write a real compressed video of a bright square that moves over noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     width, height = size
     background = generator.integers(0, 120, (height, width, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
+        stream = container.add_stream(codec, rate=10 if codec == "mpeg4" else 25)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for index in range(frames):
             image = background.copy()

@@ -10,12 +10,13 @@ import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from iefvad.cli.extract import main as extract
 from iefvad.extraction import jobs
 from iefvad.features.store import FeatureStore
 from iefvad.utils.errors import UserError
-from iefvad.video import Segments, Upright, find_videos, read_frames, segments
+from iefvad.video import Segments, Upright, find_videos, gif, read_frames, segments
 from iefvad.video.clock import FrameClock
 from iefvad.video.damage import Damage
 from iefvad.video.decoding import Decoder
@@ -151,3 +152,38 @@ def test_a_frame_is_freed_when_its_orientation_was_read(tmp_path: Path) -> None:
     finally:
         gc.enable()
     assert alive < 10  # it was one per opened file
+
+
+def test_the_structure_of_gif(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    pictures = [Image.fromarray(np.full((48, 64, 3), 10 * number, np.uint8)) for number in range(20)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
+    assert gif.flaw(path) is None and len(list(read_frames(path))) == 20
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])  # without the mark of the end
+    assert gif.flaw(path) == f"its structure is damaged at byte {len(data) - 1}"
+    with pytest.raises(UserError, match="structure is damaged"):
+        list(read_frames(path))
+
+
+def test_damaged_jpeg_pictures_are_told(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), picture)
+    assert len(list(read_frames(tmp_path, fps=25))) == 4
+    data = (tmp_path / "0.jpg").read_bytes()
+    (tmp_path / "0.jpg").write_bytes(data[: len(data) // 2] + data[-2:])  # half of the data is missing
+    with pytest.raises(UserError, match=r"0\.jpg has a damaged picture"):
+        list(read_frames(tmp_path, fps=25))
+
+
+def test_another_codec_within_a_transport_stream_is_told(tmp_path: Path) -> None:
+    parts = []
+    for codec in ("mpeg2video", "libx264"):
+        path = make_video(tmp_path / f"{codec}.ts", codec=codec)
+        assert len(list(read_frames(path))) > 30
+        parts.append(path.read_bytes())
+    cut = len(parts[0]) * 2 // 3 // 188 * 188
+    path.write_bytes(parts[0][:cut] + parts[1][cut:])
+    with pytest.raises(UserError, match="packets gave no pictures"):
+        list(read_frames(path))
