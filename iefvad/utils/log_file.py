@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iefvad.utils.plain_json import parse_json
+from iefvad.utils.files import open_regular
+from iefvad.utils.plain_json import LARGEST, parse_json
 from iefvad.utils.values import NATURAL, SEED, limited, problem, problems
 
 
@@ -39,11 +40,16 @@ class LogRow:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a log.jsonl, one per epoch and model.
 
-    Lines that are cut off or damaged are left out: it is only a log. A row has "model", "seed" and "epoch", and all its
-    values are texts or finite numbers, or nothing.
+    A log that cannot be read is empty, and lines that are cut off or damaged are left out: it is only a log. A row has
+    "model", "seed" and "epoch", and all its values are texts or finite numbers, or nothing.
     """
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        with open_regular(path) as file:
+            text = file.read(LARGEST).decode(errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
         try:
             row = parse_json(line)
         except ValueError:
