@@ -167,7 +167,12 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_own_rate(run, tmp_path):
     for parameter in trainer.model.parameters():
         parameter.grad = torch.randn_like(parameter)
     trainer.optimizer.step()
-    save_state(tmp_path / "state.safetensors", trainer.model, trainer.optimizer, Progress(epoch=1))
+    save_state(
+        tmp_path / "state.safetensors",
+        trainer.model,
+        trainer.optimizer,
+        Progress(epoch=1, best_epoch=1, best_rank=(0.5, 0.0), best=trainer.model.state_dict()),
+    )
     tensors, metadata = read_tensors(tmp_path / "state.safetensors")
     numbers = {name: number for number, (name, _) in enumerate(trainer.model.named_parameters())}
     renamed = {}
