@@ -1,12 +1,14 @@
-"""Damage of the structure of a GIF file, whose decoder tells nothing.
+"""Damage of a GIF file, whose decoder in FFmpeg tells nothing.
 
-Colours and codes of pictures have no checksum: only the blocks around them can be looked at.
+Colours and codes of pictures have no checksum: only the blocks around them can be looked at, and codes that cannot be.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import BinaryIO
+
+from PIL import Image, ImageSequence
 
 from iefvad.utils.files import open_regular
 
@@ -20,11 +22,25 @@ class _FlawError(Exception):
 
 
 def flaw(path: Path) -> str | None:
-    """Return where the structure of a GIF file is damaged, in words, or None.
+    """Return where a GIF file is damaged, in words, or None.
 
     Raises:
         OSError: The file cannot be read.
     """
+    return _structure(path) or _codes(path)
+
+
+def _codes(path: Path) -> str | None:
+    with open_regular(path) as file, Image.open(file, formats=("GIF",)) as image:
+        for number, picture in enumerate(ImageSequence.Iterator(image), 1):
+            try:
+                picture.load()
+            except (OSError, ValueError, EOFError):
+                return f"its picture {number} cannot be decoded"
+    return None
+
+
+def _structure(path: Path) -> str | None:
     with open_regular(path) as file:
         place = 0
         try:

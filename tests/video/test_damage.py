@@ -90,7 +90,7 @@ def test_frames_before_the_first_key_frame_are_no_damage() -> None:
     damage = Damage(Path("a.ts"), frame_clock, "mpegts", 1 / 90_000)
     for corrupt, key, flawed in ((True, False, 0), (True, False, 0), (False, True, 0), (True, False, 1)):
         frame_clock.feed(None)
-        damage.look(SimpleNamespace(is_corrupt=corrupt, key_frame=key))
+        damage.look(SimpleNamespace(is_corrupt=corrupt, key_frame=key, pts=None))
         assert damage.flawed == flawed
 
 
@@ -160,9 +160,22 @@ def test_the_structure_of_gif(tmp_path: Path) -> None:
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
     assert gif.flaw(path) is None and len(list(read_frames(path))) == 20
     data = path.read_bytes()
+    data = path.read_bytes()
     path.write_bytes(data[:-1])  # without the mark of the end
     assert gif.flaw(path) == f"its structure is damaged at byte {len(data) - 1}"
     with pytest.raises(UserError, match="structure is damaged"):
+        list(read_frames(path))
+
+
+def test_the_codes_of_gif(tmp_path: Path) -> None:
+    """Blocks have their sizes still, but a code of a picture does not exist."""
+    path, random = tmp_path / "a.gif", np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 255, (48, 64), np.uint8)) for _ in range(20)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
+    data = path.read_bytes()
+    path.write_bytes(data[:-200] + b"\xff" * 32 + data[-168:])
+    assert gif.flaw(path) == "its picture 20 cannot be decoded"
+    with pytest.raises(UserError, match="picture 20 cannot be decoded"):
         list(read_frames(path))
 
 
