@@ -21,6 +21,7 @@ STRICT = frozenset({"ffv1", "gif", "hevc", "jpeg2000", "mjpeg"})
 """FFmpeg's names of decoders that do not mark frames with flaws, and can refuse them."""
 
 _SYNCHRONISED = frozenset({"mpegts", "mpeg", "flv"})  # formats in which FFmpeg silently skips what it cannot read
+_ONE_EACH = frozenset({"flv", "h263"})  # codecs in which each packet is one picture
 _TAIL = 8  # packets after that of the last frame, in order of decoding: more than reordering explains
 _MOST_PENDING = 4096
 _REACH = 1.0  # seconds around a jump in which damaged data explain it
@@ -34,18 +35,21 @@ class Damage:
         frame_clock: The clock of its frames.
         kind: FFmpeg's name of its format.
         tick: Seconds per unit of a time stamp.
+        codec: FFmpeg's name of its codec.
 
     Attributes:
         skipped: The last jump between two packets, or None.
         flawed: Number of decoded frames with flaws.
     """
 
-    def __init__(self, path: Path, frame_clock: FrameClock, kind: str, tick: float) -> None:
+    def __init__(self, path: Path, frame_clock: FrameClock, kind: str, tick: float, codec: str = "") -> None:
         self._path, self._clock, self._kind, self._tick = path, frame_clock, kind, tick
+        self._codec = codec
         self.skipped: Loss | None = None
         self.flawed = 0
         self._first_flawed = 0.0  # seconds
         self._started = False
+        self._whole = False  # it starts with a key frame
         self._flaws: list[float] = []  # seconds at which data were damaged
         self._marked: float | None = None  # time of a packet that is marked as corrupt
         self._since = 0  # packets since that one
@@ -54,6 +58,7 @@ class Damage:
         self._fed = 0  # packets so far
         self._pending: dict[int, int] = {}  # stamp of a picture → number of its packet, of those not decoded yet
         self._shown: int | None = None  # number of the packet of the last frame
+        self._stamp: int | None = None  # of the last frame
         self._place = 0  # of the last packet in the file
         # The place before a jump, and its time, until the place after it is known.
         self._doubt: tuple[int, float] | None = None
@@ -63,7 +68,8 @@ class Damage:
         self._packets += 1
         if packet.size:
             self._fed += 1
-            if packet.pts is not None and len(self._pending) < _MOST_PENDING:
+            self._whole = self._whole or (self._fed == 1 and packet.is_keyframe)
+            if packet.pts is not None and not packet.is_discard and len(self._pending) < _MOST_PENDING:
                 self._pending[packet.pts] = self._fed
         if packet.dts is not None:
             seconds = self._clock.seconds_of(packet.dts * self._tick)
@@ -89,13 +95,15 @@ class Damage:
         They are no damage.
         """
         self._shown = self._pending.pop(frame.pts, None) if frame.pts is not None else None
+        self._stamp = frame.pts
         if len(self._pending) > _MOST_PENDING // 2 and self._shown is not None:
             self._pending = {stamp: number for stamp, number in self._pending.items() if number > self._shown}
         if not frame.is_corrupt:
             self._started = True
             return
         self.note(self._clock.time)
-        if not self._started and not frame.key_frame:
+        first = self._whole and self._shown == 1  # damage may have made another kind of picture of the key frame
+        if not (self._started or frame.key_frame or first):
             return
         self._started = True
         if not self.flawed:
@@ -122,10 +130,17 @@ class Damage:
         return None
 
     def tail(self) -> str | None:
-        """Return how much of the end gave no pictures, in words, or None: its kind of video may have changed.
+        """Return how many packets gave no pictures, in words, or None: they are damaged, or their kind changed.
 
-        Containers with edit lists are left out: there, pictures may be hidden on purpose.
+        Without knowledge of the codec, only the end is looked at. Containers with edit lists are left out: there,
+        pictures may be hidden on purpose.
         """
+        if self._codec in _ONE_EACH and self._fed > self._clock.frames:
+            return f"{self._fed - self._clock.frames} of its {self._fed} packets gave no pictures"
+        if self._codec in STRICT and self._stamp is not None:  # threads of such a decoder may drop an error at the end
+            after = sum(stamp > self._stamp for stamp in self._pending)
+            if after > 1:
+                return f"its last {after} packets gave no pictures"
         if self._kind not in _SYNCHRONISED or self._shown is None or self._fed - self._shown <= _TAIL:
             return None
         return f"its last {self._fed - self._shown} packets gave no pictures"

@@ -230,7 +230,7 @@ class Decoder:
             self.clock = FrameClock(rate or ASSUMED_RATE, assumed=rate is None, zero=zero)
             stamped, base = _has_stamps(container, stream), stream.time_base or Fraction(0)
             tick, kind = float(base), container.format.name
-            damage = Damage(self.path, self.clock, kind, tick)
+            damage = Damage(self.path, self.clock, kind, tick, codec.name)
             self.claimed = stream.frames or None
             packets, last_end, cut, failures, failure = 0, 0.0, False, 0, ""
             whole, early = False, 0  # whether it starts with a key frame, and packets lost before the first frame then

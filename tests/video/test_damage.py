@@ -94,6 +94,41 @@ def test_frames_before_the_first_key_frame_are_no_damage() -> None:
         assert damage.flawed == flawed
 
 
+@pytest.mark.parametrize(("whole", "flawed"), [(True, 1), (False, 0)])
+def test_a_key_frame_that_damage_makes_another_kind_is_damage(whole: bool, flawed: int) -> None:
+    frame_clock = FrameClock(25.0)
+    damage = Damage(Path("a.mp4"), frame_clock, "mp4", 1 / 25)
+    damage.watch(SimpleNamespace(size=9, pts=0, dts=None, pos=None, is_keyframe=whole, is_discard=False))
+    frame_clock.feed(None)
+    damage.look(SimpleNamespace(is_corrupt=True, key_frame=False, pts=0))
+    assert damage.flawed == flawed
+
+
+@pytest.mark.parametrize(
+    ("codec", "told"),
+    [("flv", "1 of its 3 packets gave no pictures"), ("h264", None), ("hevc", None)],
+)
+def test_packets_without_pictures_are_told_where_each_has_one(codec: str, told: str | None) -> None:
+    frame_clock = FrameClock(25.0)
+    damage = Damage(Path("a.flv"), frame_clock, "mp4", 1 / 25, codec)
+    for pts in range(3):
+        damage.watch(SimpleNamespace(size=9, pts=pts, dts=None, pos=None, is_keyframe=not pts, is_discard=False))
+    for pts in (0, 2):
+        frame_clock.feed(None)
+        damage.look(SimpleNamespace(is_corrupt=False, key_frame=not pts, pts=pts))
+    assert damage.tail() == told
+
+
+def test_an_error_that_threads_drop_at_the_end_is_told() -> None:
+    frame_clock = FrameClock(25.0)
+    damage = Damage(Path("a.mp4"), frame_clock, "mp4", 1 / 25, "hevc")
+    for pts in (0, 1, 2, 3):
+        damage.watch(SimpleNamespace(size=9, pts=pts, dts=None, pos=None, is_keyframe=not pts, is_discard=False))
+    frame_clock.feed(None)
+    damage.look(SimpleNamespace(is_corrupt=False, key_frame=True, pts=0))
+    assert damage.tail() == "its last 3 packets gave no pictures"
+
+
 def test_decoders_have_the_limit_for_pictures_that_grow(tmp_path: Path) -> None:
     with opened(make_video(tmp_path / "a.mp4", frames=2), 10_000) as (_, stream, _):
         assert 10_000 <= int(stream.codec_context.options["max_pixels"]) < 2_000_000
@@ -123,7 +158,7 @@ def test_any_error_costs_one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def failing(path: Path, **more: object) -> object:
         if Path(path).name == "a.mp4":
             raise MemoryError
-        return probe(path, **more)  # type: ignore[arg-type]
+        return probe(path, **more)
 
     monkeypatch.setattr(segments, "probe", failing)
     monkeypatch.setattr(jobs, "state_of", lambda path: next(states) if path.name == "c.mp4" else state_of(path))
