@@ -153,7 +153,15 @@ def _both(tensors: list[Tensor], call: Call, backend: str, seed: int) -> tuple[l
     return [o.detach() for o in outputs], [g for g in grads if g is not None]
 
 
-def _differs(got: list[Tensor], want: list[Tensor], dtype: torch.dtype, what: str) -> str | None:
+def _differs(
+    got: list[Tensor], want: list[Tensor], dtype: torch.dtype, what: str, *, corners: tuple[int, ...] = ()
+) -> str | None:
+    """Return how tensors differ, or None.
+
+    Args:
+        corners: numbers of tensors of which one row in a hundred, and at least one, may differ: a rounded input of a
+            ReLU near 0 may be on its other side, which changes the gradients of this hidden unit.
+    """
     if len(got) != len(want):
         return f"{len(got)} {what} and not {len(want)}"
     for k, (a, b) in enumerate(zip(got, want, strict=True)):
@@ -170,13 +178,19 @@ def _differs(got: list[Tensor], want: list[Tensor], dtype: torch.dtype, what: st
         if not bool(fine.any()):
             continue
         scale = max(1.0, float(b[fine].abs().max()))
-        error = float((a - b)[fine].abs().max()) / scale
+        errors = torch.where(fine, (a - b).abs(), 0) / scale
+        if k in corners:
+            units = errors.flatten() if a.dim() < 3 else errors.flatten(0, -2).amax(-1)
+            errors = units.sort().values[: -max(1, len(units) // 100)]
+        error = float(errors.max()) if errors.numel() else 0.0
         if error > TOLERANCE[dtype]:
             return f"{what} {k} differ by {error:.2e}"
     return None
 
 
-def _compare(tensors: list[Tensor], call: Call, r: random.Random, *, grads: bool = True) -> str | None:
+def _compare(
+    tensors: list[Tensor], call: Call, r: random.Random, *, grads: bool = True, corners: tuple[int, ...] = ()
+) -> str | None:
     """Return how the operator differs from the reference in float64, or None."""
     dtype = tensors[0].dtype if tensors[0].dtype.is_floating_point else torch.float32
     seed = r.randrange(1 << 30)
@@ -185,7 +199,7 @@ def _compare(tensors: list[Tensor], call: Call, r: random.Random, *, grads: bool
     want, want_grads = _both(wide, call, "reference", seed)
     reason = _differs(got, want, dtype, "outputs")
     if reason is None and grads:
-        reason = _differs(got_grads, want_grads, dtype, "gradients")
+        reason = _differs(got_grads, want_grads, dtype, "gradients", corners=corners if dtype.itemsize == 2 else ())
     return reason
 
 
@@ -310,7 +324,7 @@ def case(number: int, random: random.Random, stock: Path) -> Case:
         spoiled = f", {value} in tensor {tensor} at {at}"
 
     def act() -> int:
-        return _say(_compare(tensors, call, random, grads=not spoiled))
+        return _say(_compare(tensors, call, random, grads=not spoiled, corners=(1, 2) if name == "refine" else ()))
 
     return Case(f"{name} on {described}{spoiled}", lambda folder: None, act, _judge)
 
