@@ -387,9 +387,7 @@ def _bomb(random: random_module.Random, stock: Path) -> Case:
         outcome = judged(folder, ended)
         if outcome in ("traceback", "hang", "crash"):
             return outcome
-        if command == "detect" and what == "frames":
-            return "refused" if ended.status == 1 and ended.err.count("--max-frames") == 3 else "silent"
-        if command == "extract" and what == "frames":
+        if what == "frames":
             return "refused" if ended.status == 1 and ended.err.count("--max-frames;") == 3 else "silent"
         if command == "extract" and not _good_ones_are_there(folder / "store", stock):
             return "loss"
