@@ -342,10 +342,10 @@ def test_one_video_of_each_kind(tmp_path, run):
     assert crop_of(tmp_path) == "0"
 
 
-@pytest.mark.parametrize(("shape", "part"), [((12, 10, DIM), "array[:, i]"), ((10, 12, DIM), "array[i]")])
-def test_crops_in_one_file(shape, part, tmp_path, run):
+@pytest.mark.parametrize("shape", [(12, 10, DIM), (10, 12, DIM)])
+def test_crops_in_one_file(shape, tmp_path, run):
     status, text = run(*layout(tmp_path, name="{}_i3d.npy", shape=shape))
-    assert status == 2 and f"save {part} as NAME__i.npy for each crop i" in text
+    assert status == 0, text
 
 
 @pytest.mark.parametrize("folder", ["rgb", "UCFClipFeatures"])

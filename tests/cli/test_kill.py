@@ -84,13 +84,21 @@ def kill_and_compare(server: Server, command: str, inputs: Path, out: Path, kill
     return kept
 
 
+def _files_in(folder: Path) -> int:
+    """Return the number of files. The folder comes, and goes again, while it is tried."""
+    try:
+        return len(os.listdir(folder))
+    except FileNotFoundError:
+        return 0
+
+
 def wait_for_a_moment(seeded: random.Random, folder: Path, needed: float) -> None:
     """Wait for a random part of the time, or for a moment during the writing."""
     until = time.perf_counter() + seeded.uniform(0, 1.0) * needed
     if seeded.random() < 0.5:
         until += needed
         files = seeded.randint(1, 8)
-        while time.perf_counter() < until and not (folder.is_dir() and len(os.listdir(folder)) >= files):
+        while time.perf_counter() < until and _files_in(folder) < files:
             time.sleep(0.0005)
         until = time.perf_counter() + seeded.uniform(0, 0.02)
     time.sleep(max(0.0, until - time.perf_counter()))
