@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ if importlib.util.find_spec("hypothesis") is not None:  # the tests on a GPU do 
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+
+# A job in the background of a shell ignores SIGINT, and one under `nohup` SIGHUP; commands then keep that.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 _THREADS = torch.get_num_threads()
 _WITH_THREADS = {"kernels", "gpu", "utils"}
