@@ -7,7 +7,7 @@ import io
 
 from iefvad.utils.csv_text import CsvRows
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import PathLike, open_regular
+from iefvad.utils.files import PathLike, read_regular
 
 LARGEST = 256 << 20
 """Maximum size of a text file in bytes. The longest list of the field has 5 MB."""
@@ -24,14 +24,13 @@ def read_text(path: PathLike, what: str) -> str:
         UserError: The file is missing, cannot be read, is too large, is not UTF-8, or contains NUL bytes.
     """
     try:
-        with open_regular(path) as file:
-            data = file.read(LARGEST + 1)
+        data = read_regular(path, LARGEST)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path of the {what}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read as {what}: {error.strerror or error}; check the path") from error
-    if len(data) > LARGEST:
-        raise UserError(f"{path} cannot be read as {what}: it has more than {LARGEST >> 20} MiB; check the path")
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as {what}: {error}; check the path") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iefvad.utils.files import open_regular
+from iefvad.utils.files import read_regular
 from iefvad.utils.plain_json import LARGEST, parse_json
 from iefvad.utils.values import NATURAL, SEED, limited, problem, problems
 
@@ -45,9 +45,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """
     rows = []
     try:
-        with open_regular(path) as file:
-            text = file.read(LARGEST).decode(errors="replace")
-    except OSError:
+        text = read_regular(path, LARGEST).decode(errors="replace")
+    except (OSError, ValueError):
         return []
     for line in text.splitlines():
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import open_regular
+from iefvad.utils.files import read_regular
 
 LARGEST = 256 << 20
 """Maximum size of a JSON file in bytes."""
@@ -49,11 +49,7 @@ def read_json(path: Path, remedy: str) -> Any:
         UserError: it cannot be read, is too large, or is not JSON.
     """
     try:
-        with open_regular(path) as file:
-            data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise ValueError(f"it has more than {LARGEST >> 20} MiB")
-        return parse_json(data)
+        return parse_json(read_regular(path, LARGEST))
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:

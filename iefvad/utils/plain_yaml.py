@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from iefvad.utils.errors import UserError
-from iefvad.utils.files import open_regular
+from iefvad.utils.files import read_regular
 
 LARGEST = 1 << 20
 """Maximum size of a file of settings in bytes."""
@@ -52,11 +52,7 @@ def read_yaml(path: str | Path) -> Any:
         UserError: it cannot be read, is too large, is not YAML, has aliases, or names something twice.
     """
     try:
-        with open_regular(path) as file:
-            data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise UserError(f"{path} is too large: files of settings have at most {LARGEST >> 20} MiB.")
-        return yaml.load(data.decode("utf-8"), Loader=Loader)  # a safe loader
+        return yaml.load(read_regular(path, LARGEST).decode("utf-8"), Loader=Loader)  # a safe loader
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
@@ -64,4 +60,5 @@ def read_yaml(path: str | Path) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
+        what = what or ("it is nested too deeply" if isinstance(error, RecursionError) else str(error))
         raise UserError(f"{path} cannot be read as YAML{where}: {what or 'it is damaged'}.") from error

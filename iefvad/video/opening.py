@@ -130,7 +130,7 @@ def opened(
             codec = stream.codec_context
             size = (codec.width, codec.height)
             require_pixels(path, size if all(size) else _stated_size(path), max_pixels)
-            codec.options = {**codec.options, "max_pixels": _limit(max_pixels)}
+            codec.options = {**codec.options, "max_pixels": ffmpeg_limit(max_pixels)}
             yield container, stream, file
 
 
@@ -156,7 +156,7 @@ def _container(path: Path, file: VideoFile, max_pixels: int) -> av.container.Inp
     silence_ffmpeg()
     try:
         # No protocol has this name, so FFmpeg can open nothing but the file that it is given.
-        options = {"protocol_whitelist": "none", "max_pixels": _limit(max_pixels)}
+        options = {"protocol_whitelist": "none", "max_pixels": ffmpeg_limit(max_pixels)}
         container = av.open(file, mode="r", options=options, metadata_errors="replace")
         assert isinstance(container, av.container.InputContainer)
         return container
@@ -166,7 +166,7 @@ def _container(path: Path, file: VideoFile, max_pixels: int) -> av.container.Inp
         raise UserError(f"{path} cannot be opened as a video: {_kind(file)}") from error
 
 
-def _limit(max_pixels: int) -> str:
+def ffmpeg_limit(max_pixels: int) -> str:
     """Return the limit for FFmpeg, which counts the edges that it adds to pictures, too."""
     return str(min(LARGEST_LIMIT, max_pixels * 5 // 4 + (1 << 16)))
 

@@ -96,7 +96,7 @@ def test_yaml_that_is_no_text(tmp_path):
     with pytest.raises(UserError, match="not UTF-8"):
         read_yaml(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_bytes(b"# comment\n" * 200_000)
-    with pytest.raises(UserError, match="at most 1 MiB"):
+    with pytest.raises(UserError, match="more than 1 MiB"):
         read_yaml(tmp_path / "b.yaml")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from iefvad.utils.addresses import check_address
 from iefvad.utils.errors import UserError
 from iefvad.video import Upright, frame_rate, silence_ffmpeg
-from iefvad.video.opening import MAX_PIXELS
+from iefvad.video.opening import MAX_PIXELS, ffmpeg_limit
 
 
 class ConnectionLostError(Exception):
@@ -55,7 +55,7 @@ class StreamConnection:
     def __init__(self, address: str, timeout: float) -> None:
         """Open the connection; see `connect`."""
         options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
-        options["max_pixels"] = str(MAX_PIXELS)
+        options["max_pixels"] = ffmpeg_limit(MAX_PIXELS)
         try:
             silence_ffmpeg()
             self._container = av.open(address, mode="r", timeout=timeout, options=options)
@@ -71,7 +71,7 @@ class StreamConnection:
             if not isinstance(stream, av.VideoStream):
                 raise ConnectionLostError("it contains no video")
             self._stream = stream
-            stream.codec_context.options = {**stream.codec_context.options, "max_pixels": str(MAX_PIXELS)}
+            stream.codec_context.options = {**stream.codec_context.options, "max_pixels": ffmpeg_limit(MAX_PIXELS)}
             stream.thread_type = "SLICE"  # threads by frame would delay as many frames as there are threads
             self.finite = bool(self._container.duration)
             # FFmpeg guesses 25 where a camera tells no rate, and makes up the time stamps from it.
