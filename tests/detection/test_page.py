@@ -18,8 +18,9 @@ import pytest
 from iefvad.detection.live.channel import LiveAlarm, LiveScore
 from iefvad.detection.page import board as boards
 from iefvad.detection.page.board import Board, Seen
-from iefvad.detection.page.server import PageServer, _Events, host_allowed, parse_address
+from iefvad.detection.page.server import PageServer, _Events
 from iefvad.utils.errors import UserError
+from iefvad.web.server import host_allowed, parse_address
 from tests.helpers.browser import CHROMIUM, browser
 
 NAMES = ["Entrance", "Yard <img src=x onerror=document.title=1> & 'gate' </script>"]
@@ -216,7 +217,7 @@ def test_in_a_browser(board, tmp_path):
 
 
 def test_visitors_cannot_use_up_descriptors(board, monkeypatch):
-    monkeypatch.setattr("iefvad.detection.page.server._SILENT", 0.5)
+    monkeypatch.setattr("iefvad.web.server._SILENT", 0.5)
     with serving(board) as (_, port), contextlib.ExitStack() as stack:
         visitors = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(100)]
         refused = sum(_ended(visitor, 0.01) for visitor in visitors)

@@ -1,0 +1,1 @@
+"""The web server that the pages of live detection and of labelling share."""
