@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from iefvad.checkpoints.calibration import CALIBRATION, Calibration
 from iefvad.cli.command import command
-from iefvad.detection.calibrate import CalibrateConfig, calibrate, poisson_bound
-from iefvad.detection.outputs import describe_rule
-from iefvad.detection.threshold import Rule
+from iefvad.detection.config import CalibrateConfig
 from iefvad.utils.files import require_writable, rescued
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import clock, readable
+
+if TYPE_CHECKING:
+    from iefvad.checkpoints.calibration import Calibration
 
 
 @command("calibrate")
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, CalibrateConfig)
     arguments = parser.parse_args(argv)
     config = from_namespace(CalibrateConfig, arguments)
+    from iefvad.checkpoints.calibration import CALIBRATION
+    from iefvad.detection.calibrate import calibrate
+
     folder = Path(config.out or arguments.run)
     if config.out or folder.is_dir():  # else the model is not there, which is said more clearly
         require_writable(folder)
@@ -46,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(calibration: Calibration, path: Path) -> None:
+    from iefvad.detection.calibrate import poisson_bound
+    from iefvad.detection.outputs import describe_rule
+    from iefvad.detection.threshold import Rule
+
     rule = Rule(calibration.threshold, calibration.low, calibration.merge_gap, calibration.min_length)
     flagged = sum(video["flagged"] for video in calibration.videos)
     print(

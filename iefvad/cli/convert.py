@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from iefvad.checkpoints.convert import Conversion, convert_checkpoint
 from iefvad.cli.command import command
-from iefvad.encoders.weights import quickgelu_model
 from iefvad.utils.options import make_parser
 from iefvad.utils.text import readable
+
+if TYPE_CHECKING:
+    from iefvad.checkpoints.convert import Conversion
 
 
 @command("convert")
@@ -24,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("source", type=str, help="checkpoint file to read", metavar="SOURCE")
     parser.add_argument("destination", type=str, help="safetensors file to write", metavar="DESTINATION")
     arguments = parser.parse_args(argv)
+    from iefvad.checkpoints.convert import convert_checkpoint
+    from iefvad.encoders.weights import quickgelu_model
+
     conversion = convert_checkpoint(arguments.source, arguments.destination)
     print(f"{readable(arguments.destination)}: {conversion.kept} tensors kept, {_dropped(conversion)}")
     if conversion.quickgelu:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iefvad.cli.command import command, dispatch
-from iefvad.data.check.all_checks import check_all
-from iefvad.data.check.recognise import Kind, Split
-from iefvad.data.check.render import as_text, write_reports
-from iefvad.data.ground_truth import ground_truth_of_list, write_ground_truth
-from iefvad.data.verify import verify
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import require_writable_file, rescued_file
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.text import readable
 from iefvad.utils.values import NATURAL
+
+if TYPE_CHECKING:
+    from iefvad.data.check.recognise import Kind, Split
 
 COMMANDS = {
     "check": ("iefvad.cli.data:check_main", "find contradictions between lists, annotations and frame truth"),
@@ -103,6 +102,9 @@ def check_main(argv: Sequence[str] | None = None) -> int:
             "nothing to check: give folders of lists and annotations, or single files with --annotations, --test-list"
             " and others"
         )
+    from iefvad.data.check.all_checks import check_all
+    from iefvad.data.check.render import as_text, write_reports
+
     if config.out:
         require_writable_file(Path(config.out))
     reports = check_all(arguments.folders or [], files, features=config.features or None)
@@ -129,6 +131,8 @@ def verify_main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, VerifyConfig)
     arguments = parser.parse_args(argv)
     config = from_namespace(VerifyConfig, arguments)
+    from iefvad.data.verify import verify
+
     damaged = False
     for path in map(Path, arguments.paths):
         found = verify(path, forget=config.forget)
@@ -162,6 +166,8 @@ def gt_main(argv: Sequence[str] | None = None) -> int:
     if missing:
         raise UserError(f"{', '.join(missing)} must be given")
     assert config.annotations and config.test_list and config.out
+    from iefvad.data.ground_truth import ground_truth_of_list, write_ground_truth
+
     require_writable_file(Path(config.out))
     truth = ground_truth_of_list(
         config.test_list,

@@ -8,14 +8,9 @@ from pathlib import Path
 
 from iefvad.cli.command import command
 from iefvad.detection.config import GROUPS, DetectConfig
-from iefvad.detection.detect import inputs
-from iefvad.detection.detector import Detector
-from iefvad.detection.outputs import Names, describe_failure, describe_rule, write_results
-from iefvad.detection.terminal import summarize, watch
 from iefvad.utils.files import require_writable
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import readable
-from iefvad.video import find_videos, require_rate
 
 
 @command("detect")
@@ -41,6 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, DetectConfig, GROUPS)
     arguments = parser.parse_args(argv)
     config = from_namespace(DetectConfig, arguments)
+    from iefvad.detection.detect import inputs
+    from iefvad.detection.detector import Detector
+    from iefvad.detection.outputs import Names, describe_failure, describe_rule, write_results
+    from iefvad.detection.terminal import summarize, watch
+    from iefvad.video import find_videos, require_rate
+
     cameras = inputs(arguments.videos, config)
     videos = [] if cameras else find_videos(arguments.videos)
     require_rate(videos, config.fps)

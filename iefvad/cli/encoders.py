@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from iefvad.cli.command import command
-from iefvad.encoders.encoder import Precision
-from iefvad.encoders.listing import Listed, list_encoders, measure
+from iefvad.encoders.choices import Precision
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.text import readable
+
+if TYPE_CHECKING:
+    from iefvad.encoders.listing import Listed
 
 
 @dataclass
@@ -39,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, EncodersConfig)
     arguments = parser.parse_args(argv)
     config = from_namespace(EncodersConfig, arguments)
+    from iefvad.encoders.listing import list_encoders, measure
+
     entries = [entry for entry in list_encoders(arguments.word or "") if entry.here or not config.cached]
     if config.measure:
         entries = measure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iefvad.cli.command import command
-from iefvad.evaluation.evaluate import EvaluateConfig, evaluate
+from iefvad.evaluation.config import EvaluateConfig
 from iefvad.utils.options import add_options, from_namespace, make_parser
 
 
@@ -28,5 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_options(parser, EvaluateConfig)
     arguments = parser.parse_args(argv)
-    evaluate(arguments.run, from_namespace(EvaluateConfig, arguments))
+    config = from_namespace(EvaluateConfig, arguments)
+    from iefvad.evaluation.evaluate import evaluate
+
+    evaluate(arguments.run, config)
     return 0

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from iefvad.cli.command import command
 from iefvad.extraction.config import ExtractConfig, ExtractReport
-from iefvad.extraction.extract import extract
-from iefvad.extraction.jobs import FAILED
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import readable
 
@@ -42,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, ExtractConfig, groups)
     arguments = parser.parse_args(argv)
     config = from_namespace(ExtractConfig, arguments)
+    from iefvad.extraction.extract import extract
+
     try:
         report = extract(arguments.videos, arguments.out, config)
     except KeyboardInterrupt:
@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _summary(report: ExtractReport, out: str) -> str:
+    from iefvad.extraction.jobs import FAILED
+
     total = len(report.done) + len(report.skipped) + len(report.failed)
     rate = f", {report.frames} frames at {report.frames / report.seconds:.1f} frames/s" if report.frames else ""
     if report.encoded < report.frames:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iefvad.cli.command import command, dispatch
-from iefvad.data.importing import ImportConfig, import_features
-from iefvad.features.npy_folders import ExportConfig, export_features
-from iefvad.features.store import FeatureStore
-from iefvad.features.summary import describe, describe_packed, incomplete_note
+from iefvad.data.config import ImportConfig
+from iefvad.features.config import ExportConfig
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import readable
 
@@ -38,7 +36,11 @@ def import_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("store", type=str, nargs="?", help="feature store made by `iefvad extract`", metavar="STORE")
     add_options(parser, ImportConfig)
     arguments = parser.parse_args(argv)
-    store = import_features(arguments.store, from_namespace(ImportConfig, arguments))
+    config = from_namespace(ImportConfig, arguments)
+    from iefvad.data.importing import import_features
+    from iefvad.features.summary import describe_packed
+
+    store = import_features(arguments.store, config)
     print(describe_packed(store))
     return 0
 
@@ -56,6 +58,10 @@ def export_main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, ExportConfig)
     arguments = parser.parse_args(argv)
     config = from_namespace(ExportConfig, arguments)
+    from iefvad.features.npy_folders import export_features
+    from iefvad.features.store import FeatureStore
+    from iefvad.features.summary import incomplete_note
+
     print(f"{readable(config.out)}: {export_features(arguments.store, config)} clips, an image and an event file each")
     for note in incomplete_note(FeatureStore(arguments.store)):
         print(readable(note))
@@ -67,5 +73,8 @@ def info_main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad features info` and return the exit status."""
     parser = make_parser("features info", "Describe what a feature store or a packed store contains.", usage="STORE")
     parser.add_argument("store", type=str, help="folder of the store", metavar="STORE")
-    print(describe(parser.parse_args(argv).store))
+    arguments = parser.parse_args(argv)
+    from iefvad.features.summary import describe
+
+    print(describe(arguments.store))
     return 0

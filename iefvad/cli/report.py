@@ -32,7 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
     )
     arguments = parser.parse_args(argv)
-    # Here, because matplotlib is slow to import.
     from iefvad.report.compare_page import write_comparison
     from iefvad.report.run_folder import write_run_report
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iefvad.cli.command import command
-from iefvad.reproduce.plan import TARGETS
-from iefvad.reproduce.run import HowToRun, reproduce
-from iefvad.sweep.runner import Engine
+from iefvad.reproduce.targets import TARGETS
+from iefvad.sweep.choices import Engine
 from iefvad.training.settings import TrainConfig, resolve
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.seeds import read_seeds
@@ -67,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = from_namespace(TrainConfig, found, without=("seeds", "out"))
     preset = resolve(config).preset
     config.seeds = read_seeds(found.seeds or ["0..3" if preset == "synth" else "0..9"])
+    from iefvad.reproduce.run import HowToRun, reproduce
+
     how = HowToRun(
         jobs=options.jobs,
         threads=found.threads or 1,

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iefvad.cli.command import command
-from iefvad.sweep.outputs import text_tables, write_outputs
-from iefvad.sweep.plan import Entry, plan
-from iefvad.sweep.runner import Engine, run_all
+from iefvad.sweep.choices import Engine
 from iefvad.training.settings import TrainConfig
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.seeds import read_seeds
 from iefvad.utils.text import readable
 from iefvad.utils.values import Range
+
+if TYPE_CHECKING:
+    from iefvad.sweep.plan import Entry
 
 
 @dataclass
@@ -76,6 +78,8 @@ def parse_sweep(argv: Sequence[str] | None = None) -> Sweep:
     found = parser.parse_args(argv)
     config = from_namespace(SweepConfig, found)
     base = from_namespace(TrainConfig, found, without=("seeds", "out"))
+    from iefvad.sweep.plan import plan
+
     entries = plan(base, found.vary, read_seeds(found.seeds), grid=config.grid, lists=config.lists)
     out = Path(config.out or Path("sweeps") / entries[0].training.settings.preset)
     return Sweep(config, entries, out, found.threads or 1)
@@ -85,6 +89,9 @@ def parse_sweep(argv: Sequence[str] | None = None) -> Sweep:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad sweep` and return the exit status: 1 where a training failed."""
     sweep = parse_sweep(argv)
+    from iefvad.sweep.outputs import text_tables, write_outputs
+    from iefvad.sweep.runner import run_all
+
     config, entries = sweep.config, sweep.entries
     trainings = {entry.training.key: entry.training for entry in entries}
     names = {entry.training.key: _name(entry) for entry in reversed(entries)}

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from iefvad.cli.command import command
-from iefvad.training import distributed
+from iefvad.training.main_process import Aborted, main_process_output
 from iefvad.training.settings import Settings, TrainConfig, resolve
-from iefvad.training.train import Interrupted, train
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.seeds import expand_seeds
 from iefvad.utils.text import readable
@@ -41,16 +40,18 @@ def parse_train(argv: Sequence[str] | None = None) -> Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad train` and return the exit status."""
     try:
-        with distributed.main_process_output():
+        with main_process_output():
             config = parse_train(argv)
-    except distributed.Aborted:
+    except Aborted:
         return 2
+    from iefvad.training.train import Interrupted, train
+
     try:
         train(config)
-    except distributed.Aborted:
+    except Aborted:
         return 2
     except Interrupted as interrupted:
-        with distributed.main_process_output():
+        with main_process_output():
             path = interrupted.folder / "config.yaml"
             print(
                 f"\niefvad: interrupted; finished epochs are kept. Continue with:"

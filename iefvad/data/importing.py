@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from iefvad.data.config import ImportConfig
 from iefvad.data.datasets import load_lists, load_store
 from iefvad.features.packed import PackedStore
 from iefvad.features.packing import folder_pair, pack
 from iefvad.features.videos import Benchmark
-from iefvad.model.config import LONGEST_CHUNK
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import require_writable
-from iefvad.utils.options import checked, option
-from iefvad.utils.values import RATE, Range
-
-
-@dataclass
-class ImportConfig:
-    """Settings of `iefvad features import`."""
-
-    out: str | None = option(None, "folder of the packed store [required]")
-    train_list: str | None = option(None, "CSV `path,label` of the training videos [default: train.csv of STORE]")
-    test_list: str | None = option(None, "CSV `path,label` of the test videos [default: test.csv of STORE]")
-    gt: str | None = option(None, "gt.npy: 16 frame labels per segment, concatenated in the order of the test list")
-    annotations: str | None = option(None, "frame annotations of the test videos [default: annotations.txt of STORE]")
-    features: str | None = option(None, "folder with the .npy files of the lists [default: their paths as written]")
-    image_folder: str = option("rgb", "folder of the image features in a listed path")
-    event_folder: str = option("event", "folder that replaces it to find the event features")
-    image_dir: str | None = option(None, "folder of image features without lists, NAME.npy or NAME__c.npy")
-    event_dir: str | None = option(None, "folder of their event features, with the same names")
-    max_segments: int = option(
-        256, "longer training clips are averaged to this number of bins", Range(1, LONGEST_CHUNK)
-    )
-    fps: float = option(30.0, "frames per second of the videos of .npy files, only used to print times", RATE)
-    nan: Literal["error", "zero"] = option("error", "NaN or infinity in features: stop, or replace by zero")
+from iefvad.utils.options import checked
 
 
 def import_features(store: str | None, config: ImportConfig, *, progress: bool = True) -> PackedStore:

@@ -4,69 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from iefvad.checkpoints.calibration import Calibration, fingerprint
 from iefvad.checkpoints.hub import IEFVAD, Baseline
-from iefvad.detection.config import DetectConfig
+from iefvad.detection.config import CalibrateConfig, DetectConfig
 from iefvad.detection.detector import Detector
 from iefvad.detection.outputs import describe_failure
 from iefvad.detection.threshold import Rule
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
-from iefvad.utils.options import checked, option
+from iefvad.utils.options import checked
 from iefvad.utils.text import clock, readable
-from iefvad.utils.values import COUNT, NATURAL, NOT_NEGATIVE, RATE, Range
-from iefvad.video import LARGEST_LIMIT, MAX_FRAMES, MAX_PIXELS, find_videos, require_rate
-
-
-@dataclass
-class CalibrateConfig:
-    """Settings of `iefvad calibrate`."""
-
-    false_alarms_per_hour: float = option(1.0, "maximum false alarms per hour of normal video", NOT_NEGATIVE)
-    low_share: float = option(
-        0.8, "a flagged interval ends when the score falls below this fraction of the threshold", Range(above=0, most=1)
-    )
-    merge_gap: float = option(2.0, "join flagged intervals with gaps of at most this many seconds", NOT_NEGATIVE)
-    min_length: float = option(0.0, "leave out flagged intervals shorter than this many seconds", NOT_NEGATIVE)
-    hop: int | None = option(
-        None,
-        "number of segments scored at a time; use the value that `iefvad detect` will use, which is 1 for live input"
-        " [default: as for files]",
-        COUNT,
-    )
-    context: int | None = option(
-        None, "number of earlier segments that the attention also sees [default: as in `iefvad detect`]", NATURAL
-    )
-    tail: Literal["drop", "repeat"] = option(
-        "repeat", "last segment of fewer than 16 frames: leave it out, or fill it by repeating its last frame"
-    )
-    on_truncated: Literal["error", "keep"] = option(
-        "error", "truncated video: report an error, or score the part that can be decoded"
-    )
-    fps: float | None = option(
-        None,
-        "frames per second of folders of frames (NAME/000.jpg, 001.jpg ...); video files have their own rate",
-        RATE,
-    )
-    max_pixels: int = option(
-        MAX_PIXELS,
-        "maximum number of pixels per frame; a video or picture with more is not decoded",
-        Range(1, LARGEST_LIMIT),
-    )
-    max_frames: int = option(MAX_FRAMES, "maximum number of frames per video", COUNT)
-    image_weights: str | None = option(
-        None, "weights of the image encoder (as for `iefvad extract`), if they have moved since the features were made"
-    )
-    event_weights: str | None = option(None, "weights of the event encoder, if they have moved")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    out: str | None = option(None, "folder for calibration.json [default: RUN, where `iefvad detect` looks for it]")
+from iefvad.video import find_videos, require_rate
 
 
 def calibrate(

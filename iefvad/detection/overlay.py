@@ -14,7 +14,7 @@ from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.files import write_with
 from iefvad.utils.text import clock
 from iefvad.video import SEGMENT, timed_frames
-from iefvad.video.opening import MAX_PIXELS
+from iefvad.video.limits import MAX_PIXELS
 
 _LEAST_WIDTH = 480  # smaller pictures are enlarged by a whole factor, so that the text can be read
 _MOST_PIXELS = 1 << 23  # of a picture that is enlarged

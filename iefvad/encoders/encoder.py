@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from iefvad.encoders.choices import Precision, QuickGelu
 from iefvad.encoders.lite import LITE
-from iefvad.encoders.sources import QuickGelu, describes_itself
+from iefvad.encoders.sources import describes_itself
 from iefvad.encoders.towers import Tower, build_tower
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
-
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Encoder:

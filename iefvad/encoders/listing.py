@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from iefvad.encoders.encoder import Encoder, Precision, build_encoder, choose_dtype
+from iefvad.encoders.choices import Precision
+from iefvad.encoders.encoder import Encoder, build_encoder, choose_dtype
 from iefvad.encoders.lite import LITE, LITE_CONFIG, LITE_PREPROCESS, lite_file
 from iefvad.encoders.sources import Source, tag_repository
 from iefvad.encoders.timm_models import timm_tower

@@ -13,8 +13,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from iefvad.encoders.choices import QuickGelu
 from iefvad.encoders.described import (
     CONFIG,
     OPEN_CLIP_CONFIG,
@@ -35,7 +36,6 @@ from iefvad.encoders.weights import is_transformers, says_quickgelu
 from iefvad.utils.errors import UserError
 from iefvad.utils.text import few
 
-QuickGelu = Literal["auto", "yes", "no"]
 _SCHEMES = ("local-dir:", "hf-hub:", "timm:")
 
 CLIP_PREPROCESS: dict[str, Any] = {

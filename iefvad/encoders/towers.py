@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iefvad.encoders import descriptor
-from iefvad.encoders.sources import CLIP_PREPROCESS, QuickGelu, Source, describes_itself, find_source, with_scheme
+from iefvad.encoders.choices import QuickGelu
+from iefvad.encoders.sources import CLIP_PREPROCESS, Source, describes_itself, find_source, with_scheme
 from iefvad.encoders.timm_models import fold_batch_norms, read_timm, timm_tower, width_of
 from iefvad.encoders.weights import check_names, read_transformers, read_visual
 from iefvad.utils.devices import meta_device

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from iefvad.checkpoints.hub import IEFVAD, Baseline, load_model, load_trained
 from iefvad.checkpoints.pretrained import RUN_CONFIG, is_released_file
 from iefvad.data.datasets import load_lists
+from iefvad.evaluation.config import EvaluateConfig
 from iefvad.features.packed import is_packed
 from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark
 from iefvad.model.baselines.config import BaselineConfig
-from iefvad.model.config import WIDEST, Noise
-from iefvad.scoring.robustness import (
-    DRAWS,
-    RATIOS,
-    Damage,
-    Mask,
-    explain,
-    over_seeds,
-    robustness,
-    robustness_table,
-)
+from iefvad.scoring.choices import Damage
+from iefvad.scoring.robustness import explain, over_seeds, robustness, robustness_table
 from iefvad.scoring.scorer import check_encoder, crop_notes, density_scores, score_videos, tested_crops
 from iefvad.scoring.tables import table
 from iefvad.training.networks import model_config
@@ -36,52 +28,8 @@ from iefvad.training.sources import load_benchmark, streams_of
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import require_writable
-from iefvad.utils.options import checked, option
+from iefvad.utils.options import checked
 from iefvad.utils.text import readable
-from iefvad.utils.values import POSITIVE, Range
-
-
-@dataclass
-class EvaluateConfig:
-    """Options of `python -m iefvad.evaluate`. None: as the run was trained."""
-
-    features: str | None = option(
-        None, "evaluate on this feature store, or on .npy files below this folder, instead of the run's"
-    )
-    test_list: str | None = option(None, "CSV `path,label` of the test videos")
-    annotations: str | None = option(None, "frame annotations of the test videos")
-    gt: str | None = option(None, "gt.npy of the test videos, in the order of the test list")
-    event_folder: str | None = option(None, "folder that replaces `rgb` in a listed path to find the event features")
-    image_folder: str | None = option(None, "folder of the image features in a listed path [default: rgb]")
-    verify: bool = option(True, "compare stored features with their checksums when they are read first")
-    test_crops: Literal["5", "0", "all"] | None = option(
-        None, "crop that is tested. 5: mirrored centre, 0: centre, all: mean of all"
-    )
-    robustness: bool | Damage = option(
-        True,
-        "also measure with one modality damaged (Appendix H of the paper). features: a fraction of its dimensions is"
-        " masked; segments: a fraction of its time steps is scaled by 0.01; true: as the protocol says; false: no",
-    )
-    draws: int = option(
-        DRAWS,
-        "number of times that dimensions or time steps are drawn for --robustness; 20 for a study",
-        Range(1, 10_000),
-    )
-    ratios: list[float] = option(list(RATIOS), "fractions that are damaged for --robustness", Range(above=0, most=1))
-    mask: Mask | None = option(
-        None,
-        "what masked dimensions become: mean of the training features, or zero [default: mean if the network"
-        " standardises its features]",
-    )
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    out: str | None = option(
-        None, "folder for metrics.json, scores.csv and report.html [default: the run's or model's folder]"
-    )
-    noise: Noise | None = option(None, "noise model of a released checkpoint [default: student-t]")
-    nu: float | None = option(None, "degrees of freedom of a released checkpoint's Student-t [default: 8]", POSITIVE)
-    attenuation: float | None = option(None, "attenuation of a released checkpoint's refinement [default: 0.5]")
-    heads: int | None = option(None, "attention heads of a released checkpoint [default: 8]", Range(1, WIDEST))
-
 
 DATA = ("features", "test_list", "annotations", "gt", "image_folder", "event_folder")
 RELEASED = ("noise", "nu", "attenuation", "heads")

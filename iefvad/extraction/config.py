@@ -1,18 +1,24 @@
-"""Settings of extraction, what a store keeps of them, and the report of a run."""
+"""Settings of extraction, what a store keeps of them, and the report of a run.
+
+The options need this module, so it loads encoders and pictures only where a function computes with them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from iefvad.encoders.encoder import Encoder, Precision, build_encoder
-from iefvad.encoders.sources import QuickGelu
-from iefvad.extraction.stream import CROPS
+from iefvad.encoders.choices import Precision, QuickGelu
 from iefvad.utils.errors import UserError
 from iefvad.utils.options import checked, option
 from iefvad.utils.values import COUNT, FRACTION, NOT_NEGATIVE, RATE, Range
-from iefvad.video import LARGEST_LIMIT, MAX_FRAMES, MAX_PIXELS, SEGMENT
-from iefvad.video.corruption import Corruptions
+from iefvad.video.limits import LARGEST_LIMIT, MAX_FRAMES, MAX_PIXELS, SEGMENT
+
+if TYPE_CHECKING:
+    from iefvad.encoders.encoder import Encoder
+
+CROPS: dict[int, list[int]] = {1: [0], 5: list(range(5)), 10: list(range(10))}
+"""{number of crops: crop numbers} in the order of `iefvad.video.crop_boxes`."""
 
 
 @dataclass
@@ -150,6 +156,8 @@ def check(config: ExtractConfig) -> None:
     Raises:
         UserError: A value is out of its range.
     """
+    from iefvad.video.corruption import Corruptions
+
     if config.crops not in CROPS:
         raise UserError(f"--crops must be 1, 5 or 10, not {config.crops}.")
     Corruptions.parse(checked(config).corrupt)
@@ -165,6 +173,8 @@ def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
     Raises:
         UserError: The settings do not describe a usable encoder.
     """
+    from iefvad.encoders.encoder import build_encoder
+
     encoder = build_encoder(
         image_model=config.image_model,
         image_weights=config.image_weights,
@@ -188,6 +198,8 @@ def reading(config: ExtractConfig) -> dict[str, Any]:
 
 def store_settings(encoder: Encoder, config: ExtractConfig) -> dict[str, Any]:
     """Return what a store records about its features: encoders and their weights, crops, events, frames, damage."""
+    from iefvad.video.corruption import Corruptions
+
     return {
         **encoder.settings,
         **encoder.weights,

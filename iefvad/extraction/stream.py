@@ -25,9 +25,6 @@ from iefvad.video.corruption import Corruptions
 
 Item = TypeVar("Item")
 
-CROPS: dict[int, list[int]] = {1: [0], 5: list(range(5)), 10: list(range(10))}
-"""{number of crops: crop numbers} in the order of `iefvad.video.crop_boxes`."""
-
 DEFAULTS: dict[str, Any] = {
     "crops": [0],
     "threshold": 10.0,

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from iefvad.features.config import ExportConfig
 from iefvad.features.npy import load_npy, npy_shape, split_crop
 from iefvad.features.packed import is_packed
 from iefvad.features.store import FeatureStore, Sidecar, hash_file
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike, replacing_durably, require_writable, storage_errors
-from iefvad.utils.options import option
 from iefvad.utils.text import few
 from iefvad.video import SEGMENT
-
-
-@dataclass
-class ExportConfig:
-    """Settings of `iefvad features export`."""
-
-    out: str | None = option(None, "folder to write to [required]")
-    image_folder: str = option("rgb", "folder in it for the image features")
-    event_folder: str = option("event", "folder in it for the event features")
-    dtype: Literal["float32", "float16"] = option("float32", "number type of the files; stores contain float16")
 
 
 def export_features(store: str, config: ExportConfig) -> int:

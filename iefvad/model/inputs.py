@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # sizes are checked without torch, which takes seconds to load
+    from torch import Tensor
 
 
 def check_inputs(

@@ -5,19 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from iefvad.model.baselines.config import BASELINES
 from iefvad.reproduce.published import BASELINE_NAMES, GAUSSIAN, STUDENT
+from iefvad.reproduce.targets import SECTIONS, Section
 from iefvad.sweep.trainings import Measure
 from iefvad.training.settings import Settings, TrainConfig, resolve, unused_by
-
-Target = Literal[
-    "table1", "table3", "table4", "table5", "appendix-f", "figure2", "figure3", "appendix-h", "all"
-]  # fmt: skip
-TARGETS: tuple[Target, ...] = get_args(Target)
-Section = Literal["methods", "ablations", "losses", "classes", "shifts", "robustness"]
-SECTIONS: tuple[Section, ...] = get_args(Section)
 
 _SECTION_OF: dict[str, Section] = {
     "table1": "methods",

@@ -11,12 +11,14 @@ from pathlib import Path
 from iefvad.report.images import save
 from iefvad.reproduce.outcomes import Outcomes
 from iefvad.reproduce.page import Header, write_results_page
-from iefvad.reproduce.plan import Experiment, Section, experiments, of_main, sections_of, settings_of
+from iefvad.reproduce.plan import Experiment, experiments, of_main, sections_of, settings_of
 from iefvad.reproduce.published import DATA_SETS
 from iefvad.reproduce.sections import Part, View, build
+from iefvad.reproduce.targets import Section
 from iefvad.scoring.tables import table
+from iefvad.sweep.choices import Engine
 from iefvad.sweep.plan import Fold, read_folds
-from iefvad.sweep.runner import Engine, run_all
+from iefvad.sweep.runner import run_all
 from iefvad.sweep.table import Replicate
 from iefvad.sweep.trainings import Training
 from iefvad.training.protocols import deviations

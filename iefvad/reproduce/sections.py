@@ -27,9 +27,10 @@ from iefvad.reproduce.outcomes import (
     of_damage,
     paired_p,
 )
-from iefvad.reproduce.plan import HYPERPARAMETERS, STREAMS, Experiment, Section, number
+from iefvad.reproduce.plan import HYPERPARAMETERS, STREAMS, Experiment, number
 from iefvad.reproduce.published import DATA_SETS, GAUSSIAN, ROBUSTNESS_COLUMNS, STUDENT, Published, paper
-from iefvad.scoring.robustness import RATIOS
+from iefvad.reproduce.targets import Section
+from iefvad.scoring.choices import RATIOS
 from iefvad.sweep.table import LEVEL, holm
 from iefvad.sweep.trainings import Document
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,21 +18,13 @@ from iefvad.features.videos import Video, pad_batch
 from iefvad.model.config import MODALITIES
 from iefvad.model.networks import AnyNetwork
 from iefvad.model.standardize import Standardize
+from iefvad.scoring.choices import DRAWS, RATIOS, Damage, Mask
 from iefvad.scoring.direction import STREAM_WEIGHTS, paired_test
 from iefvad.scoring.metrics import robustness_row
 from iefvad.scoring.scorer import Scorer, as_scores, choose_crops, score_batch, score_videos
 from iefvad.scoring.seeds import Spread
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
-
-Damage = Literal["features", "segments"]
-Mask = Literal["mean", "zero"]
-
-RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5)
-"""Fractions of a modality that are damaged (paper, Appendix H)."""
-
-DRAWS = 5
-"""Number of draws where nothing else is said. Enough for a deviation, and few enough for every evaluation."""
 
 LEFT = 0.01
 """What is left of a damaged time step, as in the released script."""

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
+from iefvad.sweep.choices import Engine
 from iefvad.sweep.data import Prepared, data_key, prepare
 from iefvad.sweep.documents import locked, log, measured, read_document, write_document
 from iefvad.sweep.engine import Outcome, Task
@@ -21,8 +21,6 @@ from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import require_writable, rescued
 from iefvad.utils.threads import cpus
-
-Engine = Literal["local", "ray"]
 
 
 def run_all(

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from iefvad.training.main_process import Aborted
 from iefvad.utils import threads
 from iefvad.utils.errors import UserError
 
@@ -27,10 +28,6 @@ _STARTS = itertools.count()
 # which the end of a group holds while it waits for these threads (a deadlock in torch 2.6 to 2.10). A group may end
 # late, because the wrapped model refers to it, so they are never cleared.
 _RECENT: deque[Any] = deque(maxlen=16)
-
-
-class Aborted(Exception):
-    """Another process failed and reports its error. This process ends too, without a message."""
 
 
 @dataclass(frozen=True)
@@ -194,23 +191,6 @@ def start(device: str) -> Iterator[Processes]:
         # Destroying an NCCL group waits for processes that still compute. torchrun ends them when this one exits.
         if settled or not gpu:
             dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def main_process_output() -> Iterator[None]:
-    """Silence all processes of a machine but its first, for work that all do alike before they are joined.
-
-    Raises:
-        Aborted: in a silenced process, where the first one raises UserError or OSError.
-    """
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        yield
-        return
-    try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            yield
-    except (UserError, OSError):
-        raise Aborted from None
 
 
 def _all_reduce(values: Tensor, op: Any = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +11,7 @@ from torch import Tensor
 from iefvad.data.batches import Batch
 from iefvad.model.config import MODALITIES
 from iefvad.scoring.robustness import LEFT
-
-Damage = Literal["features", "segments", "both"]
+from iefvad.training.settings import Damage
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from iefvad.model.config import (
     Temporal,
     Weights,
 )
-from iefvad.training.masking import Damage
 from iefvad.training.presets import PRESETS, defaults_of
 from iefvad.training.tracking import check_trackers
 from iefvad.utils.errors import UserError
@@ -37,6 +36,7 @@ Preset = Literal["synth", "own", "ucf-crime", "msad", "shanghaitech", "xd-violen
 Method = Literal["ief", "paper", "released"]
 Protocol = Literal["clean", "paper", "released"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
+Damage = Literal["features", "segments", "both"]
 Model = Literal["ief-vad", "concat", "cross-attention", "sultani", "rtfm", "ur-dmu", "mgfn", "vadclip"]
 """IEF-VAD and the baselines (`iefvad.model.baselines.config.BASELINES`)."""
 

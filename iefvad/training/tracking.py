@@ -10,15 +10,16 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from iefvad.scoring.metrics import evaluate
-from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_json
 from iefvad.utils.plain_json import read_object
 from iefvad.utils.text import readable
 from iefvad.utils.values import problem
+
+if TYPE_CHECKING:
+    from iefvad.scoring.video_scores import VideoScores
 
 TRACKING = "tracking.json"
 """File of a run folder: the trackers' numbers of its networks, for `--resume`."""
@@ -124,6 +125,8 @@ class Tracking:
         """Report the metrics of a finished network on the test videos, and end it."""
         if not self._names:
             return
+        from iefvad.scoring.metrics import evaluate  # here, because the options need this module without numpy
+
         found = evaluate(videos)
         values = {f"test/{key}": found[key] for key in RESULTS if found[key] is not None}
         for name in self._enter(network, seed):

@@ -22,7 +22,8 @@ from iefvad.video import gif, matroska
 from iefvad.video.clock import JUMP, FrameClock
 from iefvad.video.damage import STRICT, Damage
 from iefvad.video.folders import FolderDecoder
-from iefvad.video.opening import MAX_PIXELS, VideoFile, no_motion, opened, require_pixels
+from iefvad.video.limits import MAX_PIXELS
+from iefvad.video.opening import VideoFile, no_motion, opened, require_pixels
 from iefvad.video.orientation import Upright
 
 ASSUMED_RATE = 25.0

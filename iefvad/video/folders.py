@@ -24,8 +24,8 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike, open_regular
 from iefvad.utils.text import few
 from iefvad.video.clock import FrameClock
-from iefvad.video.frames import SEGMENT
-from iefvad.video.opening import MAX_PIXELS, require_pixels, unreadable
+from iefvad.video.limits import MAX_PIXELS, SEGMENT
+from iefvad.video.opening import require_pixels, unreadable
 
 PICTURE_SUFFIXES = frozenset(
     f".{suffix}" for suffix in ["bmp", "jpeg", "jpg", "jp2", "pgm", "png", "ppm", "tif", "tiff", "webp"]

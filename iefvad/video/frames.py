@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-SEGMENT = 16
-"""Frames per segment."""
 WIDTH, HEIGHT = 340, 256
 """Size in pixels to which every frame is resized. The aspect ratio is not kept."""
 CROP = 224

@@ -18,16 +18,12 @@ import av.logging
 
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import NotAFileError, open_regular
+from iefvad.video.limits import LARGEST_LIMIT, MAX_PIXELS
 
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0\r", b"v=0\n", b"[playlist]", b"[Reference]", b"<asx", b"<ASX", b"RTSPtext")
 _TEXT_CODECS = frozenset({"ansi", "bintext", "idf", "xbin"})
 _COVERS = ("attached_pic", "timed_thumbnails", "still_image")
 _HEAD = 4096
-
-MAX_PIXELS = 40_000_000
-"""Maximum number of pixels per frame: 8K video has 33 million."""
-LARGEST_LIMIT = 2**31 - 1
-"""The largest maximum that FFmpeg takes."""
 
 
 def silence_ffmpeg() -> None:

@@ -17,11 +17,10 @@ from iefvad.utils.files import PathLike
 from iefvad.video.clock import ClockReport
 from iefvad.video.corruption import Corruptions, FrameCorruption
 from iefvad.video.decoding import decoder_of, probe, single_picture
-from iefvad.video.frames import HEIGHT, SEGMENT, WIDTH, resize_into
-from iefvad.video.opening import MAX_PIXELS, unreadable
+from iefvad.video.frames import HEIGHT, WIDTH, resize_into
+from iefvad.video.limits import MAX_FRAMES, MAX_PIXELS, SEGMENT
+from iefvad.video.opening import unreadable
 
-MAX_FRAMES = 10_000_000
-"""Maximum number of frames of a video: four and a half days at 25 frames per second."""
 LIMITS = ("max_pixels", "max_frames")
 """Names of the arguments of `Segments` that say which videos are too large."""
 

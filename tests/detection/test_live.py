@@ -308,7 +308,7 @@ def test_no_secret_in_what_the_parser_and_a_traceback_say(monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main()
     monkeypatch.setattr(sys, "argv", ["iefvad", "RUN", address])
-    monkeypatch.setattr("iefvad.cli.detect.inputs", lambda *_: 1 / 0)
+    monkeypatch.setattr("iefvad.detection.detect.inputs", lambda *_: 1 / 0)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     with pytest.raises(ZeroDivisionError):
         main()

@@ -22,6 +22,7 @@ from typing import cast
 
 from tests.fuzz import groups
 from tests.fuzz.case import FAULTS, Case, Ended, Group, Limits, Outcome
+from tests.helpers.warm import import_everything
 
 GROUPS = tuple(sorted(module.name for module in pkgutil.iter_modules(groups.__path__)))
 """Names of all groups."""
@@ -135,10 +136,7 @@ def warm() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from iefvad.cli.main import COMMANDS
-
-    for where, _ in COMMANDS.values():
-        importlib.import_module(where.partition(":")[0])
+    import_everything()
 
 
 def run_in_child(case: Case, folder: Path) -> Ended:

@@ -6,15 +6,14 @@ line "wait" its exit status (negative: the signal that ended it). Before a fork,
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
 
 import torch
 
-import iefvad.report.video_page  # noqa: F401  (what takes long to import)
-from iefvad.cli.main import COMMANDS, main
+from iefvad.cli.main import main
+from tests.helpers.warm import import_everything
 
 
 def serve() -> None:
@@ -38,7 +37,6 @@ def serve() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for where, _ in COMMANDS.values():
-        importlib.import_module(where.partition(":")[0])
+    import_everything()
     print("ready", flush=True)
     serve()

@@ -12,6 +12,7 @@ import sys
 
 import open_clip  # noqa: F401  (what takes long to import)
 
+import iefvad.extraction.extract  # noqa: F401
 from iefvad.cli.extract import main
 
 

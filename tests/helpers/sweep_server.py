@@ -14,6 +14,9 @@ import sys
 import scipy.stats  # noqa: F401  (what takes long to import)
 import sklearn.metrics  # noqa: F401
 
+import iefvad.sweep.outputs
+import iefvad.sweep.plan
+import iefvad.sweep.runner
 import iefvad.sweep.work  # noqa: F401
 from iefvad.cli.sweep import main
 from iefvad.sweep import local

@@ -15,7 +15,8 @@ import numpy as np
 from iefvad.utils.addresses import check_address
 from iefvad.utils.errors import UserError
 from iefvad.video import Upright, frame_rate, silence_ffmpeg
-from iefvad.video.opening import MAX_PIXELS, ffmpeg_limit
+from iefvad.video.limits import MAX_PIXELS
+from iefvad.video.opening import ffmpeg_limit
 
 
 class ConnectionLostError(Exception):
