@@ -60,22 +60,70 @@ def gradients_wanted(*arguments: object) -> bool:
     return False
 
 
-def run(function: type[torch.autograd.Function], wanted: bool, *arguments: Any) -> Any:
+def run(op: str, function: type[torch.autograd.Function], wanted: bool, *arguments: Any) -> Any:
     """Call an operator's Function, without what has no effect in this call.
 
     That is the Function itself where no backward pass may follow, and torch's dispatcher where nothing watches it
     (`unwatched`). On small tensors both cost more than the kernel does.
 
     Args:
+        op: name of the public function, for messages.
         function: its `forward` takes the context, `arguments`, and `straight` for `call`; it keeps that as
             ``ctx.straight`` for `gradient`.
         wanted: what `gradients_wanted` said.
         *arguments: of the Function.
+
+    Raises:
+        RuntimeError: a transform of `torch.func` asks for gradients.
+        NotImplementedError: a tensor has a forward-mode gradient.
     """
     straight = unwatched(arguments)
-    if wanted or forward_ad._current_level >= 0:  # the Function refuses forward-mode gradients
+    if not straight and transformed():
+        _refuse_transforms(op, wanted, arguments)
+    if wanted:
         return function.apply(*arguments, straight)
     return function.forward(_NoBackward(), *arguments, straight)
+
+
+def transformed() -> bool:
+    """Return whether derivatives may be asked for that `requires_grad` does not show.
+
+    That is within transforms of `torch.func` and where forward-mode gradients are enabled. `torch.compile` takes no
+    notice of either here.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    c: Any = torch._C
+    return bool(forward_ad._current_level >= 0 or c._are_functorch_transforms_active())
+
+
+def _refuse_transforms(op: str, wanted: bool, arguments: tuple[Any, ...]) -> None:
+    """Raise an error that names the remedy where a derivative is asked for that no fused kernel has."""
+    c: Any = torch._C
+    if c._are_functorch_transforms_active() and (wanted or forward_ad._current_level >= 0 or _wanted_inside(arguments)):
+        raise RuntimeError(
+            f"{op}: torch.func transforms (grad, vjp, jvp, jacrev, hessian, and vmap of tensors that require gradients)"
+            " are not available with fused kernels; pass backend='reference' there"
+        )
+    for item in arguments:
+        if isinstance(item, Tensor) and forward_ad.unpack_dual(item).tangent is not None:
+            raise NotImplementedError(
+                f"{op}: forward-mode derivatives (jvp) are not available with fused kernels; pass backend='reference'"
+                " there"
+            )
+
+
+def _wanted_inside(arguments: tuple[Any, ...]) -> bool:
+    """Return whether a gradient is asked for outside of a `vmap`, whose own tensors do not show it."""
+    functorch: Any = torch._C._functorch
+    for item in arguments if torch.is_grad_enabled() else ():
+        while isinstance(item, Tensor):
+            if item.requires_grad:
+                return True
+            if not functorch.is_functorch_wrapped_tensor(item):
+                break
+            item = functorch.get_unwrapped(item)
+    return False
 
 
 class _NoBackward:
@@ -123,7 +171,7 @@ def call(straight: bool, name: str, *arguments: Any) -> Any:
     return getattr(torch.ops.ief_kernels, name)(*arguments)
 
 
-def gradient(ctx: Any, op: str, grads: tuple[Tensor | None, ...], *arguments: Any) -> Any:
+def gradient(ctx: Any, op: str, grads: tuple[Tensor | None, ...], *arguments: Any, title: str = "") -> Any:
     """Call the backward operator of ``op`` in a Function's `backward`; a second derivative is refused, not wrong.
 
     Args:
@@ -131,25 +179,36 @@ def gradient(ctx: Any, op: str, grads: tuple[Tensor | None, ...], *arguments: An
         op: the operator is ``ief_kernels::<op>_backward``.
         grads: its first arguments, the incoming gradients.
         *arguments: its other arguments.
+        title: name of the public function, for messages; by default `op`.
     """
     if torch.is_grad_enabled():  # create_graph=True
-        return _Gradient.apply(op, *grads, *arguments)
-    return call(ctx.straight and unwatched(grads), f"{op}_backward", *grads, *arguments)
+        return _Gradient.apply(op, title or op, *grads, *arguments)
+    if not (ctx.straight and unwatched(grads)):
+        return call(False, f"{op}_backward", *grads, *arguments)
+    try:
+        return call(True, f"{op}_backward", *grads, *arguments)
+    except RuntimeError as error:
+        if any(isinstance(grad, Tensor) and torch._C._functorch.is_legacy_batchedtensor(grad) for grad in grads):
+            raise RuntimeError(
+                f"{title or op}: batched gradients (is_grads_batched=True, or vectorize=True in"
+                " torch.autograd.functional) are not available with fused kernels; pass backend='reference' there"
+            ) from error
+        raise
 
 
 class _Gradient(torch.autograd.Function):
     """A registered backward operator as a Function of its own, which has no derivative."""
 
     @staticmethod
-    def forward(ctx: Any, op: str, *arguments: Any) -> Any:
+    def forward(ctx: Any, op: str, title: str, *arguments: Any) -> Any:
         """Call the backward operator of ``op``."""
-        ctx.op = op
+        ctx.title = title
         return call(False, f"{op}_backward", *arguments)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Refuse the second derivative with a RuntimeError."""
-        refuse_double_backward(ctx.op)
+        refuse_double_backward(ctx.title)
 
 
 def only_wanted(gradients: tuple[Tensor | None, ...], ctx: Any) -> tuple[Tensor | None, ...]:

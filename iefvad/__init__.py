@@ -11,7 +11,9 @@ report, detection, training, evaluation, sweep, cli.
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,3 +61,19 @@ def _version() -> str:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """The package, whose exported names no submodule hides.
+
+    The import system makes each submodule an attribute of its package. `iefvad/detect.py`, which exists for
+    `python -m iefvad.detect`, would so replace the function `detect` once somebody imports it.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, except an exported name to a submodule: that stays in `sys.modules` alone."""
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -62,6 +63,30 @@ def test_detect_is_a_function_and_a_command():
         [sys.executable, "-m", "iefvad.detect", "--help"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0 and done.stdout.startswith("usage: iefvad detect")
+
+
+@pytest.mark.parametrize(
+    "first", ["import iefvad.detect", "from iefvad.detect import main", "from iefvad import detect", "import iefvad"]
+)
+def test_no_submodule_hides_an_exported_name(first):
+    """The import system sets each submodule as an attribute of its package, over a function of the same name."""
+    python(
+        f"{first}\n"
+        "import iefvad.train, iefvad.extract, iefvad.evaluate, iefvad.detect, inspect, sys, types\n"
+        "from iefvad import detect\n"
+        "assert inspect.isfunction(detect) and detect is iefvad.detect, detect\n"
+        "assert list(inspect.signature(iefvad.detect).parameters) == ['model', 'videos', 'settings']\n"
+        "for name in ('train', 'extract', 'evaluate'): assert inspect.ismodule(getattr(iefvad, name)), name\n"
+        "assert sys.modules['iefvad.detect'].main is not detect\n"
+        "import pydoc; text = pydoc.render_doc(iefvad, renderer=pydoc.plaintext)\n"
+        "assert 'detect(model' in text, text"
+    )
+
+
+def test_each_command_of_one_file_runs_as_a_module():
+    for name in ("train", "extract", "evaluate", "detect"):
+        spec = importlib.util.find_spec(f"iefvad.{name}")
+        assert spec is not None and spec.origin == str(ROOT / "iefvad" / f"{name}.py")
 
 
 def test_the_former_name_of_load_released_still_serves():

@@ -79,5 +79,5 @@ def event_synthesis(
             layout=layout,
         )
     wanted = normalize != "none" and gradients_wanted(frames, carry)  # only floating-point tensors require one
-    maps: Tensor = run(EventSynthesis, wanted, frames, carry, settings, choice.backend)
+    maps: Tensor = run("event_synthesis", EventSynthesis, wanted, frames, carry, settings, choice.backend)
     return maps

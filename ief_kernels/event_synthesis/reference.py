@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._autograd import transformed
 from .arguments import UNITS, check, map_dtype
 
 
@@ -36,7 +37,7 @@ def soft_events(delta: Tensor, threshold: int, surrogate: float) -> Tensor:
 def _events(delta: Tensor, threshold: int, surrogate: float | None) -> Tensor:
     """1 where |ΔY| > threshold, else 0, in delta's dtype; the gradient is that of soft_events, or zero without τ."""
     fired = (delta.abs() > threshold).to(delta.dtype)
-    if not delta.requires_grad:
+    if not delta.requires_grad and not transformed():
         return fired
     if surrogate is None:
         return torch.where(torch.zeros_like(fired, dtype=torch.bool), delta, fired)

@@ -144,6 +144,7 @@ def kalman_scan(
         q = torch.full((1,), process_noise, dtype=arithmetic, device=x.device)
     weight = influence(nu, x.device, arithmetic)
     mean, variance, gain, s, p = run(
+        "kalman_scan",
         KalmanScanFunction,
         wanted,
         cast(x, dtype),

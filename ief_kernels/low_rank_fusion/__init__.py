@@ -96,7 +96,8 @@ def low_rank_fusion(
     logvar_evt, c_evt, number_evt = _scale(logvar_evt, nu_evt)
     inputs = (mu_img, logvar_img, mu_evt, logvar_evt, factor_img, factor_evt, c_img, c_evt)
     settings = (number_img, number_evt, eps, choice.backend)
-    return Fusion(*run(LowRankFusionFunction, gradients_wanted(*inputs), *inputs, lengths, *settings))
+    wanted = gradients_wanted(*inputs)
+    return Fusion(*run("low_rank_fusion", LowRankFusionFunction, wanted, *inputs, lengths, *settings))
 
 
 def low_rank_kl(

@@ -30,7 +30,7 @@ from .._tensors import (
 )
 from ..dispatch import choose
 from . import reference
-from .autograd import PrecisionFusionFunction
+from .autograd import PrecisionFusionFunction, operator_name
 from .reference import Fusion, Nu, NuPair, Terms, split_nu, student_factor, student_scale
 
 __all__ = ["Fusion", "Nu", "NuPair", "Terms", "fusion_and_terms", "fusion_terms", "precision_fusion"]
@@ -91,7 +91,9 @@ def _apply(
     logvar_evt, c_evt, factor_evt = _scale(logvar_evt, nu_evt)
     inputs = (mu_img, logvar_img, mu_evt, logvar_evt, c_img, c_evt)
     settings = (factor_img, factor_evt, eps, fuse, with_terms, backend)
-    *fields, terms = run(PrecisionFusionFunction, gradients_wanted(*inputs), *inputs, lengths, *settings)
+    *fields, terms = run(
+        operator_name(fuse, with_terms), PrecisionFusionFunction, gradients_wanted(*inputs), *inputs, lengths, *settings
+    )
     return Fusion(*fields), Terms(*terms.unbind()) if with_terms else Terms(terms, terms, terms, terms)
 
 

@@ -234,6 +234,13 @@ register_operator(
 )
 
 
+def operator_name(fuse: bool, with_terms: bool) -> str:
+    """Return the name of the public function that asks for the fusion, the terms, or both."""
+    if not with_terms:
+        return "precision_fusion"
+    return "fusion_and_terms" if fuse else "fusion_terms"
+
+
 class PrecisionFusionFunction(torch.autograd.Function):
     """(mean, var, w_img, w_evt, terms); what is not asked for is empty."""
 
@@ -272,5 +279,6 @@ class PrecisionFusionFunction(torch.autograd.Function):
             return (None,) * 14
         with_c = any(ctx.needs_input_grad[4:6])
         arguments = (*ctx.saved_tensors, *ctx.numbers, with_c, ctx.backend)
-        gradients = gradient(ctx, "precision_fusion", (*fields, terms), *arguments)
+        title = operator_name(ctx.fuse, ctx.with_terms)
+        gradients = gradient(ctx, "precision_fusion", (*fields, terms), *arguments, title=title)
         return only_wanted((*gradients, *(None,) * 8), ctx)

@@ -88,5 +88,5 @@ def refine(
     if inside == promoted_dtype(z, w1, b1, w2, b2):  # else autocast is on, and the kernels convert the weights
         w1, b1, w2, b2 = (cast(weight, dtype) for weight in (w1, b1, w2, b2))
     settings = (attenuation, count, every, inside, choice.backend)
-    refined: Tensor = run(RefineFunction, wanted, cast(z, dtype), w1, b1, w2, b2, *settings)
+    refined: Tensor = run("refine", RefineFunction, wanted, cast(z, dtype), w1, b1, w2, b2, *settings)
     return refined

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from iefvad.encoders.encoder import Encoder
 from iefvad.extraction.config import ExtractConfig, ExtractReport, check, encoder_of, reading, store_settings
-from iefvad.extraction.jobs import Jobs, name_videos, open_store
+from iefvad.extraction.jobs import Jobs, open_store
 from iefvad.extraction.local import run_local
 from iefvad.utils.files import require_writable
 from iefvad.video import require_rate
+from iefvad.video.naming import name_videos
 
 
 def extract(

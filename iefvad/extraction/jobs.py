@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,8 @@ from iefvad.features.store import FeatureStore, Sidecar, hash_file, is_store, wi
 from iefvad.utils.csv_text import CsvRows, csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import remove_left_over, write_text
-from iefvad.utils.text import file_name, readable
-from iefvad.video import ClockReport, find_videos, hash_folder, unreadable
+from iefvad.utils.text import readable
+from iefvad.video import ClockReport, hash_folder, unreadable
 
 FAILED = "failed.csv"
 """File in the store that lists the videos that could not be extracted: name, path, reason."""
@@ -224,30 +224,6 @@ def sidecar_of(
     )
 
 
-def name_videos(videos: Sequence[str | Path]) -> dict[str, Path]:
-    """Find videos and name them: the path below the given folder, or the file's name, without its suffix.
-
-    Characters that are no text are written as in `readable`, and a very long name is shortened as in `file_name`.
-
-    Args:
-        videos: Video files, folders of frames, and folders that are searched for both.
-
-    Returns:
-        {name in the store: file or folder of frames}.
-
-    Raises:
-        UserError: There are no videos, or two videos would have the same name.
-    """
-    named: dict[str, Path] = {}
-    for given in map(Path, videos):
-        for path in find_videos([given]):
-            name = _name(path, given)
-            other = named.setdefault(name, path)
-            if os.path.realpath(other) != os.path.realpath(path):
-                raise UserError(f"{other} and {path} would both be stored as {name}: rename one, or use two stores.")
-    return named or {path.stem: path for path in find_videos(list(videos))}
-
-
 def state_of(path: Path) -> object:
     """Return what changes when a video file, or a picture of a folder of frames, is replaced or written to."""
     try:
@@ -278,16 +254,6 @@ def hash_source(path: Path, fps: float | None) -> str:
         return hash_folder(path, fps) if os.path.isdir(path) else hash_file(path)
     except OSError as error:
         raise unreadable(Path(error.filename) if isinstance(error.filename, str) else path, error) from None
-
-
-def _name(path: Path, given: Path) -> str:
-    """Return the name of a video in the store: its place below the given folder, without the suffix of a file."""
-    below = Path(os.path.basename(os.path.realpath(path))) if path == given else path.relative_to(given)
-    if path == given and path.name not in ("", ".."):
-        below = Path(path.name)
-    if not os.path.isdir(path):
-        below = below.with_name(below.stem)
-    return "/".join(file_name(part) for part in below.parts)
 
 
 def open_store(root: Path, settings: dict[str, Any], *, carry: bool | None = None) -> FeatureStore:

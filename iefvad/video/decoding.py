@@ -157,7 +157,7 @@ def frame_rate(stream: av.VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or stream.base_rate or ASSUMED_RATE)
 
 
-def _stated_rate(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
+def stated_rate(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
     """Return the frames per second that a file states, or None."""
     if _is_raw(container):  # FFmpeg makes up 25; only the pictures themselves can tell a rate
         return float(stream.codec_context.framerate or 0) or None
@@ -169,7 +169,7 @@ def _is_raw(container: av.container.InputContainer) -> bool:
     return kind in _RAW or kind.endswith("_pipe")
 
 
-def _has_stamps(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+def has_stamps(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
     """Return whether a stream has presentation time stamps. AVI has none: with B-frames, FFmpeg's are out of order."""
     return not _is_raw(container) and not (container.format.name == "avi" and stream.codec_context.has_b_frames)
 
@@ -226,10 +226,10 @@ class Decoder:
             codec = stream.codec_context
             if strict := strict and codec.name in STRICT:
                 codec.options = {**codec.options, "err_detect": "crccheck+explode"}
-            rate = _stated_rate(container, stream)
+            rate = stated_rate(container, stream)
             zero = None if container.start_time is None else container.start_time / av.time_base
             self.clock = FrameClock(rate or ASSUMED_RATE, assumed=rate is None, zero=zero)
-            stamped, base = _has_stamps(container, stream), stream.time_base or Fraction(0)
+            stamped, base = has_stamps(container, stream), stream.time_base or Fraction(0)
             tick, kind = float(base), container.format.name
             damage = Damage(self.path, self.clock, kind, tick, codec.name)
             self.claimed = stream.frames or None

@@ -164,8 +164,20 @@ class FolderDecoder:
         damage: The same in short.
     """
 
-    def __init__(self, path: PathLike, fps: float | None, *, keep: bool = False, max_pixels: int = MAX_PIXELS) -> None:
-        """Prepare a folder; iteration reads it. With `keep`, missing and unreadable pictures are left out."""
+    def __init__(
+        self,
+        path: PathLike,
+        fps: float | None,
+        *,
+        keep: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        first: int = 0,
+    ) -> None:
+        """Prepare a folder; iteration reads it from its picture `first`, counted from 0, on.
+
+        With `keep`, missing and unreadable pictures are left out.
+        """
+        self._first = first
         self.path = Path(path)
         self.keep = keep
         self.max_pixels = max_pixels
@@ -193,7 +205,7 @@ class FolderDecoder:
         bad = [f"pictures {gap} are missing" if " " in gap else f"picture {gap} is missing" for gap in folder.gaps]
         size: tuple[int, ...] = ()
         check = _JpegCheck()
-        for name, place in zip(folder.names, folder.places, strict=True):
+        for name, place in list(zip(folder.names, folder.places, strict=True))[self._first :]:
             image, reason = _read_picture(self.path / name, self.max_pixels, check)
             if image is None:
                 bad.append(f"{name} {reason}")

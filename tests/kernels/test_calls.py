@@ -178,9 +178,9 @@ def test_transforms_traces_and_forward_mode(straight: list[str]) -> None:
     with torch.device("meta"):  # a default device does not reach what a kernel allocates
         assert torch.equal(mean(x[0], var[0]), want[0])
     assert not straight
-    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=r"kalman_scan: .*jvp.*reference"):
         mean(forward_ad.make_dual(x[0], x[1]), var[0])
-    with pytest.raises(RuntimeError, match="functorch"):
+    with pytest.raises(RuntimeError, match=r"kalman_scan: torch.func.*reference"):
         torch.func.grad(lambda x: mean(x, var[0]).sum())(x[0])
 
 
