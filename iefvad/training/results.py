@@ -23,6 +23,7 @@ from iefvad.scoring.scorer import tested_crops
 from iefvad.scoring.seeds import summaries, with_means
 from iefvad.scoring.tables import class_rows, headline_rows, table
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
+from iefvad.training.backends import operators_of
 from iefvad.training.protocols import deviations, protocol_table
 from iefvad.training.run import Run
 from iefvad.training.settings import Settings
@@ -114,6 +115,7 @@ class Subject:
         history: Rows of log.jsonl, for the report.
         protocol: Rows of `settings.protocol_table`, for the report.
         device: The device that scored.
+        operators: Which backend served each operator in training, for the report; empty for an evaluation.
     """
 
     path: Path
@@ -126,6 +128,7 @@ class Subject:
     history: list[dict[str, Any]] = field(default_factory=list)
     protocol: list[dict[str, str]] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    operators: str = ""
 
 
 def finish(
@@ -165,6 +168,7 @@ def finish(
         history=run.history,
         protocol=protocol_table(config),
         device=resolve_device(config.device),
+        operators="" if seconds is None else operators_of(run, benchmark.dim),
     )
     return write_results(subject, benchmark, results, seconds=seconds, robustness=robustness)
 
@@ -239,6 +243,8 @@ def _about(subject: Subject, benchmark: Benchmark, seconds: float | None) -> dic
     """Return the content of report.json: what the page shows beside the other files. Dates and times are only here."""
     path = subject.path / REPORT
     made = made_here(subject.device, seconds)
+    if subject.operators:
+        made["operators"] = subject.operators
     if trained := sum(row.get("seconds", 0.0) for row in subject.history):
         made["epochs"] = f"{trained:.0f} s"
     before: dict[str, Any] = {}

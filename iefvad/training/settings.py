@@ -91,7 +91,9 @@ class TrainConfig:
     fixed_noise: float | None = option(
         0.4, "process noise of the row beside learned noise, with --compare true", NOT_NEGATIVE
     )
-    fused: bool = option(False, "use the fused kernels where they serve; without it, the eager reference operators")
+    fused: bool = option(
+        True, "use the fused kernels where they serve; --no-fused: the eager reference operators", switch=True
+    )
     noise: Noise | None = option(None, "noise model of the fusion")
     nu: float | Literal["learned"] | None = option(None, "degrees of freedom of the Student-t, or learned", POSITIVE)
     covariance_rank: int = option(

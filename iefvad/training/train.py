@@ -15,6 +15,7 @@ from iefvad.features.videos import Benchmark
 from iefvad.scoring.scorer import crop_notes, density_scores
 from iefvad.scoring.tables import table
 from iefvad.training import distributed
+from iefvad.training.backends import operators_of
 from iefvad.training.distributed import Processes
 from iefvad.training.effects import check_effects
 from iefvad.training.fitting import TrainingData, fit_and_score
@@ -82,7 +83,7 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
     if processes.world > 1:
         benchmark.notes.append(f"Trained on {processes.world} processes that shared each batch.")
     if processes.is_main:
-        _describe(config, benchmark)
+        _describe(config, benchmark, operators_of(run, benchmark.dim))
     with processes.barrier():
         data = TrainingData.of(benchmark, config)
     used = {"train_videos": len(data.whole.videos), "held_out_videos": len(data.held_out)}
@@ -127,7 +128,7 @@ def _load(config: Settings, processes: Processes, progress: bool) -> Benchmark:
     return benchmark
 
 
-def _describe(config: Settings, benchmark: Benchmark) -> None:
+def _describe(config: Settings, benchmark: Benchmark, operators: str) -> None:
     def count(videos: Sequence[Any]) -> str:
         abnormal = sum(bool(video.classes) for video in videos)
         return f"{len(videos)} videos ({abnormal} abnormal, {sum(video.segments for video in videos)} segments)"
@@ -138,11 +139,9 @@ def _describe(config: Settings, benchmark: Benchmark) -> None:
     )
     for note in benchmark.notes:
         print(f"note: {readable(note)}")
-    kernels = "fused kernels" if config.fused else "reference operators"
     what = f"method {config.method}" if config.model == "ief-vad" else f"model {config.model}"
-    print(
-        f"protocol {config.protocol}, {what}, preset {config.preset}, {kernels}, run folder {readable(config.run_dir)}"
-    )
+    print(f"protocol {config.protocol}, {what}, preset {config.preset}, run folder {readable(config.run_dir)}")
+    print(f"operators: {operators}")
     if rows := deviations(config):
         print(f"deviations from the protocol {config.protocol}\n{table(rows)}")
     sys.stdout.flush()
