@@ -171,7 +171,7 @@ def load_packed(
 
 def load_lists(
     train_list: PathLike | None,
-    test_list: PathLike,
+    test_list: PathLike | None,
     gt: PathLike | None,
     *,
     features: PathLike | None = None,
@@ -187,7 +187,7 @@ def load_lists(
 
     Args:
         train_list: CSV list of the training files. None if only testing is wanted.
-        test_list: CSV list of the test files.
+        test_list: CSV list of the test files. None if there are none.
         gt: gt.npy in the order of the test list, an annotation ``.txt``, or None.
         features: Folder with the files of the lists, if the lists have paths of another machine.
         event_folder: Folder name that replaces ``image_folder`` in a path to find the event features.
@@ -222,7 +222,7 @@ def load_lists(
         raise UserError(f"features have different widths ({described}); all must come from one pair of encoders")
     _check_finite(train + test, nan)
     notes += _overlap(train, test) + _doubtful(test)
-    return Benchmark(Path(test_list).resolve().parent.name, train, test, next(iter(dims)), notes)
+    return Benchmark(Path(test_list or train_list or ".").resolve().parent.name, train, test, next(iter(dims)), notes)
 
 
 def _listed_videos(

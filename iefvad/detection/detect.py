@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iefvad.checkpoints.hub import IEFVAD, Baseline
+from iefvad.checkpoints.hub import Trained
 from iefvad.detection.announce import announcing
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.detector import Detector
@@ -20,9 +20,7 @@ from iefvad.utils.files import require_writable
 from iefvad.video import find_videos, require_rate
 
 
-def detect(
-    model: str | Path | IEFVAD | Baseline, videos: str | Path | Sequence[str | Path], **settings: Any
-) -> list[Detection]:
+def detect(model: str | Path | Trained, videos: str | Path | Sequence[str | Path], **settings: Any) -> list[Detection]:
     """Score videos with the model of a run folder, or with a model that is loaded already.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 
-from iefvad.checkpoints.hub import IEFVAD, Baseline, load_trained
+from iefvad.checkpoints.hub import Trained, load_trained
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.threshold import Rule, choose_rule
@@ -40,9 +40,7 @@ class Detector:
         encoder: The encoder.
     """
 
-    def __init__(
-        self, model: str | Path | IEFVAD | Baseline, config: DetectConfig | None = None, *, live: bool = False
-    ) -> None:
+    def __init__(self, model: str | Path | Trained, config: DetectConfig | None = None, *, live: bool = False) -> None:
         """Load the model and its encoder.
 
         Args:
@@ -57,7 +55,7 @@ class Detector:
         self.config = (config or DetectConfig()).check()
         device = resolve_device(self.config.device)
         self.model, self.provenance, self.folder = _open(model, device)
-        self.name = "a model in memory" if isinstance(model, IEFVAD | Baseline) else str(model)
+        self.name = "a model in memory" if isinstance(model, Trained) else str(model)
         self.settings: dict[str, Any] = dict(self.provenance.get("encoder") or {})
         if not self.settings:
             raise UserError(
@@ -185,11 +183,9 @@ class TimedEncoder:
         return timed
 
 
-def _open(
-    source: str | Path | IEFVAD | Baseline, device: torch.device
-) -> tuple[IEFVAD | Baseline, dict[str, Any], Path | None]:
+def _open(source: str | Path | Trained, device: torch.device) -> tuple[Trained, dict[str, Any], Path | None]:
     """Return the model in evaluation mode, what is known of its training, and its folder if it has one."""
-    if isinstance(source, IEFVAD | Baseline):
+    if isinstance(source, Trained):
         return source.to(device).eval(), source.provenance, source.folder
     model = load_trained(source, device=device)
     return model, model.provenance, model.folder

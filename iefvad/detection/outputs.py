@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.calibration import fingerprint
+from iefvad.checkpoints.hub import NormalOnly
 from iefvad.detection.detector import Detector, stem_of
 from iefvad.detection.overlay import write_overlay
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
+from iefvad.model.normality.config import CAVEAT
 from iefvad.scoring.video_scores import Interval, VideoScores, write_scores_csv
 from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
@@ -148,6 +150,7 @@ def describe_rule(rule: Rule) -> str:
 
 def _notes(detection: Detection, detector: Detector) -> list[str]:
     notes = [
+        *([CAVEAT] if isinstance(detector.model, NormalOnly) else []),
         f"model {detector.name}, method {detector.provenance.get('method', 'unknown')}",
         f"features: {detector.encoder.description}",
         f"{describe_rule(detection.rule)} ({detection.rule.origin})",

@@ -160,4 +160,5 @@ def _write_page(path: Path, run: RunFolder, scores: AllScores) -> None:
         command=about.get("command"),
         protocol=about.get("protocol", ()),
         made=about.get("made", {}),
+        lead=str(about.get("lead", "")),
     )

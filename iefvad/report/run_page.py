@@ -46,6 +46,7 @@ def write_report(
     protocol: Sequence[Mapping[str, str]] = (),
     seeds: Mapping[str, Sequence[Sequence[VideoScores]]] | None = None,
     made: Mapping[str, Mapping[str, str]] | None = None,
+    lead: str = "",
 ) -> None:
     """Write the report of a run: self-contained HTML, light and dark, a few hundred kilobytes. All text is escaped.
 
@@ -63,6 +64,7 @@ def write_report(
         protocol: What the protocol fixes: rows with `setting`, `protocol` and `this run`.
         seeds: Scores of the test videos of every seed by model, for the curves; by default those of `videos`.
         made: When and where, by command, as `utils.provenance.made_here` describes it.
+        lead: What the reader must know first.
 
     Raises:
         UserError: the file cannot be written.
@@ -76,13 +78,13 @@ def write_report(
         path,
         "run.html",
         title=title,
-        lead=_lead(metrics, main, test),
+        lead=f"{lead} {_lead(metrics, main, test)}".strip(),
         tiles=_tiles(metrics.get(main, {}), main),
         results=_results(metrics, videos),
         by_seed=_by_seed(metrics),
         notes=[*notes, *_remarks(metrics)],
         curves=_curves(seeds or {model: [scores] for model, scores in videos.items()}),
-        calibration=_calibration(videos),
+        calibration=_calibration({name: found for name, found in videos.items() if _probabilities(metrics, name)}),
         classes=_classes(metrics),
         timelines=_timelines(main, videos),
         weights=_weights(metrics),
@@ -199,6 +201,12 @@ def _curves(seeds: Mapping[str, Sequence[Sequence[VideoScores]]]) -> list[Markup
     drawn = {"roc": plots.roc(found), "pr": plots.precision_recall(found, chance)}
     names = {"roc": "ROC curves", "pr": "Precision-recall curves"}
     return [inline_svg(figure, names[key], key) for key, figure in drawn.items() if figure is not None]
+
+
+def _probabilities(metrics: Metrics, model: str) -> bool:
+    """Whether the scores of a model are probabilities, so that they have a Brier score."""
+    found = metrics.get(model, {})
+    return "brier" not in found or found["brier"] is not None
 
 
 def _calibration(videos: Scores) -> Markup | None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from iefvad.features.videos import Video, pad_batch
 from iefvad.model.config import MODALITIES
-from iefvad.model.networks import AnyNetwork
+from iefvad.model.networks import LearnedNetwork
 from iefvad.model.standardize import Standardize
 from iefvad.scoring.choices import DRAWS, RATIOS, Damage, Mask
 from iefvad.scoring.direction import STREAM_WEIGHTS, paired_test
@@ -39,7 +39,7 @@ class _Case(NamedTuple):
 
 
 def robustness(
-    model: AnyNetwork,
+    model: LearnedNetwork,
     videos: Sequence[Video],
     *,
     crops: str = "5",
@@ -105,7 +105,7 @@ def robustness(
     return rows
 
 
-def default_mask(model: AnyNetwork) -> Mask:
+def default_mask(model: LearnedNetwork) -> Mask:
     """Return "mean" where the network standardises its features, so that it knows their centre; otherwise "zero"."""
     return "mean" if len(model.statistics) else "zero"
 
@@ -141,7 +141,7 @@ class _Damager:
     """Damages batches of sequences. What is damaged depends on the draw and the video, never on the batch."""
 
     def __init__(
-        self, model: AnyNetwork, videos: Sequence[Video], damage: Damage, mask: Mask, draws: int, seed: int
+        self, model: LearnedNetwork, videos: Sequence[Video], damage: Damage, mask: Mask, draws: int, seed: int
     ) -> None:
         if mask == "mean" and not len(model.statistics):
             raise UserError(
@@ -176,7 +176,7 @@ class _Damager:
 
 
 def _score_cases(
-    model: AnyNetwork,
+    model: LearnedNetwork,
     videos: Sequence[Video],
     cases: Sequence[_Case],
     crops: str,

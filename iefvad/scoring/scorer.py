@@ -14,7 +14,7 @@ from iefvad.encoders.sources import same_encoder
 from iefvad.features.store import with_defaults
 from iefvad.features.videos import Video, pad_batch
 from iefvad.model.network import State
-from iefvad.model.networks import AnyNetwork
+from iefvad.model.networks import AnyNetwork, device_of
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
 
@@ -170,7 +170,7 @@ def score_batch(
     Returns:
         Rows as in `Scorer.feed`, (B, T - context, 4) float32, and the state after the last segment.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     segments = image.shape[1]
     if model.config.released and segments < chunk:
         image, event = (pad(features, (0, 0, 0, chunk - segments)) for features in (image, event))

@@ -15,6 +15,7 @@ from torch import nn
 
 from iefvad.features.videos import Benchmark
 from iefvad.model.network import Network
+from iefvad.model.normality.config import CAVEAT
 from iefvad.report.run_folder import REPORT, write_run_report
 from iefvad.scoring.direction import direction
 from iefvad.scoring.metrics import evaluate
@@ -25,8 +26,8 @@ from iefvad.scoring.tables import class_rows, headline_rows, table
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
 from iefvad.training.backends import operators_of
 from iefvad.training.protocols import deviations, protocol_table
-from iefvad.training.run import Run
-from iefvad.training.settings import Settings
+from iefvad.training.run import NORMAL_ONLY, Run
+from iefvad.training.settings import WITH_NORMAL_ONLY, Settings
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import rescued, write_json, write_with
@@ -46,11 +47,13 @@ class Results:
         scores: Scores by model name and seed, in the order in which they were added.
         learned: Values of learned q, ν and weights of the loss by model name and seed (`Network.learned`).
         chosen: Epoch and threshold of the kept network by model name and seed.
+        facts: Further values of metrics.json by model name, of detectors whose scores are not probabilities.
     """
 
     scores: dict[str, dict[int, list[VideoScores]]] = field(default_factory=dict)
     learned: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     chosen: dict[str, dict[int, dict[str, float | None]]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(
         self,
@@ -85,7 +88,8 @@ class Results:
             each = []
             for (seed, videos), choice in zip(seeds.items(), chosen, strict=True):
                 learned = self.learned.get(name, {}).get(seed)
-                each.append(evaluate(videos) | choice | ({"learned": learned} if learned else {}))
+                found = evaluate(videos, probabilities=name not in self.facts) | self.facts.get(name, {})
+                each.append(found | choice | ({"learned": learned} if learned else {}))
             found = dict(each[0])
             if len(each) > 1:
                 summarised = summaries(each, SUMMARISED)
@@ -116,6 +120,7 @@ class Subject:
         protocol: Rows of `settings.protocol_table`, for the report.
         device: The device that scored.
         operators: Which backend served each operator in training, for the report; empty for an evaluation.
+        lead: First sentence of the page.
     """
 
     path: Path
@@ -129,6 +134,7 @@ class Subject:
     protocol: list[dict[str, str]] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     operators: str = ""
+    lead: str = ""
 
 
 def finish(
@@ -139,12 +145,18 @@ def finish(
     used: Mapping[str, int | None],
     seconds: float | None = None,
     robustness: list[dict[str, Any]] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the results of a run as `write_results` does.
 
-    `used` has the number of videos that were trained on and of those that were held out.
+    `used` has the number of videos that were trained on and of those that were held out. `notes` precede those that
+    follow from the settings.
     """
     config = run.config
+    if config.normal_only:
+        return write_results(
+            _normal_only(run, benchmark, used, notes), benchmark, results, seconds=seconds, robustness=robustness
+        )
     subject = Subject(
         path=run.path,
         primary=run.variants[0].name,
@@ -164,13 +176,37 @@ def finish(
         settings=dataclasses.asdict(config),
         command=f"python -m iefvad.train --config {run.path / 'config.yaml'}",
         title="IEF-VAD" if config.model == "ief-vad" else config.model,
-        notes=_notes(run),
+        notes=[*notes, *_notes(run)],
         history=run.history,
         protocol=protocol_table(config),
         device=resolve_device(config.device),
         operators="" if seconds is None else operators_of(run, benchmark.dim),
     )
     return write_results(subject, benchmark, results, seconds=seconds, robustness=robustness)
+
+
+def _normal_only(run: Run, benchmark: Benchmark, used: Mapping[str, int | None], notes: Sequence[str]) -> Subject:
+    """Return what the results of a detector from normal footage are about: it has no protocol."""
+    config = run.config
+    return Subject(
+        path=run.path,
+        primary=run.variants[0].name,
+        summary={
+            "preset": config.preset,
+            "model": NORMAL_ONLY,
+            "method": NORMAL_ONLY,
+            "density": config.density,
+            "test_crops": tested_crops(benchmark.test, config.test_crops),
+            "seeds": config.seeds,
+            **used,
+        },
+        settings={name: getattr(config, name) for name in WITH_NORMAL_ONLY},
+        command=f"python -m iefvad.train --config {run.path / 'config.yaml'}",
+        title=NORMAL_ONLY,
+        notes=[CAVEAT, *notes],
+        device=resolve_device(config.device),
+        lead=CAVEAT,
+    )
 
 
 def write_results(
@@ -264,6 +300,8 @@ def _about(subject: Subject, benchmark: Benchmark, seconds: float | None) -> dic
         "protocol": subject.protocol,
         "made": before | {"evaluate" if seconds is None else "train": made},
     }
+    if subject.lead:
+        about["lead"] = subject.lead
     if subject.history and not (subject.path / "log.jsonl").is_file():
         about["history"] = subject.history  # the results lie in another folder than the run
     return about

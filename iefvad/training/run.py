@@ -19,6 +19,9 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text, write_with
 from iefvad.utils.log_file import read_log
 
+NORMAL_ONLY = "normal-only"
+"""What a detector made from normal footage is called as a method and in tables."""
+
 
 def baseline_name(model: str, modality: str) -> str:
     """Return the name of a baseline in tables: that of its method, with the stream if it sees only one."""
@@ -116,6 +119,8 @@ class Run:
         """The models that the run trains, the main one first."""
         config = self.config
         modalities = ["fusion", "image", "event"] if config.modality == "all" else [str(config.modality)]
+        if config.normal_only:
+            return [Variant(baseline_name(NORMAL_ONLY, name), name, config.method) for name in modalities]
         if config.model != "ief-vad":
             return [Variant(baseline_name(config.model, name), name, config.method) for name in modalities]
         result = [Variant(name, name, config.method) for name in modalities]

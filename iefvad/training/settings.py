@@ -24,6 +24,7 @@ from iefvad.model.config import (
     Temporal,
     Weights,
 )
+from iefvad.model.normality.config import Density
 from iefvad.training.presets import PRESETS, defaults_of
 from iefvad.training.tracking import check_trackers
 from iefvad.utils.errors import UserError
@@ -66,6 +67,16 @@ class TrainConfig:
 
     # Method.
     model: Model = option("ief-vad", "network: IEF-VAD, or a baseline on the same features (docs/baselines.md)")
+    normal_only: bool = option(
+        False,
+        "make a detector from the normal training videos alone, without training a network: it finds what is unusual"
+        " (docs/normal.md)",
+    )
+    density: Density = option(
+        "knn",
+        "with --normal-only: what is unusual. knn: far from its nearest normal segments; gaussian: far from their mean"
+        " by the Mahalanobis distance",
+    )
     preset: Preset | None = option(
         None, "defaults for a data set [default: synth without your own data, else ucf-crime]"
     )
@@ -312,7 +323,7 @@ class Settings(TrainConfig):
     @property
     def run_dir(self) -> Path:
         """Folder that the run writes to."""
-        return Path(self.out) if self.out else Path("runs") / self.preset
+        return Path(self.out) if self.out else Path("runs") / ("normal" if self.normal_only else self.preset)
 
 
 def resolve(config: TrainConfig) -> Settings:
@@ -325,9 +336,11 @@ def resolve(config: TrainConfig) -> Settings:
     preset = config.preset or ("ucf-crime" if own_data else "synth")
     defaults = defaults_of(preset, config.protocol, config.method)
     every = not own_data and config.model == "ief-vad"
-    defaults |= {"modality": "all" if every else "fusion", "compare": every}
+    defaults |= {"modality": "all" if every else "fusion", "compare": every and not config.normal_only}
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    if config.model != "ief-vad":
+    if config.normal_only:
+        _check_normal_only(defaults | {"method": defaults_of(preset, config.protocol)["method"]}, given)
+    elif config.model != "ief-vad":
         _check_baseline(config, defaults | {"method": defaults_of(preset, config.protocol)["method"]}, given)
     if "refit" not in given:
         select, validation = (given.get(name, defaults[name]) for name in ("select", "validation"))
@@ -367,8 +380,32 @@ def _check_baseline(config: TrainConfig, defaults: dict[str, Any], given: dict[s
         raise UserError(f"--model {config.model} fuses both streams: leave --modality out.")
 
 
+WITH_NORMAL_ONLY = (
+    "features", "train_list", "test_list", "annotations", "gt", "image_folder", "event_folder", "nan", "verify",
+    "synth_seed", "cache", "normal_only", "density", "preset", "modality", "fused", "test_crops", "device", "explicit",
+    "out",
+)  # fmt: skip
+"""Settings that have a meaning with `normal_only`."""
+
+
+def _check_normal_only(defaults: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse choices that only training a network has."""
+    plain = {
+        item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        for item in dataclasses.fields(TrainConfig)
+    } | defaults
+    for name, value in given.items():
+        if name not in WITH_NORMAL_ONLY and value != plain[name]:
+            raise UserError(
+                f"--{name.replace('_', '-')} has no meaning with --normal-only, which trains no network: leave one of"
+                " them out."
+            )
+
+
 def _check(config: Settings) -> None:
     checked(config)
+    if config.density != "knn" and not config.normal_only:
+        raise UserError(f"--density {config.density} needs --normal-only: add it, or leave --density out.")
     padded = "--method released pads" if config.method == "released" else "--mask-clips draws damage for"
     if (config.method == "released" or config.mask_clips) and config.max_segments > LONGEST_PADDED:
         raise UserError(

@@ -55,13 +55,15 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
         )
     truth = config.gt or config.annotations
     given = {"--train-list": config.train_list, "--test-list": config.test_list, "--gt": truth}
+    if config.normal_only and config.test_list is None:  # normal footage needs no test
+        given = {"--train-list": config.train_list}
     missing = [flag for flag, value in given.items() if not value]
     if missing:
         raise UserError(
             f"{config.features or 'the data'}: no feature store (store.json, packed.json) is there, and to train from"
             f" .npy files {', '.join(missing)} must be given as well."
         )
-    assert config.train_list and config.test_list
+    assert config.train_list
     return load_lists(
         config.train_list,
         config.test_list,

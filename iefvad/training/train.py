@@ -20,12 +20,14 @@ from iefvad.training.distributed import Processes
 from iefvad.training.effects import check_effects
 from iefvad.training.fitting import TrainingData, fit_and_score
 from iefvad.training.folder import claimed
+from iefvad.training.normality import train_normal
 from iefvad.training.protocols import deviations
 from iefvad.training.results import Results, finish
 from iefvad.training.run import Run
 from iefvad.training.settings import Settings
 from iefvad.training.sources import load_benchmark
 from iefvad.training.tracking import Tracking
+from iefvad.utils.errors import UserError
 from iefvad.utils.files import StorageError
 from iefvad.utils.text import readable
 
@@ -76,7 +78,11 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
         if processes.is_main:
             run.tracking = Tracking(run.path, run.config, run.variants)
             stack.callback(run.tracking.close)
+        if config.normal_only and processes.world > 1:
+            raise UserError("--normal-only takes seconds and runs in one process: start it without torchrun.")
     benchmark = _load(config, processes, progress)
+    if config.normal_only:
+        return train_normal(run, benchmark, begin)
     with processes.barrier():
         benchmark.notes += check_effects(config, benchmark, run.variants, processes.world)
         benchmark.notes += crop_notes(benchmark.test, config.test_crops)

@@ -30,7 +30,7 @@ from iefvad.model.baselines.network import BaselineNetwork
 from iefvad.model.config import MODALITIES
 from iefvad.model.losses import RUN, WHOLE, Loss, LossWeights, Share
 from iefvad.model.network import Network, Output
-from iefvad.model.networks import AnyNetwork, make_network
+from iefvad.model.networks import LearnedNetwork, make_network
 from iefvad.model.standardize import Standardize
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.video_scores import VideoScores
@@ -68,7 +68,7 @@ class Fitted:
         settings: Those it was trained with, where the number of epochs may depend on the data.
     """
 
-    model: AnyNetwork
+    model: LearnedNetwork
     epoch: int
     threshold: float | None
     settings: Settings
