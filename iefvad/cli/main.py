@@ -20,6 +20,7 @@ COMMANDS = {
     "features": ("iefvad.cli.features:main", "import, export and describe stored features"),
     "encoders": ("iefvad.cli.encoders:main", "list the encoders that can be named, their width and their speed here"),
     "doctor": ("iefvad.cli.doctor:main", "print what a bug report needs: versions, codecs, devices, backends, disk"),
+    "export": ("iefvad.cli.export:main", "write a trained network as ONNX, torch.export or AOTInductor"),
     "convert": ("iefvad.cli.convert:main", "convert released encoder or model checkpoints to safetensors"),
 }
 """Name → where its main is, and one line of help."""
