@@ -20,9 +20,9 @@ from iefvad.utils.files import PathLike
 from iefvad.video.clock import FrameClock
 from iefvad.video.decoding import ASSUMED_RATE, Decoder, has_stamps, stated_rate
 from iefvad.video.folders import FolderDecoder, check_rate, read_folder
+from iefvad.video.limits import MAX_FRAMES
 from iefvad.video.opening import opened
 from iefvad.video.orientation import Upright
-from iefvad.video.segments import MAX_FRAMES
 
 _NEAR = 0.001  # seconds: times that came through text or a browser are rounded
 _AHEAD = 3.0  # seconds of decoding on, instead of a seek
