@@ -26,7 +26,7 @@ def explained(message: str, options: Sequence[str]) -> str:
             return f"{word!r} is not expected here. Options begin with --."
         return f"there is no option {word}.{did_you_mean(word, options)}"
     if found := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message):
-        return f"{found[1]} takes no value: write it without ={found[2]}."
+        return f"{found[1].partition('/')[0]} takes no value: write it without ={found[2]}."  # --x/--no-x
     if found := re.match(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
         words = [word.strip("' ") for word in found[3].split(",")]
         near = did_you_mean(found[2], words)
