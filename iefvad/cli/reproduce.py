@@ -14,7 +14,19 @@ from iefvad.utils.options import add_options, from_namespace, make_parser, optio
 from iefvad.utils.seeds import read_seeds
 from iefvad.utils.values import Range
 
-_VARIED = ("model", "modality", "compare", "fixed_noise", "seeds", "explicit", "out", "resume", "log")
+_VARIED = (
+    "model",
+    "modality",
+    "compare",
+    "fixed_noise",
+    "seeds",
+    "explicit",
+    "out",
+    "resume",
+    "log",
+    "normal_only",
+    "density",
+)
 """Options of `iefvad train` that the targets decide, or that mean something else here."""
 
 

@@ -72,9 +72,8 @@ def parse_sweep(argv: Sequence[str] | None = None) -> Sweep:
     add_options(parser, SweepConfig)
     groups = {"features": "data", "preset": "method", "lr": "optimisation (defaults come from the preset)"}
     groups["validation"] = "protocol"
-    add_options(
-        parser, TrainConfig, groups, without=("seeds", "out", "resume", "compare", "fixed_noise", "explicit", "log")
-    )
+    without = ("seeds", "out", "resume", "compare", "fixed_noise", "explicit", "log", "normal_only", "density")
+    add_options(parser, TrainConfig, groups, without=without)
     found = parser.parse_args(argv)
     config = from_namespace(SweepConfig, found)
     base = from_namespace(TrainConfig, found, without=("seeds", "out"))

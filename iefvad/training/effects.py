@@ -34,8 +34,9 @@ def check_effects(config: Settings, benchmark: Benchmark, variants: Sequence[Var
     training, held_out = split_validation(benchmark.train, config.validation, seed=0)
     for name, count in zip(("normal", "abnormal"), _kinds(training), strict=True):
         if not count:
+            alone = "; --normal-only makes a detector from normal videos alone" if name == "abnormal" else ""
             raise UserError(
-                f"the training list has no {name} video: both kinds are needed (labels are the last column)."
+                f"the training list has no {name} video: both kinds are needed (labels are the last column){alone}."
             )
     for variant in variants:
         model_config(variant.apply(config), benchmark.dim, variant.modality)

@@ -172,6 +172,25 @@ def test_settings_of_a_training_are_refused(given, name):
         resolve(TrainConfig(features="store", normal_only=True, **given))
 
 
+@pytest.mark.parametrize("vary", ["normal-only=true,false", "density=knn,gaussian"])
+def test_a_sweep_does_not_vary_it(vary, store, capsys):
+    from iefvad.cli.sweep import main as sweep
+
+    assert sweep(["--features", str(store), "--vary", vary]) == 2
+    assert "trains no network" in capsys.readouterr().err
+
+
+def test_a_training_without_anomalies_is_pointed_to_it(tmp_path, capsys):
+    store = write_store(tmp_path / "store", train=8, test=4)
+    rows = (store / "train.csv").read_text().splitlines()
+    kept = [rows[0], *(row for row in rows if row.endswith("Normal"))]
+    (store / "train.csv").write_text("\n".join(kept) + "\n")
+    assert (
+        train(["--features", str(store), "--out", str(tmp_path / "run"), "--validation", "0", "--select", "last"]) == 2
+    )
+    assert "--normal-only makes a detector" in capsys.readouterr().err
+
+
 def test_a_density_needs_normal_only():
     with pytest.raises(UserError, match="--density gaussian needs --normal-only"):
         resolve(TrainConfig(features="store", density="gaussian"))
