@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "detect",
         "Score your own videos, a camera or a stream with the model of a run. Each of them gets a CSV with the score of"
         " every segment, a CSV with the flagged intervals, a JSON file with everything, and an HTML timeline with"
-        " pictures of the segments with the highest scores. Cameras and streams are scored as they come, until they end"
-        " or until Ctrl-C.",
+        " pictures of the segments with the highest scores; several videos get an index page. Cameras and streams are"
+        " scored as they come, until they end or until Ctrl-C.",
         usage="RUN VIDEO [VIDEO ...] [options]",
     )
     parser.add_argument("run", type=str, help="run folder that `iefvad train` wrote", metavar="RUN")
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = from_namespace(DetectConfig, arguments)
     from iefvad.detection.detect import inputs
     from iefvad.detection.detector import Detector
-    from iefvad.detection.outputs import Names, describe_failure, describe_rule, write_results
+    from iefvad.detection.outputs import Names, describe_failure, describe_rule, page_of, write_results
+    from iefvad.detection.overview import Overview
     from iefvad.detection.terminal import summarize, watch
     from iefvad.video import find_videos, require_rate
 
@@ -52,14 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if cameras:
         return watch(detector, cameras, folder)
     names, failed = Names(folder), 0
-    for video in videos:
-        try:
-            detection = detector(video)
-            write_results(detection, folder, names.of(video), detector)
-        except Exception as error:  # of one video: the others go on
-            failed += 1
-            print(f"iefvad detect: {describe_failure(video, error)}", file=sys.stderr, flush=True)
-            continue
-        summarize(detection)
+    overview = Overview(folder, detector.name, detector.rule, describe_rule(detector.rule))
+    try:
+        for video in videos:
+            try:
+                detection = detector(video)
+                write_results(detection, folder, names.of(video), detector)
+                overview.add(detection, page_of(detection))
+            except Exception as error:  # of one video: the others go on
+                failed += 1
+                overview.fail(describe_failure(video, error))
+                print(f"iefvad detect: {describe_failure(video, error)}", file=sys.stderr, flush=True)
+                continue
+            summarize(detection)
+    finally:  # what was scored before Ctrl-C is listed too
+        index = overview.write()
     print(f"{len(videos) - failed} of {len(videos)} videos scored; results in {readable(folder)}")
+    if index is not None:
+        print(f"index of the videos: {readable(index)}")
     return 1 if failed else 0

@@ -126,11 +126,12 @@ class Detector:
         timing.segments, timing.total = len(collector), time.perf_counter() - begin
         timing.decode, timing.encode = stream.segments.seconds, timed.seconds
         scores = collector.scores(stem_of(video), stream.fps, readable(video.name))
+        intervals = self.rule.intervals(scores)
         return Detection(
             video,
             scores,
-            self.rule.intervals(scores),
-            collector.pictures(),
+            intervals,
+            collector.pictures(intervals),
             self.rule,
             timing,
             clock=stream.segments.clock,

@@ -14,6 +14,7 @@ from iefvad.checkpoints.calibration import fingerprint
 from iefvad.checkpoints.hub import NormalOnly
 from iefvad.detection.detector import Detector, stem_of
 from iefvad.detection.overlay import write_overlay
+from iefvad.detection.overview import INDEX, address_of_video
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
 from iefvad.model.normality.config import CAVEAT
@@ -39,7 +40,7 @@ class Names:
     def __init__(self, folder: Path) -> None:
         """Give names for files in `folder`, which need not exist."""
         self.folder = folder
-        self._taken: dict[str, str] = {}
+        self._taken: dict[str, str] = {INDEX: ""}  # of no video
 
     def of(self, video: Path) -> str:
         """Return the stem of the video; where it is taken, with the suffix, with its folders, or with a number."""
@@ -119,12 +120,18 @@ def _write_results(detection: Detection, folder: Path, name: str, detector: Dete
         intervals=detection.intervals,
         threshold=detection.rule.threshold,
         thumbnails=detection.pictures,
+        address=address_of_video(detection, folder),
         notes=_notes(detection, detector),
     )
     # Last: where the JSON file is, all others are.
     write_with(paths[2], lambda path: _write_json(path, detection, detector, [p.name for p in paths]))
     detection.files = paths
     return paths
+
+
+def page_of(detection: Detection) -> Path:
+    """Return the path of the page among the files of a detection."""
+    return next(path for path in detection.files if path.suffix == ".html")
 
 
 def describe_failure(video: Path, error: Exception) -> str:

@@ -18,7 +18,7 @@ from iefvad.report.images import inline_svg
 from iefvad.report.page import Table, flatten, table, write_page
 from iefvad.report.radar import radar
 from iefvad.report.run_folder import RunFolder, damage_explained
-from iefvad.report.style import OTHERS, SERIES
+from iefvad.report.style import OTHERS, SERIES, token_of
 from iefvad.scoring.score_files import SCORES
 from iefvad.scoring.seeds import by_seed, paired
 from iefvad.scoring.tables import class_rows, headline_rows
@@ -51,7 +51,7 @@ def write_comparison(path: str | Path, folders: Sequence[str | Path]) -> None:
 
 def _write_page(path: Path, opened: Sequence[RunFolder]) -> None:
     runs = dict(zip(_short_names([run.path for run in opened]), opened, strict=True))
-    tokens = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(runs)}
+    tokens = _colours(runs)
     groups = comparable(runs)
     write_page(
         path,
@@ -63,6 +63,17 @@ def _write_page(path: Path, opened: Sequence[RunFolder]) -> None:
         facts=_facts(runs, tokens),
         settings=_differing(runs),
     )
+
+
+def _colours(runs: Runs) -> dict[str, str]:
+    """Choose the palette token of each run: that of its method, as on the run's own page, unless another run has it."""
+    tokens: dict[str, str] = {}
+    for name, run in runs.items():
+        method = str(run.run.get("method", ""))
+        own = token_of(run.main if run.main != "fusion" or method in ("", "ief") else f"fusion ({method})")
+        free = [token for token in (own, *_COLOURS) if token not in tokens.values()]
+        tokens[name] = free[0] if free else _COLOURS[len(tokens) % len(_COLOURS)]
+    return tokens
 
 
 def comparable(runs: Runs) -> list[dict[str, RunFolder]]:

@@ -18,7 +18,7 @@ from iefvad.report.style import SERIES
 from iefvad.scoring.direction import direction
 from iefvad.scoring.metrics import bootstrap_auc, roc_auc
 from iefvad.scoring.robustness import explain, spread
-from iefvad.scoring.seeds import Spread, by_seed, quantity
+from iefvad.scoring.seeds import Spread, by_seed, quantity, typical_seed
 from iefvad.scoring.tables import class_rows, headline_rows
 from iefvad.scoring.video_scores import VideoScores, to_frames
 from iefvad.utils.text import clock, duration
@@ -55,7 +55,7 @@ def write_report(
         title: Title of the page.
         metrics: Metrics of each model, in the order of the table, as metrics.json holds them. With several seeds they
             are shown as mean ± standard deviation.
-        videos: Scores of the test videos by the same models, of their first seed. A model may be absent.
+        videos: Scores of the test videos by the same models, of one seed: the typical one. A model may be absent.
         config: Settings, nested or not.
         notes: Remarks below the main table.
         history: Rows of log.jsonl (model, epoch, loss, loss_cls, val_*).
@@ -82,7 +82,7 @@ def write_report(
         tiles=_tiles(metrics.get(main, {}), main),
         results=_results(metrics, videos),
         by_seed=_by_seed(metrics),
-        notes=[*notes, *_remarks(metrics)],
+        notes=[*notes, *_remarks(metrics, main)],
         curves=_curves(seeds or {model: [scores] for model, scores in videos.items()}),
         calibration=_calibration({name: found for name, found in videos.items() if _probabilities(metrics, name)}),
         classes=_classes(metrics),
@@ -137,20 +137,22 @@ def _tiles(found: Mapping[str, Any], main: str) -> list[tuple[str, str]]:
 
 def _results(metrics: Metrics, videos: Scores) -> Table:
     rows = headline_rows(metrics)
+    several = any(found.get("seeds") for found in metrics.values())
     for row in rows:
-        row["AUC, 95%"] = _interval(metrics[row["model"]], videos.get(row["model"], ()))
+        row["AUC, 95%"] = None if several else _interval(metrics[row["model"]], videos.get(row["model"], ()))
     order = ["model", "AUC", "AUC, 95%", "AP", "Ano-AUC", "Brier", "ECE", "w_img", "w_evt"]
     return table([{key: row[key] for key in order} for row in rows], models=list(metrics), best=_best)
 
 
 def _by_seed(metrics: Metrics) -> dict[str, Table]:
-    """Tables of AUC and AP with one column per seed; models of a single seed are left out."""
+    """Tables of AUC and AP with one column per seed and their mean; models of a single seed are left out."""
     result = {}
     for title, key in (("AUC", "auc"), ("AP", "ap")):
         rows = []
         for model, found in metrics.items():
             if found.get("seeds"):
-                rows.append({"model": model} | {str(seed): v for seed, v in by_seed(found, key).items()})
+                values = {str(seed): value for seed, value in by_seed(found, key).items()}
+                rows.append({"model": model} | values | {"mean": quantity(found, key) if values else None})
         if any(len(row) > 1 for row in rows):
             result[title] = table(rows, models=list(metrics))
     return result
@@ -174,7 +176,7 @@ def _best(column: str) -> str | None:
     return "max" if column in _HIGH_IS_BEST else "min" if column in ("Brier", "ECE") else None
 
 
-def _remarks(metrics: Metrics) -> list[str]:
+def _remarks(metrics: Metrics, main: str) -> list[str]:
     """Collect the notes of all models; a note that not all of them have begins with their names."""
     found: dict[str, list[str]] = {}
     for model, values in metrics.items():
@@ -187,7 +189,8 @@ def _remarks(metrics: Metrics) -> list[str]:
         remarks.insert(
             0,
             f"Figures are mean ± standard deviation over the seeds {named}, and curves are means with a band of one"
-            f" standard deviation. Timelines are those of seed {lists[0][0]}.",
+            f" standard deviation. Timelines and calibration are those of seed {typical_seed(metrics[main])}, whose AUC"
+            " is the nearest to the median.",
         )
     return remarks
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from iefvad.report import plots
 from iefvad.report.images import data_uri, inline_svg
-from iefvad.report.page import Table, table, write_page
+from iefvad.report.index_page import moment
+from iefvad.report.page import Link, Table, table, write_page
 from iefvad.report.pictures import jpeg
 from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.text import clock, duration
@@ -27,6 +28,7 @@ def write_timeline(
     threshold: float,
     thumbnails: Sequence[tuple[float, np.ndarray]] = (),
     notes: Sequence[str] = (),
+    address: str | None = None,
 ) -> None:
     """Write one video's scores as a self-contained HTML page. All text is escaped.
 
@@ -38,6 +40,8 @@ def write_timeline(
         threshold: Score at which a segment is flagged.
         thumbnails: Pictures of segments, in the order in which they are shown: time in seconds, uint8 RGB (H, W, 3).
         notes: Remarks below the timeline.
+        address: Address of the video file, relative to the page and percent-encoded. Times and pictures are then links
+            to these moments of it.
 
     Raises:
         UserError: the file cannot be written.
@@ -59,10 +63,13 @@ def write_timeline(
         plot=plot,
         explanation=_explanation(video),
         notes=notes,
-        intervals=_table(listed),
+        intervals=_table(listed, address),
         selection=_selection(threshold, len(listed), len(intervals)),
         threshold=f"{threshold:.3g}",
-        thumbnails=[(data_uri(jpeg(image), "image/jpeg"), _caption(video, time)) for time, image in thumbnails],
+        thumbnails=[
+            (data_uri(jpeg(image), "image/jpeg"), _caption(video, time), moment(address, time))
+            for time, image in thumbnails
+        ],
     )
 
 
@@ -103,12 +110,12 @@ def _selection(threshold: float, listed: int, total: int) -> str:
     return text
 
 
-def _table(intervals: Sequence[Interval]) -> Table:
+def _table(intervals: Sequence[Interval], address: str | None) -> Table:
     return table(
         [
             {
                 "no.": str(number),
-                "start": clock(start, 1),
+                "start": Link(clock(start, 1), moment(address, start) or ""),
                 "end": clock(end, 1),
                 "length, s": f"{end - start:.1f}",
                 "peak score": float(peak),

@@ -21,7 +21,7 @@ from iefvad.scoring.direction import direction
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.score_files import SCORES, test_set, write_all_scores
 from iefvad.scoring.scorer import tested_crops
-from iefvad.scoring.seeds import summaries, with_means
+from iefvad.scoring.seeds import summaries, with_deviations, with_means
 from iefvad.scoring.tables import class_rows, headline_rows, table
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
 from iefvad.training.backends import operators_of
@@ -79,7 +79,8 @@ class Results:
     def metrics(self, history: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, Any]]:
         """Return the metrics of each model, as metrics.json holds them (`docs/specification.md#run-folder`).
 
-        With several seeds they are means, and "seeds" has the value of each seed, mean and deviation. Where q or ν are
+        With several seeds they are means, `n` and `auc_sd`, `ap_sd` ... are the number of seeds and the deviations, and
+        "seeds" has the value of each seed, mean and deviation. Where q or ν are
         learned, "learned" holds their values, and under "by_epoch" those of each row of `history` of the first seed.
         """
         result = {}
@@ -94,7 +95,8 @@ class Results:
             if len(each) > 1:
                 summarised = summaries(each, SUMMARISED)
                 for_each = {key: [choice[key] for choice in chosen] for key in ("epoch", "threshold") if all(chosen)}
-                found = with_means(found, summarised) | {"seeds": {"list": list(seeds)} | for_each | summarised}
+                found = with_deviations(with_means(found, summarised), summarised, len(each))
+                found["seeds"] = {"list": list(seeds)} | for_each | summarised
             if "learned" in found:
                 rows = [row for row in history if row["model"] == name and row["seed"] == next(iter(seeds))]
                 rows = [row for row in rows if row.get("phase") == rows[-1].get("phase")]  # of the kept network

@@ -21,7 +21,7 @@ from tests.helpers.runs import videos, write_run
 from tests.report.test_run_page import check
 
 CLASSES = ["Abuse", "Arrest", "Arson", "Assault", "Burglary", "Explosion", "Fighting", "RoadAccidents", "Robbery"]
-CLASSES += ["Shooting", "Shoplifting", "Stealing", "Vandalism"]
+CLASSES += ["Shooting", "Shoplifting", "Stealing", "Vandalism", "AbandonedObjectOnTheWay"]
 MODELS = ["fusion", "image", "event", "fusion (q = 0.4)", "fusion (paper)", "fusion (released)"]
 
 
@@ -155,6 +155,20 @@ def test_paired_differences():
     assert seeds.paired({0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.5, 1: 2.5, 2: 3.5}).p is None
 
 
+_OVERLAPS = """(() => {
+  const found = [];
+  document.querySelectorAll('#classes svg, #group0 svg').forEach(svg => {
+    const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+    boxes.forEach(([a, p], i) => boxes.slice(0, i).forEach(([b, q]) => {
+      const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+      const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+      if (wide > 1 && high > 3 && a.trim() && b.trim()) found.push(a + ' | ' + b);
+    }));
+  });
+  return found.join('; ');
+})()"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")
 def test_ten_seeds_fit_1400_pixels(tmp_path):
     write_run(tmp_path / "one", models=MODELS, seeds=list(range(10)), classes=CLASSES)
@@ -168,6 +182,9 @@ def test_ten_seeds_fit_1400_pixels(tmp_path):
             page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
             found = page.evaluate(f"{wide}.map(e => e.closest('section').id + e.innerText.slice(0, 60)).join(', ')")
             assert found == "", file
+            assert page.evaluate(_OVERLAPS) == "", file
+            deviations = "[...document.querySelectorAll('td small')].filter(e => e.textContent.startsWith('±')).length"
+            assert page.evaluate(deviations) >= 7 * 5, file
             page.open(f"file://{file}", width=400)
             page.wait_for("document.readyState == 'complete' && document.querySelector('footer') != null")
             assert page.evaluate("document.documentElement.scrollWidth <= 400"), file

@@ -276,11 +276,12 @@ class Channel:
             "lost": [asdict(lost) for lost in self.lost],
             "clock": self.clocks.tolist(),
         }
+        intervals = self.rule.intervals(scores)
         return Detection(
             self.source.shown,
             scores,
-            self.rule.intervals(scores),
-            self._collector.pictures(),
+            intervals,
+            self._collector.pictures(intervals),
             self.rule,
             timing,
             live=live,
