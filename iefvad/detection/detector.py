@@ -15,6 +15,7 @@ from iefvad.detection.config import DetectConfig
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.threshold import Rule, choose_rule
 from iefvad.encoders.encoder import Encoder, build_encoder
+from iefvad.features.density import with_density
 from iefvad.extraction.stream import DEFAULTS, FeatureStream, SegmentFeatures, grouped
 from iefvad.scoring.scorer import Scorer, check_encoder, choose_crops
 from iefvad.utils.devices import resolve_device
@@ -146,9 +147,11 @@ def stem_of(video: Path) -> str:
 def score_segments(scorer: Scorer, segments: list[SegmentFeatures], timing: Timing) -> np.ndarray:
     """Score the next t segments and add the time spent to `timing`. Returns rows as in `Scorer.feed`, (t, 4)."""
     begin = time.perf_counter()
-    rows = scorer.feed(
-        torch.stack([segment.image for segment in segments], 1), torch.stack([segment.event for segment in segments], 1)
-    )
+    image = torch.stack([segment.image for segment in segments], 1)
+    event = torch.stack([segment.event for segment in segments], 1)
+    if getattr(scorer.model.config, "density", 0):
+        image, event = with_density(image, event, [segment.density for segment in segments])
+    rows = scorer.feed(image, event)
     timing.score += time.perf_counter() - begin
     return rows
 

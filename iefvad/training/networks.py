@@ -21,7 +21,7 @@ def model_config(config: Settings, dim: int, modality: str) -> LearnedConfig:
     Raises:
         UserError: the width does not fit the number of heads, or the baseline.
     """
-    projection = min(config.projection, dim) or None
+    projection = min(config.projection, dim - bool(config.density_prior)) or None
     if config.model != "ief-vad":
         return _baseline_config(config, dim, modality, projection)
     names = {field.name for field in dataclasses.fields(ModelConfig)}
@@ -37,6 +37,7 @@ def model_config(config: Settings, dim: int, modality: str) -> LearnedConfig:
     return ModelConfig(
         **values
         | {"dim": dim, "modality": modality, "window": config.window or None, "projection": projection}
+        | {"density": config.density_prior}
         | {"released": config.method == "released"}
         | ({"fusion": "precision"} if modality in MODALITIES else {})
     )

@@ -149,6 +149,11 @@ class TrainConfig:
         " both streams weigh the same everywhere at first",
         Range(0, below=1),
     )
+    density_prior: float | None = option(
+        None,
+        "weight of the standardised event density in the logits before training; it is also one more feature. 0: none",
+        NOT_NEGATIVE,
+    )
     members: int | None = option(
         None, "number of networks, trained side by side, whose logits are averaged", Range(1, DEEPEST)
     )
@@ -182,6 +187,11 @@ class TrainConfig:
     )
     weight_decay: float = option(0.01, "weight decay of AdamW", NOT_NEGATIVE)
     epochs: int | None = option(None, "passes over the training videos", Range(1, 1_000_000))
+    until_loss: float | None = option(
+        None,
+        "training ends after the first epoch whose classification loss is at most this, 0: at the last epoch",
+        NOT_NEGATIVE,
+    )
     min_steps: int | None = option(
         None,
         "minimum number of optimiser steps: with few videos there are more epochs, and milestones move along",
@@ -296,10 +306,12 @@ class Settings(TrainConfig):
     identity_start: bool = field(kw_only=True)
     zero_start: bool = field(default=False, kw_only=True)
     image_part: float = field(default=0.0, kw_only=True)
+    density_prior: float = field(default=0.0, kw_only=True)
     members: int = field(default=1, kw_only=True)
     lr: float = field(kw_only=True)
     epochs: int = field(kw_only=True)
     min_steps: int = field(default=0, kw_only=True)
+    until_loss: float = field(default=0.0, kw_only=True)
     milestones: list[int] = field(kw_only=True)
     factor: float = field(kw_only=True)
     batch: int = field(kw_only=True)
@@ -429,6 +441,10 @@ def _check(config: Settings) -> None:
         if chosen := [name for name in BEYOND if getattr(config, name) != plain[name]]:
             flag = chosen[0].replace("_", "-")
             raise UserError(f"--{flag} has no meaning for the released code: leave it out, or choose --method ief.")
+    if config.density_prior and not (config.standardize and config.projection):
+        raise UserError(
+            "--density-prior needs standardised and projected features: add --standardize true --projection 128."
+        )
     if config.projection and not config.standardize:
         raise UserError("--projection is taken from standardised features: add --standardize true.")
     if config.covariance_rank and config.method == "released":

@@ -156,7 +156,7 @@ class Trainer:
         self._begin(clips)
         step = self._step()
         with self._bar(progress) as bar:
-            while self.progress.epoch < self.config.epochs:
+            while self.progress.epoch < self.config.epochs and not self._has_learned():
                 row = self._train_epoch(clips, step, lambda: self._choose(held_out, test))
                 if self.config.reload_best:
                     self.model.load_state_dict(self.progress.best)
@@ -167,6 +167,11 @@ class Trainer:
                 bar.update()
         self.model.load_state_dict(self.progress.best)
         return Fitted(self.model.eval(), self.progress.best_epoch, self._threshold(held_out), self.config)
+
+    def _has_learned(self) -> bool:
+        """Whether the last epoch's classification loss is as low as the settings ask for."""
+        history = self.progress.history
+        return bool(history) and self.config.until_loss > 0 and history[-1]["loss_cls"] <= self.config.until_loss
 
     def score(self, videos: Sequence[Video]) -> list[VideoScores]:
         """Score videos with the network as it is; several processes share the work, and all have all scores."""
