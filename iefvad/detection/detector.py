@@ -15,8 +15,8 @@ from iefvad.detection.config import DetectConfig
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.threshold import Rule, choose_rule
 from iefvad.encoders.encoder import Encoder, build_encoder
-from iefvad.features.density import with_density
 from iefvad.extraction.stream import DEFAULTS, FeatureStream, SegmentFeatures, grouped
+from iefvad.features.density import with_density
 from iefvad.scoring.scorer import Scorer, check_encoder, choose_crops
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError

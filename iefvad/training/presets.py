@@ -8,7 +8,8 @@ _BASE: dict[str, Any] = {
     "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
     "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
     "max_segments": 256, "window": 0, "standardize": False, "projection": 0, "identity_start": False,
-    "min_steps": 0, "until_loss": 0.0, "density_prior": 0.0, "zero_start": False, "image_part": 0.0, "members": 1, "select_metric": "auc",
+    "min_steps": 0, "until_loss": 0.0, "density_prior": 0.0, "zero_start": False,
+    "image_part": 0.0, "members": 1, "select_metric": "auc",
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
