@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from iefvad.utils.options import option
 from iefvad.utils.values import COUNT, NOT_NEGATIVE, POSITIVE, SEED, Range
@@ -71,5 +72,8 @@ class CutConfig:
     )
     quality: int = option(
         18, "with --exact: H.264's constant rate factor; 0 is lossless, 51 is the worst", Range(0, 51)
+    )
+    on_truncated: Literal["error", "keep"] = option(
+        "error", "with --exact: refuse a truncated or damaged recording, or keep what decodes"
     )
     overwrite: bool = option(False, "replace clips and lists that are already in the folder")
