@@ -31,7 +31,7 @@ class SplitConfig:
     similar: float | None = option(
         None,
         "with --features: join sources that have videos whose mean image features have at least this cosine, after the"
-        " mean of the store is taken away; try 0.95",
+        " mean of the store is taken away; try 0.9",
         Range(above=0, most=1),
     )
     annotations: str | None = option(
