@@ -61,8 +61,6 @@ def without_effect(config: EvaluateConfig) -> dict[str, str]:
         found["annotations"] = "beside --gt, which also has the truth of the test videos: give one of them"
     if config.robustness is False:
         found |= dict.fromkeys(("draws", "ratios", "mask"), "with --robustness false: leave one of them out")
-    elif config.robustness == "segments":
-        found["mask"] = "with --robustness segments, which masks no dimension: leave it out"
     if config.noise == "gaussian":
         found["nu"] = "with --noise gaussian, which has no degrees of freedom: leave it out"
     return found

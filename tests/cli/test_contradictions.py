@@ -111,7 +111,6 @@ def test_a_sweep_refuses_what_has_no_effect_in_any_of_its_trainings():
     ("line", "message"),
     [
         ("evaluate RUN --robustness false --draws 3", "--draws has no effect with --robustness false"),
-        ("evaluate RUN --robustness segments --mask zero", "--mask has no effect with --robustness segments"),
         ("evaluate RUN --gt a.npy --annotations b.txt", "--annotations has no effect beside --gt"),
         ("evaluate RUN --noise gaussian --nu 3", "--nu has no effect with --noise gaussian"),
         ("detect RUN VIDEO --retries 3", "--retries has no effect on files"),
