@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iefvad.cli.command import command
+from iefvad.cli.command import command, unused_rate
 from iefvad.detection.config import CalibrateConfig
 from iefvad.utils.files import require_writable, rescued
+from iefvad.utils.option_errors import require_effect
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import clock, readable
 
@@ -38,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = from_namespace(CalibrateConfig, arguments)
     from iefvad.checkpoints.calibration import CALIBRATION
     from iefvad.detection.calibrate import calibrate
+    from iefvad.video import find_videos
 
+    if "fps" in parser.given:
+        require_effect(parser.given, unused_rate(find_videos(arguments.videos)))
     folder = Path(config.out or arguments.run)
     if config.out or folder.is_dir():  # else the model is not there, which is said more clearly
         require_writable(folder)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from jsonargparse import ArgumentParser
@@ -167,6 +168,13 @@ def _place(error: BaseException) -> str:
             place = f" in {module}.{function}"
         trace = trace.tb_next
     return place
+
+
+def unused_rate(videos: Iterable[Path]) -> dict[str, str]:
+    """Return why `--fps` has no effect, where all videos are files."""
+    if any(video.is_dir() for video in videos):
+        return {}
+    return {"fps": "on video files, which have their own rate: leave it out"}
 
 
 def dispatch(

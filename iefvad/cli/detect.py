@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iefvad.cli.command import command
-from iefvad.detection.config import GROUPS, DetectConfig
+from iefvad.cli.command import command, unused_rate
+from iefvad.detection.config import FILES_ONLY, GROUPS, LIVE_ONLY, DetectConfig
 from iefvad.utils.files import require_writable
+from iefvad.utils.option_errors import require_effect
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import readable
 
@@ -45,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     cameras = inputs(arguments.videos, config)
     videos = [] if cameras else find_videos(arguments.videos)
+    if cameras:
+        require_effect(parser.given, dict.fromkeys(FILES_ONLY, "on cameras and streams, only on files: leave it out"))
+    else:
+        live = dict.fromkeys(LIVE_ONLY, "on files, only on cameras and streams: leave it out")
+        require_effect(parser.given, live | unused_rate(videos))
     require_rate(videos, config.fps)
     detector = Detector(arguments.run, config, live=bool(cameras))
     folder = Path(config.out) if config.out else (detector.folder or Path()) / "detections"

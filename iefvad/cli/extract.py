@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iefvad.cli.command import command
-from iefvad.extraction.config import ExtractConfig, ExtractReport
+from iefvad.cli.command import command, unused_rate
+from iefvad.extraction.config import ExtractConfig, ExtractReport, without_effect
+from iefvad.utils.option_errors import require_effect
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import readable
 
@@ -40,8 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, ExtractConfig, groups)
     arguments = parser.parse_args(argv)
     config = from_namespace(ExtractConfig, arguments)
+    require_effect(parser.given, without_effect(config))
     from iefvad.extraction.extract import extract
+    from iefvad.video import find_videos
 
+    if "fps" in parser.given:
+        require_effect(parser.given, unused_rate(find_videos(arguments.videos)))
     try:
         report = extract(arguments.videos, arguments.out, config)
     except KeyboardInterrupt:

@@ -18,6 +18,10 @@ GROUPS = {
 }
 """First option of each group of the help → title of the group."""
 
+LIVE_ONLY = ("retries", "retry_seconds", "timeout", "duration")
+FILES_ONLY = ("on_truncated", "fps", "max_pixels", "max_frames", "overlay")
+"""Options that have no effect on the other kind of input."""
+
 
 @dataclass
 class DetectConfig:
