@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from iefvad.detection.threshold import Rule
 from iefvad.extraction.stream import SegmentFeatures
 from iefvad.scoring.scorer import columns_of
 from iefvad.scoring.video_scores import Interval, VideoScores
+from iefvad.utils.advice import Advice
 from iefvad.video import SEGMENT, ClockReport
 
 
@@ -73,6 +75,7 @@ class Detection:
         live: What happened to the connection; None for a file.
         clock: Where the times of a file come from, and which frames it lost; None for live input.
         files: Paths of the files that were written.
+        warnings: What makes these scores doubtful, each with its remedy.
     """
 
     video: Path | str
@@ -84,6 +87,7 @@ class Detection:
     live: dict[str, Any] | None = None
     clock: ClockReport | None = None
     files: list[Path] = field(default_factory=list)
+    warnings: list[Advice] = field(default_factory=list)
 
 
 class Collector:
@@ -95,6 +99,7 @@ class Collector:
         self._starts, self._ends = array("d"), array("d")
         self._highest: list[tuple[float, int, float, np.ndarray]] = []
         self._pictures = pictures
+        self._sums: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         """Return the number of segments so far."""
@@ -106,12 +111,19 @@ class Collector:
         for segment, row in zip(segments, rows, strict=True):
             self._starts.append(segment.start)
             self._ends.append(segment.end)
+            for name, features in (("image", segment.image), ("event", segment.event)):
+                mean = features.double().mean(0)
+                self._sums[name] = self._sums[name] + mean if name in self._sums else mean
             # No two segments have the same number, so the heap never compares pictures.
             entry = (float(row[0]), segment.index, segment.start, segment.thumbnail)
             if len(self._highest) < self._pictures:
                 heapq.heappush(self._highest, entry)
             elif self._highest and entry > self._highest[0]:
                 heapq.heapreplace(self._highest, entry)
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the mean features of each modality so far, (D,) float64."""
+        return {name: total / len(self) for name, total in self._sums.items()}
 
     def scores(self, name: str, fps: float, source: str) -> VideoScores:
         """Return the scores so far, as those of a video of this name, frame rate and source."""

@@ -12,6 +12,7 @@ from iefvad.report.images import data_uri, inline_svg
 from iefvad.report.page import Table, table, write_page
 from iefvad.report.pictures import jpeg
 from iefvad.scoring.video_scores import Interval, VideoScores
+from iefvad.utils.advice import Advice, score_text
 from iefvad.utils.text import clock, duration
 from iefvad.video import SEGMENT
 
@@ -27,6 +28,7 @@ def write_timeline(
     threshold: float,
     thumbnails: Sequence[tuple[float, np.ndarray]] = (),
     notes: Sequence[str] = (),
+    warnings: Sequence[Advice] = (),
 ) -> None:
     """Write one video's scores as a self-contained HTML page. All text is escaped.
 
@@ -38,6 +40,7 @@ def write_timeline(
         threshold: Score at which a segment is flagged.
         thumbnails: Pictures of segments, in the order in which they are shown: time in seconds, uint8 RGB (H, W, 3).
         notes: Remarks below the timeline.
+        warnings: Warnings at the top.
 
     Raises:
         UserError: the file cannot be written.
@@ -59,9 +62,10 @@ def write_timeline(
         plot=plot,
         explanation=_explanation(video),
         notes=notes,
+        warnings=warnings,
         intervals=_table(listed),
         selection=_selection(threshold, len(listed), len(intervals)),
-        threshold=f"{threshold:.3g}",
+        threshold=score_text(threshold),
         thumbnails=[(data_uri(jpeg(image), "image/jpeg"), _caption(video, time)) for time, image in thumbnails],
     )
 
@@ -97,7 +101,7 @@ def _explanation(video: VideoScores) -> str:
 
 
 def _selection(threshold: float, listed: int, total: int) -> str:
-    text = f"Threshold {threshold:.3g}."
+    text = f"Threshold {score_text(threshold)}."
     if total > listed:
         text += f" The {listed} of the highest peaks out of {total}; the CSV file has every segment."
     return text
