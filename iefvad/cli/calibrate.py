@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(calibration: Calibration, path: Path) -> None:
+    from iefvad.detection.advice import rule_advice
     from iefvad.detection.calibrate import poisson_bound
     from iefvad.detection.outputs import describe_rule
     from iefvad.detection.threshold import Rule
@@ -71,6 +72,8 @@ def _report(calibration: Calibration, path: Path) -> None:
             f"This is too little footage to be sure: it only shows, with 95% confidence, that there are fewer than"
             f" {calibration.upper_bound:.3g} false alarms per hour. To show {calibration.allowed:g} per hour, {wanted}."
         )
+    for warning in rule_advice(rule) if calibration.threshold <= 1 else ():
+        print(f"warning: {warning}")
     if calibration.threshold > 1:
         print("Normal footage reaches the highest possible score, so nothing will be flagged: train on such footage.")
     print(f"written: {readable(path)}")

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, DetectConfig, GROUPS)
     arguments = parser.parse_args(argv)
     config = from_namespace(DetectConfig, arguments)
+    from iefvad.detection.advice import Flagged, flagged_advice
     from iefvad.detection.detect import inputs
     from iefvad.detection.detector import Detector
     from iefvad.detection.outputs import Names, describe_failure, describe_rule, page_of, write_results
@@ -56,9 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(config.out) if config.out else (detector.folder or Path()) / "detections"
     require_writable(folder)
     print(f"{describe_rule(detector.rule)}\n  ({readable(detector.rule.origin)})", flush=True)
+    known = detector.standing_advice()
+    for warning in known:
+        print(f"warning: {warning}", flush=True)
     if cameras:
         return watch(detector, cameras, folder)
-    names, failed = Names(folder), 0
+    names, failed, footage = Names(folder), 0, Flagged()
     overview = Overview(folder, detector.name, detector.rule, describe_rule(detector.rule))
     try:
         for video in videos:
@@ -71,9 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 overview.fail(describe_failure(video, error))
                 print(f"iefvad detect: {describe_failure(video, error)}", file=sys.stderr, flush=True)
                 continue
-            summarize(detection)
+            summarize(detection, known)
+            footage.add(detection.scores, detection.intervals)
     finally:  # what was scored before Ctrl-C is listed too
         index = overview.write()
+    for warning in flagged_advice(footage) if len(videos) > 1 else ():
+        print(f"warning: {warning}")
     print(f"{len(videos) - failed} of {len(videos)} videos scored; results in {readable(folder)}")
     if index is not None:
         print(f"index of the videos: {readable(index)}")

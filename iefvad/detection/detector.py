@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from iefvad.checkpoints.hub import Trained, load_trained
+from iefvad.detection.advice import Flagged, familiar_advice, flagged_advice, model_advice, rule_advice
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.threshold import Rule, choose_rule
@@ -18,6 +19,8 @@ from iefvad.encoders.encoder import Encoder, build_encoder
 from iefvad.extraction.stream import DEFAULTS, FeatureStream, SegmentFeatures, grouped
 from iefvad.features.density import with_density
 from iefvad.scoring.scorer import Scorer, check_encoder, choose_crops
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.advice import Advice
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.text import few, file_name, readable
@@ -136,7 +139,21 @@ class Detector:
             self.rule,
             timing,
             clock=stream.segments.clock,
+            warnings=self.advice(scores, collector),
         )
+
+    def advice(self, scores: VideoScores, collector: Collector, rule: Rule | None = None) -> list[Advice]:
+        """Return what makes the scores of a video doubtful, by the rule that flags it (the detector's unless given)."""
+        rule = rule or self.rule
+        return [
+            *self.standing_advice(rule),
+            *familiar_advice(self.provenance, getattr(self.model, "statistics", {}), collector.means()),
+            *flagged_advice(Flagged().add(scores, rule.intervals(scores))),
+        ]
+
+    def standing_advice(self, rule: Rule | None = None) -> list[Advice]:
+        """Return what is doubtful about the model and the rule, whatever the video is."""
+        return [*model_advice(self.provenance), *rule_advice(rule or self.rule)]
 
 
 def stem_of(video: Path) -> str:
@@ -149,7 +166,7 @@ def score_segments(scorer: Scorer, segments: list[SegmentFeatures], timing: Timi
     begin = time.perf_counter()
     image = torch.stack([segment.image for segment in segments], 1)
     event = torch.stack([segment.event for segment in segments], 1)
-    if getattr(scorer.model.config, "density", 0):
+    if getattr(scorer.model.config, "density_prior", 0):
         image, event = with_density(image, event, [segment.density for segment in segments])
     rows = scorer.feed(image, event)
     timing.score += time.perf_counter() - begin

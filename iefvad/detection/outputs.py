@@ -19,6 +19,7 @@ from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
 from iefvad.model.normality.config import CAVEAT
 from iefvad.scoring.video_scores import Interval, VideoScores, write_scores_csv
+from iefvad.utils.advice import as_json, score_text
 from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import read_regular, rescued, write_text, write_with
@@ -122,6 +123,7 @@ def _write_results(detection: Detection, folder: Path, name: str, detector: Dete
         thumbnails=detection.pictures,
         address=address_of_video(detection, folder),
         notes=_notes(detection, detector),
+        warnings=detection.warnings,
     )
     # Last: where the JSON file is, all others are.
     write_with(paths[2], lambda path: _write_json(path, detection, detector, [p.name for p in paths]))
@@ -145,9 +147,9 @@ def describe_failure(video: Path, error: Exception) -> str:
 
 def describe_rule(rule: Rule) -> str:
     """Say in words when a segment is flagged: threshold, low threshold, gaps, minimum length."""
-    text = f"flagged where the score reaches {rule.threshold:.3g}"
+    text = f"flagged where the score reaches {score_text(rule.threshold)}"
     if rule.low < rule.threshold:
-        text += f", until it falls below {rule.low:.3g}"
+        text += f", until it falls below {score_text(rule.low)}"
     if rule.merge_gap:
         text += f"; gaps up to {rule.merge_gap:g} s are closed"
     if rule.min_length:
@@ -219,6 +221,7 @@ def _write_json(path: Path, detection: Detection, detector: Detector, files: lis
         },
         "live": None if live is None else {key: value for key, value in live.items() if key != "clock"},
         "files": files,
+        "warnings": as_json(detection.warnings),
         "intervals": [_interval(scores, *interval) for interval in detection.intervals],
     }
     # One segment per line, written one by one, so that hours of them need no further memory.

@@ -10,12 +10,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from iefvad.detection.threshold import Rule
 from iefvad.extraction.stream import SegmentFeatures
 from iefvad.scoring.scorer import columns_of
 from iefvad.scoring.video_scores import Interval, VideoScores
 from iefvad.utils.text import clock, readable
+from iefvad.utils.advice import Advice
 from iefvad.video import SEGMENT, ClockReport
 
 _APART = 2.0  # seconds between two pictures
@@ -80,6 +82,7 @@ class Detection:
         live: What happened to the connection; None for a file.
         clock: Where the times of a file come from, and which frames it lost; None for live input.
         files: Paths of the files that were written.
+        warnings: What makes these scores doubtful, each with its remedy.
     """
 
     video: Path | str
@@ -91,6 +94,7 @@ class Detection:
     live: dict[str, Any] | None = None
     clock: ClockReport | None = None
     files: list[Path] = field(default_factory=list)
+    warnings: list[Advice] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """Return name, duration, peak and the first flagged intervals; the arrays are left out."""
@@ -160,6 +164,7 @@ class Collector:
         self._starts, self._ends = array("d"), array("d")
         self._moments: list[_Moment] = []  # in order of time
         self._pictures = pictures
+        self._sums: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         """Return the number of segments so far."""
@@ -171,6 +176,9 @@ class Collector:
         for segment, row in zip(segments, rows, strict=True):
             self._starts.append(segment.start)
             self._ends.append(segment.end)
+            for name, features in (("image", segment.image), ("event", segment.event)):
+                mean = features.double().mean(0)
+                self._sums[name] = self._sums[name] + mean if name in self._sums else mean
             if self._pictures:
                 self._keep(float(row[0]), segment.start, segment.thumbnail)
 
@@ -185,6 +193,10 @@ class Collector:
         if len(self._moments) > 3 * self._pictures + 8:
             # The newest may still become higher.
             self._moments.remove(min(self._moments[:-1], key=lambda moment: moment.score))
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the mean features of each modality so far, (D,) float64."""
+        return {name: total / len(self) for name, total in self._sums.items()}
 
     def scores(self, name: str, fps: float, source: str) -> VideoScores:
         """Return the scores so far, as those of a video of this name, frame rate and source."""

@@ -12,6 +12,7 @@ from iefvad.checkpoints.hub import IEFVAD, NormalOnly, Trained, load_model, load
 from iefvad.checkpoints.pretrained import RUN_CONFIG, is_released_file
 from iefvad.data.datasets import load_lists
 from iefvad.evaluation.config import EvaluateConfig
+from iefvad.features.density import add_density
 from iefvad.features.packed import is_packed
 from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark
@@ -116,6 +117,8 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
         )
     data = {name: value for name in DATA if (value := getattr(config, name)) is not None}
     benchmark = _test_data(TrainConfig(**data, verify=config.verify, modality=model.config.modality))
+    if getattr(model.config, "density_prior", 0):
+        add_density(benchmark)
     _check_fit(model, benchmark)
     known = model.provenance
     method = known.get("method", "released" if model.config.released else "unknown")

@@ -1,6 +1,6 @@
 """The event density as one more dimension of the features.
 
-A network of few videos starts from the density (`ModelConfig.density`), which needs no training and no weights.
+A network of few videos starts from the density (`ModelConfig.density_prior`), which needs no training and no weights.
 """
 
 from __future__ import annotations

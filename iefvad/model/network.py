@@ -197,8 +197,8 @@ class Network(nn.Module):
         logits = self.classifier(refined).squeeze(-1).float()
         if rows is not None:
             refined, logits = rows.place(refined), rows.place(logits)
-        if self.config.density and "event" in inputs:
-            logits = logits + self.config.density * self._density(inputs["event"])[:, context:]
+        if self.config.density_prior and "event" in inputs:
+            logits = logits + self.config.density_prior * self._density(inputs["event"])[:, context:]
         weighted = self.config.modality == "fusion"
         return Output(
             logits=logits,

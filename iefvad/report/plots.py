@@ -20,6 +20,7 @@ from iefvad.scoring.metrics import Curves, curves
 from iefvad.scoring.seeds import Spread
 from iefvad.scoring.tables import class_rows
 from iefvad.scoring.video_scores import Interval, VideoScores
+from iefvad.utils.advice import score_text
 from iefvad.utils.intervals import runs
 from iefvad.utils.text import clock
 from iefvad.video import SEGMENT
@@ -247,7 +248,7 @@ def timeline(
         line: dict[str, Any] = {"color": colour("alert"), "linewidth": 1.1, "linestyle": (0, (4, 2))}
         score.axhline(threshold, zorder=2.5, **line)
         handles.append(Line2D([], [], **line))
-        names.append(f"threshold {threshold:.3g}")
+        names.append(f"threshold {score_text(threshold)}")
     for present, token, what in (
         (intervals, "strip" if truth else "flag", "flagged"),
         (truth, "truth", "abnormal (truth)"),

@@ -162,6 +162,7 @@ def _write_page(path: Path, run: RunFolder, scores: AllScores) -> None:
         seeds={model: list(seeds.values()) for model, seeds in scores.items()},
         config=about.get("settings", {}),
         notes=run.run.get("notes", ()),
+        warnings=run.run.get("warnings", ()),
         history=run.history,
         robustness=run.document.get("robustness"),
         command=about.get("command"),

@@ -40,6 +40,7 @@ def write_report(
     videos: Scores,
     config: Mapping[str, Any],
     notes: Sequence[str] = (),
+    warnings: Sequence[Mapping[str, str]] = (),
     history: Sequence[Mapping[str, Any]] = (),
     robustness: Sequence[Mapping[str, Any]] | None = None,
     command: str | None = None,
@@ -58,6 +59,7 @@ def write_report(
         videos: Scores of the test videos by the same models, of one seed: the typical one. A model may be absent.
         config: Settings, nested or not.
         notes: Remarks below the main table.
+        warnings: Warnings at the top, each with `cause` and `remedy`.
         history: Rows of log.jsonl (model, epoch, loss, loss_cls, val_*).
         robustness: Rows of `robustness.over_seeds`.
         command: The command line that reproduces the run.
@@ -82,6 +84,7 @@ def write_report(
         tiles=_tiles(metrics.get(main, {}), main),
         results=_results(metrics, videos),
         by_seed=_by_seed(metrics),
+        warnings=warnings,
         notes=[*notes, *_remarks(metrics, main)],
         curves=_curves(seeds or {model: [scores] for model, scores in videos.items()}),
         calibration=_calibration({name: found for name, found in videos.items() if _probabilities(metrics, name)}),

@@ -13,6 +13,7 @@ from iefvad.report.index_page import moment
 from iefvad.report.page import Link, Table, table, write_page
 from iefvad.report.pictures import jpeg
 from iefvad.scoring.video_scores import Interval, VideoScores
+from iefvad.utils.advice import Advice, score_text
 from iefvad.utils.text import clock, duration
 from iefvad.video import SEGMENT
 
@@ -29,6 +30,7 @@ def write_timeline(
     thumbnails: Sequence[tuple[float, np.ndarray]] = (),
     notes: Sequence[str] = (),
     address: str | None = None,
+    warnings: Sequence[Advice] = (),
 ) -> None:
     """Write one video's scores as a self-contained HTML page. All text is escaped.
 
@@ -42,6 +44,7 @@ def write_timeline(
         notes: Remarks below the timeline.
         address: Address of the video file, relative to the page and percent-encoded. Times and pictures are then links
             to these moments of it.
+        warnings: Warnings at the top.
 
     Raises:
         UserError: the file cannot be written.
@@ -63,9 +66,10 @@ def write_timeline(
         plot=plot,
         explanation=_explanation(video),
         notes=notes,
+        warnings=warnings,
         intervals=_table(listed, address),
         selection=_selection(threshold, len(listed), len(intervals)),
-        threshold=f"{threshold:.3g}",
+        threshold=score_text(threshold),
         thumbnails=[
             (data_uri(jpeg(image), "image/jpeg"), _caption(video, time), moment(address, time))
             for time, image in thumbnails
@@ -104,7 +108,7 @@ def _explanation(video: VideoScores) -> str:
 
 
 def _selection(threshold: float, listed: int, total: int) -> str:
-    text = f"Threshold {threshold:.3g}."
+    text = f"Threshold {score_text(threshold)}."
     if total > listed:
         text += f" The {listed} of the highest peaks out of {total}; the CSV file has every segment."
     return text

@@ -37,7 +37,6 @@ def model_config(config: Settings, dim: int, modality: str) -> LearnedConfig:
     return ModelConfig(
         **values
         | {"dim": dim, "modality": modality, "window": config.window or None, "projection": projection}
-        | {"density": config.density_prior}
         | {"released": config.method == "released"}
         | ({"fusion": "precision"} if modality in MODALITIES else {})
     )

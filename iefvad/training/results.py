@@ -19,15 +19,18 @@ from iefvad.model.normality.config import CAVEAT
 from iefvad.report.run_folder import REPORT, write_run_report
 from iefvad.scoring.direction import direction
 from iefvad.scoring.metrics import evaluate
+from iefvad.scoring.probe import probe_scores
 from iefvad.scoring.score_files import SCORES, test_set, write_all_scores
 from iefvad.scoring.scorer import tested_crops
 from iefvad.scoring.seeds import summaries, with_deviations, with_means
 from iefvad.scoring.tables import class_rows, headline_rows, table
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
+from iefvad.training.advice import LINEAR_PROBE, loss_advice, results_advice
 from iefvad.training.backends import operators_of
 from iefvad.training.protocols import deviations, protocol_table
 from iefvad.training.run import NORMAL_ONLY, Run
 from iefvad.training.settings import WITH_NORMAL_ONLY, Settings
+from iefvad.utils.advice import Advice, as_json
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import rescued, write_json, write_with
@@ -137,6 +140,15 @@ class Subject:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     operators: str = ""
     lead: str = ""
+    warnings: list[Advice] = field(default_factory=list)
+
+
+def add_probe(results: Results, config: Settings, benchmark: Benchmark) -> None:
+    """Add the scores of the linear probe, with `--preset own`."""
+    if config.preset == "own" and config.modality in ("fusion", "all") and not config.normal_only:
+        scores = probe_scores(benchmark.train, benchmark.test, config.test_crops)
+        if scores is not None:
+            results.add(LINEAR_PROBE, config.seeds[0], scores)
 
 
 def finish(
@@ -183,6 +195,7 @@ def finish(
         protocol=protocol_table(config),
         device=resolve_device(config.device),
         operators="" if seconds is None else operators_of(run, benchmark.dim),
+        warnings=loss_advice(run.history, run.variants[0].name),
     )
     return write_results(subject, benchmark, results, seconds=seconds, robustness=robustness)
 
@@ -232,6 +245,8 @@ def write_results(
         UserError: a file cannot be written.
     """
     metrics = results.metrics(subject.history)
+    warnings = [*subject.warnings, *results_advice(metrics, subject.primary, len(benchmark.test))]
+    subject = dataclasses.replace(subject, warnings=warnings)
     print("\n" + table(headline_rows(metrics)))
     classes = class_rows(metrics)
     if classes:
@@ -240,6 +255,8 @@ def write_results(
     def write(folder: Path) -> tuple[dict[str, Any], Path]:
         return _write(dataclasses.replace(subject, path=folder), benchmark, results, metrics, seconds, robustness)
 
+    for warning in warnings:
+        print(f"\nwarning: {readable(str(warning))}")
     document, page = rescued(write, subject.path, "the results")
     took = "" if seconds is None else f" ({seconds:.0f} s)"
     print(f"\nreport: {readable(page)}{took}")
@@ -266,6 +283,7 @@ def _write(
         "test_videos": len(benchmark.test),
         "test_set": test_set(first),
         "notes": [*benchmark.notes, *subject.notes],
+        "warnings": as_json(subject.warnings),
     }
     if benchmark.settings.get("corrupt"):
         document["run"]["corrupt"] = benchmark.settings["corrupt"]

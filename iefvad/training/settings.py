@@ -78,7 +78,9 @@ class TrainConfig:
         " by the Mahalanobis distance",
     )
     preset: Preset | None = option(
-        None, "defaults for a data set [default: synth without your own data, else ucf-crime]"
+        None,
+        "defaults for a data set [default: synth without data, own for a feature store, ucf-crime for lists of .npy"
+        " files]",
     )
     protocol: Protocol = option(
         "clean",
@@ -187,9 +189,10 @@ class TrainConfig:
     )
     weight_decay: float = option(0.01, "weight decay of AdamW", NOT_NEGATIVE)
     epochs: int | None = option(None, "passes over the training videos", Range(1, 1_000_000))
-    until_loss: float | None = option(
+    until_loss: float | Literal["auto"] | None = option(
         None,
-        "training ends after the first epoch whose classification loss is at most this, 0: at the last epoch",
+        "training ends after the first epoch whose classification loss is at most this. 0: at the last epoch. auto: 1.4"
+        " divided by the root of the number of training videos, but at least 0.2 and at most 0.4",
         NOT_NEGATIVE,
     )
     min_steps: int | None = option(
@@ -311,7 +314,7 @@ class Settings(TrainConfig):
     lr: float = field(kw_only=True)
     epochs: int = field(kw_only=True)
     min_steps: int = field(default=0, kw_only=True)
-    until_loss: float = field(default=0.0, kw_only=True)
+    until_loss: float | Literal["auto"] = field(default=0.0, kw_only=True)
     milestones: list[int] = field(kw_only=True)
     factor: float = field(kw_only=True)
     batch: int = field(kw_only=True)
@@ -345,11 +348,13 @@ def resolve(config: TrainConfig) -> Settings:
         UserError: values are out of range or cannot work together.
     """
     own_data = config.features is not None or config.train_list is not None
-    preset = config.preset or ("ucf-crime" if own_data else "synth")
+    preset = config.preset or _preset_of(config)
     defaults = defaults_of(preset, config.protocol, config.method)
     every = not own_data and config.model == "ief-vad"
     defaults |= {"modality": "all" if every else "fusion", "compare": every and not config.normal_only}
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    if config.normal_only or config.model != "ief-vad":
+        defaults["density_prior"] = 0.0
     if config.normal_only:
         _check_normal_only(defaults | {"method": defaults_of(preset, config.protocol)["method"]}, given)
     elif config.model != "ief-vad":
@@ -364,6 +369,20 @@ def resolve(config: TrainConfig) -> Settings:
     settings = Settings(**defaults | given | {"preset": preset, "explicit": chosen, "fixed_noise": config.fixed_noise})
     _check(settings)
     return settings
+
+
+def _preset_of(config: TrainConfig) -> Preset:
+    """Return the preset of data without one: `own` for a feature store, the field's for the field's lists of files."""
+    if config.features is None and config.train_list is None:
+        return "synth"
+    if config.train_list is not None and not is_any_store(config.features):
+        return "ucf-crime"
+    return "own"
+
+
+def is_any_store(path: str | None) -> bool:
+    """Whether a folder is a feature store or a packed one."""
+    return path is not None and any((Path(path) / name).exists() for name in ("store.json", "packed.json"))
 
 
 BEYOND = ("surprise", "repair", "fusion", "refinement", "loss_weights", "mask_clips", "lambda_mask")
@@ -472,16 +491,28 @@ def _check(config: Settings) -> None:
         raise UserError("--gt needs the lists it belongs to: give --train-list and --test-list, or --features.")
 
 
-def for_data(config: Settings, steps: int) -> Settings:
-    """Return the settings with as many epochs as `min_steps` asks for. Milestones move in proportion.
+def loss_to_reach(videos: int) -> float:
+    """Return the classification loss at which training ends with `until_loss` "auto".
+
+    The fewer the videos, the sooner a network only learns them by heart.
+    """
+    return min(max(1.4 / math.sqrt(max(videos, 1)), 0.2), 0.4)
+
+
+def for_data(config: Settings, steps: int, videos: int) -> Settings:
+    """Return the settings with as many epochs as `min_steps` asks for, and with the loss that ends the training.
+
+    Milestones move in proportion.
 
     Args:
         config: Settings with every choice made.
         steps: Optimiser steps per epoch.
+        videos: Number of training videos.
     """
     epochs = max(config.epochs, math.ceil(config.min_steps / steps))
     milestones = [round(milestone * epochs / config.epochs) for milestone in config.milestones]
-    return dataclasses.replace(config, epochs=epochs, milestones=milestones)
+    until = loss_to_reach(videos) if config.until_loss == "auto" else config.until_loss
+    return dataclasses.replace(config, epochs=epochs, milestones=milestones, until_loss=until)
 
 
 def save_config(path: Path, config: Settings) -> None:

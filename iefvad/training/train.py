@@ -15,6 +15,7 @@ from iefvad.features.videos import Benchmark
 from iefvad.scoring.scorer import crop_notes, density_scores
 from iefvad.scoring.tables import table
 from iefvad.training import distributed
+from iefvad.training.advice import familiar_limits
 from iefvad.training.backends import operators_of
 from iefvad.training.distributed import Processes
 from iefvad.training.effects import check_effects
@@ -22,10 +23,10 @@ from iefvad.training.fitting import TrainingData, fit_and_score
 from iefvad.training.folder import claimed
 from iefvad.training.normality import train_normal
 from iefvad.training.protocols import deviations
-from iefvad.training.results import Results, finish
+from iefvad.training.results import Results, add_probe, finish
 from iefvad.training.run import Run
 from iefvad.training.settings import Settings
-from iefvad.training.sources import load_benchmark
+from iefvad.training.sources import NO_DENSITY, load_benchmark
 from iefvad.training.tracking import Tracking
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import StorageError
@@ -83,6 +84,11 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
     benchmark = _load(config, processes, progress)
     if config.normal_only:
         return train_normal(run, benchmark, begin)
+    if NO_DENSITY in benchmark.notes:
+        config = run.config = dataclasses.replace(config, density_prior=0.0)
+        with processes.barrier():
+            if processes.is_main:
+                run.save()
     with processes.barrier():
         benchmark.notes += check_effects(config, benchmark, run.variants, processes.world)
         benchmark.notes += crop_notes(benchmark.test, config.test_crops)
@@ -99,7 +105,7 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
             fitted, scores = fit_and_score(run, variant, seed, data, processes=processes, progress=progress)
             run.tracking.tested(variant, seed, scores)
             results.add(variant.name, seed, scores, fitted.model, epoch=fitted.epoch, threshold=fitted.threshold)
-            provenance = {
+            provenance: dict[str, Any] = {
                 "threshold": fitted.threshold,
                 "epoch": fitted.epoch,
                 "seed": seed,
@@ -110,8 +116,12 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
                 "protocol": config.protocol,
                 **used,
             }
+            if config.features is None and config.train_list is None:
+                provenance["rendered"] = True
             with processes.barrier():
                 if processes.is_main:
+                    if limits := familiar_limits(fitted.model, data.whole):
+                        provenance["familiar"] = limits
                     save_model(run.checkpoint(variant, seed), fitted.model, provenance)
     # Notes on features are known only to the process that read them.
     benchmark.notes = processes.union(benchmark.notes)
@@ -121,6 +131,7 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
         density = density_scores(benchmark.test)
         if density is not None:
             results.add("event density", config.seeds[0], density)
+        add_probe(results, config, benchmark)
         return finish(run, benchmark, results, used=used, seconds=time.perf_counter() - begin)
 
 

@@ -170,8 +170,9 @@ class Trainer:
 
     def _has_learned(self) -> bool:
         """Whether the last epoch's classification loss is as low as the settings ask for."""
-        history = self.progress.history
-        return bool(history) and self.config.until_loss > 0 and history[-1]["loss_cls"] <= self.config.until_loss
+        history, until = self.progress.history, self.config.until_loss
+        assert until != "auto"  # `_begin` decided
+        return bool(history) and history[-1]["loss_cls"] <= until
 
     def score(self, videos: Sequence[Video]) -> list[VideoScores]:
         """Score videos with the network as it is; several processes share the work, and all have all scores."""
@@ -194,9 +195,9 @@ class Trainer:
         """Go on from the state of an interrupted run, or take the statistics of the training features."""
         with self.processes.barrier():
             clips.to(self.device)
-            if self.config.min_steps:
+            if self.config.min_steps or self.config.until_loss == "auto":
                 steps = steps_per_epoch(clips.labels, self.config.batch, mixed=self.config.mixed)
-                self.config = for_data(self.config, steps)
+                self.config = for_data(self.config, steps, len(clips.videos))
             if self.config.resume and self.state_path.exists():
                 self.progress = load_state(self.state_path, self.model, self.optimizer, self.device)
                 for row in self.progress.history if self.processes.is_main else ():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -11,15 +12,15 @@ class Advice:
     """A warning that says what to do.
 
     Attributes:
-        cause: What is wrong, one sentence.
-        remedy: What to do about it, one sentence.
+        cause: What is wrong, one sentence or two.
+        remedy: What to do about it.
     """
 
     cause: str
     remedy: str
 
     def __str__(self) -> str:
-        """Return both sentences."""
+        """Return cause and remedy as one text."""
         return f"{self.cause} {self.remedy}"
 
 
@@ -28,8 +29,14 @@ def as_json(warnings: Iterable[Advice]) -> list[dict[str, str]]:
     return [asdict(warning) for warning in warnings]
 
 
-def near_one(score: float) -> str:
-    """Return a score with three digits, or with as many as it takes to tell it from 1."""
-    if not 0.999 <= score < 1:
-        return f"{score:.3g}"
-    return next((text for digits in range(3, 18) if float(text := f"{score:.{digits}f}") < 1), repr(score))
+def from_json(rows: Iterable[Mapping[str, Any]]) -> list[Advice]:
+    """Return the warnings that `as_json` wrote."""
+    return [Advice(str(row["cause"]), str(row["remedy"])) for row in rows]
+
+
+def score_text(score: float, style: str = ".3g") -> str:
+    """Return a score in a format, or with as many digits as it takes to tell it from 1."""
+    text = f"{score:{style}}"
+    if not score < 1 or float(text) < 1:
+        return text
+    return next((text for digits in range(4, 18) if float(text := f"{score:.{digits}f}") < 1), repr(score))

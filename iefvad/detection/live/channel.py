@@ -115,6 +115,7 @@ class Channel:
         """
         config = camera.configured(detector.config)
         self.camera = camera
+        self._detector = detector
         self.rule = detector.rule_of(config) if camera.settings else detector.rule
         self.source = LiveSource(
             camera.address,
@@ -285,4 +286,5 @@ class Channel:
             self.rule,
             timing,
             live=live,
+            warnings=self._detector.advice(scores, self._collector, self.rule),
         )
