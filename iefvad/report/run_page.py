@@ -105,6 +105,8 @@ def write_report(
 def _lead(metrics: Metrics, main: str, test: Sequence[VideoScores]) -> str:
     """Write the sentence below the title: AUC of the main model, and its distance from the single modalities."""
     auc = metrics.get(main, {}).get("auc")
+    if "tested_on" in metrics.get(main, {}):
+        return "There are no test videos, so it is not known what it finds."
     if auc is None:
         return "The test videos allow no frame-level AUC; the notes below say why."
     seeds = (metrics[main].get("seeds") or {}).get("list", ())
@@ -133,7 +135,11 @@ def _tiles(found: Mapping[str, Any], main: str) -> list[tuple[str, str]]:
             text += f" ± {value.std:.3f}" if value.std is not None else ""
         if value is not None:
             values.append((f"{float(value):.3f}", f"{main}: {text}"))
-    if found.get("videos"):
+    if alarms := found.get("false_alarms"):
+        held_out = alarms["held_out"]
+        of = f"of held-out normal footage ({held_out['videos']} videos)"
+        values.append((str(held_out["flagged"]), f"{main}: false alarms in {clock(3600 * held_out['hours'])} {of}"))
+    if found.get("videos") and "tested_on" not in found:
         values.append((str(found["videos"]), f"test videos, {found.get('abnormal_videos', 0)} of them anomalous"))
     return values
 

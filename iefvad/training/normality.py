@@ -89,13 +89,15 @@ def train_normal(run: Run, benchmark: Benchmark, begin: float) -> dict[str, Any]
             scores = [_rows(model, video, values) for video, values in zip(quiet, held_out, strict=True)]
         results.add(variant.name, config.seeds[0], scores)
         results.facts[variant.name] = facts_of(model, scores if tested else [])
+        if not tested:
+            results.facts[variant.name]["tested_on"] = "held-out normal training videos"
         notes = notes or notes_of(model, results.facts[variant.name])
     if not tested:
         notes.append(
             "There are no test videos. Scores and timelines are those of the normal training videos, each scored by"
             " densities that have not seen it. They say how often it is alarmed for nothing, and not what it finds."
         )
-    if (density := density_scores(benchmark.test)) is not None:
+    if tested and (density := density_scores(benchmark.test)) is not None:
         results.add("event density", config.seeds[0], density)
     for note in notes:
         print(f"note: {readable(note)}")

@@ -128,7 +128,11 @@ def test_without_test_videos_nothing_is_made_up(tmp_path, capsys):
     with (tmp_path / "run" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["video"] for row in rows} == {f"train{index:03d}" for index in range(0, 24, 2)}
-    assert "no frame-level AUC" in (tmp_path / "run" / "report.html").read_text()
+    assert found["tested_on"] == "held-out normal training videos"
+    assert "event density" not in metrics
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "There are no test videos, so it is not known what it finds" in page
+    assert "of held-out normal footage (12 videos)" in page
     assert evaluate([str(tmp_path / "run")]) == 2
     assert "no test videos" in capsys.readouterr().err
 
