@@ -164,8 +164,8 @@ class CommandParser(Parser):
             flags = [flag for flag, word in pairs if flag.startswith("--") and len(word) > 300 and word[-1].isdecimal()]
             raise UserError(f"{(flags or ['--config'])[0]} has a number that is too large.") from None
         words = [str(word) for word in (args[0] if args and args[0] is not None else sys.argv[1:])]
-        flags = {word.partition("=")[0] for word in itertools.takewhile(lambda word: word != "--", words)}
-        written = {action.dest for action in self._actions if flags.intersection(action.option_strings)}
+        begun = {word.partition("=")[0] for word in itertools.takewhile(lambda word: word != "--", words)}
+        written = {action.dest for action in self._actions if begun.intersection(action.option_strings)}
         self.given = frozenset(written | self.from_files)
         if found.threads is not None:
             use_threads(found.threads)
