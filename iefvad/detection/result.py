@@ -16,8 +16,8 @@ from iefvad.detection.threshold import Rule
 from iefvad.extraction.stream import SegmentFeatures
 from iefvad.scoring.scorer import columns_of
 from iefvad.scoring.video_scores import Interval, VideoScores
-from iefvad.utils.text import clock, readable
 from iefvad.utils.advice import Advice
+from iefvad.utils.text import clock, readable
 from iefvad.video import SEGMENT, ClockReport
 
 _APART = 2.0  # seconds between two pictures

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import re
 import sys
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -118,6 +119,28 @@ class Parser(ArgumentParser):
         raise SystemExit(2) from ex
 
 
+class Looked(BaseException):
+    """Raised within `looking` in place of parsing."""
+
+    def __init__(self, parser: CommandParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+_looking = False
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """Let commands stop before they parse: they raise Looked, which has their parser. For shell completion."""
+    global _looking
+    _looking = True
+    try:
+        yield
+    finally:
+        _looking = False
+
+
 class CommandParser(Parser):
     """A parser that applies `--threads`, before the command computes anything.
 
@@ -130,6 +153,8 @@ class CommandParser(Parser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse as jsonargparse does, and note what the user wrote."""
+        if _looking:
+            raise Looked(self)
         self.from_files: set[str] = set()
         try:
             found = super().parse_args(*args, **kwargs)
@@ -139,8 +164,8 @@ class CommandParser(Parser):
             flags = [flag for flag, word in pairs if flag.startswith("--") and len(word) > 300 and word[-1].isdecimal()]
             raise UserError(f"{(flags or ['--config'])[0]} has a number that is too large.") from None
         words = [str(word) for word in (args[0] if args and args[0] is not None else sys.argv[1:])]
-        typed = {word.partition("=")[0] for word in itertools.takewhile(lambda word: word != "--", words)}
-        written = {action.dest for action in self._actions if typed.intersection(action.option_strings)}
+        begun = {word.partition("=")[0] for word in itertools.takewhile(lambda word: word != "--", words)}
+        written = {action.dest for action in self._actions if begun.intersection(action.option_strings)}
         self.given = frozenset(written | self.from_files)
         if found.threads is not None:
             use_threads(found.threads)

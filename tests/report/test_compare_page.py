@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 
 import numpy as np
 import pytest
 
+from iefvad.cli.compare import main as compare
 from iefvad.cli.report import main
 from iefvad.report.compare_page import comparable
 from iefvad.report.run_folder import RunFolder
@@ -189,3 +191,28 @@ def test_ten_seeds_fit_1400_pixels(tmp_path):
             page.wait_for("document.readyState == 'complete' && document.querySelector('footer') != null")
             assert page.evaluate("document.documentElement.scrollWidth <= 400"), file
         assert page.complaints == []
+
+
+def test_compare_prints_what_differs_and_writes_the_same_page(runs, tmp_path, capsys):
+    folders = [str(runs / name) for name in "abc"]
+    assert compare([*folders, "--out", str(tmp_path / "one.html")]) == 0
+    printed = capsys.readouterr().out
+    assert main([*folders, "--out", str(tmp_path / "two.html")]) == 0
+    assert (tmp_path / "one.html").read_text() == (tmp_path / "two.html").read_text()
+    settings, _, rest = printed.partition("\n\n")
+    assert re.search(r"^nu +8 +4 +", settings, re.MULTILINE) and "same" not in settings
+    assert "Not comparable" in rest and "other data" in rest
+    assert len(re.findall(r"^[ab] +fusion +0\.\d{4} ± 0\.\d{4}", rest, re.MULTILINE)) == 2
+    found = [
+        json.loads((runs / name / "metrics.json").read_text())["fusion"]["seeds"]["auc"]["values"] for name in "ab"
+    ]
+    difference = np.array(found[1]) - np.array(found[0][1:])
+    less = rest.partition("less a, over common seeds\n")[2].splitlines()[2]
+    assert less.split()[:3] == ["b", "fusion", "3"] and f"{difference.mean():.4f}" in less
+
+
+def test_compare_needs_two_runs(runs, tmp_path, capsys):
+    for given, message in (([runs / "a"], "at least two runs"), ([runs / "a", runs / "a"], "named twice")):
+        assert compare([*map(str, given), "--out", str(tmp_path / "c.html")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "c.html").exists()
