@@ -165,6 +165,8 @@ class Provenance:
     train_videos: int | None = within(None, NATURAL)
     held_out_videos: int | None = within(None, NATURAL)
     normal_only: dict[str, Any] | None = None
+    rendered: bool = False
+    familiar: dict[str, Any] | None = None
 
 
 @dataclass

@@ -90,10 +90,10 @@ def familiar_advice(
     limits = provenance.get("familiar") or {}
     far = []
     for name, limit in limits.items():
-        if name not in statistics or name not in means:
+        known = dict(statistics).get(name)
+        if not isinstance(known, Standardize) or name not in means or not isinstance(limit, int | float):
             continue
-        known, mean = statistics[name], means[name].double()
-        assert isinstance(known, Standardize)
+        mean = means[name].double()
         size = len(mean)
         centre, scale = known.centre[:size].double().cpu(), known.scale[:size].double().cpu()
         distance = float(((mean.cpu() - centre) / scale).square().mean())
