@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from iefvad.data.annotations import Unmarked, frame_truth, read_annotations
-from iefvad.data.lists import ALONE, ListEntry, Relocator, StoredNames, classes_of, event_path, read_list
+from iefvad.data.lists import ALONE, ListEntry, Relocator, StoredNames, classes_of, event_path, form_of_lists, read_list
 from iefvad.features.npy import crop_axis, open_npy, split_crop
 from iefvad.features.packed import SPLITS, PackedReader, PackedStore
 from iefvad.features.readers import Nan, NpyReader, StoreReader
@@ -58,7 +58,10 @@ def load_store(
     notes: list[str] = []
     lists = [_default(store.root, given, name) for given, name in ((train_list, "train.csv"), (test_list, "test.csv"))]
     if not any(lists):
-        raise UserError(f"{store.root} has neither train.csv nor test.csv; give --train-list and --test-list")
+        raise UserError(
+            f"{store.root} has neither train.csv nor test.csv; give --train-list and --test-list, or"
+            f" {form_of_lists(store.root, store.names())}"
+        )
     sidecars = {sidecar.name: sidecar for sidecar in store.sidecars()}
     train, test = (_stored_videos(path, store, sidecars, nan, notes) if path else [] for path in lists)
     if gt is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iefvad.data.batches import split_validation
+from iefvad.data.lists import form_of_lists
 from iefvad.features.videos import Benchmark, Video
 from iefvad.training.networks import model_config
 from iefvad.training.run import Variant
@@ -28,7 +29,10 @@ def check_effects(config: Settings, benchmark: Benchmark, variants: Sequence[Var
         UserError: with these videos the settings cannot train, choose or test anything.
     """
     if not benchmark.train:
-        raise UserError(f"{benchmark.name} has no training videos: give --train-list.")
+        names = (video.name for video in benchmark.test)
+        raise UserError(
+            f"{benchmark.name} has no training videos: give --train-list, or {form_of_lists('STORE', names)}."
+        )
     if not benchmark.test:
         raise UserError(f"{benchmark.name} has no test videos: give --test-list.")
     training, held_out = split_validation(benchmark.train, config.validation, seed=0)
