@@ -127,6 +127,9 @@ def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype, **fa
     for name in BACKENDS:
         reason = _why_not(op, name, device, dtype, facts)
         if reason is None:
+            missing = name == "reference" and device.type == "cpu" and "native" in _checks[op]
+            if missing and not torch.compiler.is_compiling():
+                _native.tell_once()
             return Choice(name, refused or "the first choice")
         refused += f"{name}: {reason}; "
     raise BackendUnavailable(f"no backend can serve {op}: {refused}")
