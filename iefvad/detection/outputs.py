@@ -12,9 +12,9 @@ from typing import Any
 
 from iefvad.checkpoints.calibration import fingerprint
 from iefvad.checkpoints.hub import NormalOnly
+from iefvad.detection.addresses import INDEX, address_of_video
 from iefvad.detection.detector import Detector, stem_of
 from iefvad.detection.overlay import write_overlay
-from iefvad.detection.overview import INDEX, address_of_video
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
 from iefvad.model.normality.config import CAVEAT

@@ -1,14 +1,13 @@
-"""index.html of a detection run over several videos, and addresses of files for pages."""
+"""index.html of a detection run over several videos."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from urllib.parse import quote
 
 import cv2
 import numpy as np
 
+from iefvad.detection.addresses import INDEX, address, address_of_video
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
 from iefvad.report.index_page import LISTED, Entry, write_index
@@ -16,24 +15,7 @@ from iefvad.report.pictures import jpeg
 from iefvad.report.strip import strip
 from iefvad.utils.files import rescued
 
-INDEX = "index.html"
 _WIDE = 220  # pixels of a picture
-
-
-def address(file: str | Path, folder: str | Path) -> str:
-    """Return the address of a file for a page in `folder`: relative where possible, percent-encoded byte by byte."""
-    full = os.path.abspath(file)
-    try:
-        path = os.path.relpath(full, os.path.abspath(folder))
-    except ValueError:  # on another drive
-        return Path(full).as_uri()
-    return quote(os.fsencode(path.replace(os.sep, "/")))
-
-
-def address_of_video(detection: Detection, folder: str | Path) -> str | None:
-    """Return the address of the video of a detection for a page in `folder`; None for what no browser can open."""
-    video = detection.video
-    return address(video, folder) if isinstance(video, Path) and not os.path.isdir(video) else None
 
 
 class Overview:

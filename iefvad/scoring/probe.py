@@ -36,9 +36,9 @@ def probe_scores(train: Sequence[Video], test: Sequence[Video], crops: str) -> l
     if len(train) > MOST or not 0 < float(labels.sum()) < len(labels):
         return None
     moments = [_moments(_features(video, crops)) for video in train]
-    count = sum(number for number, _, _ in moments)
-    centre = sum(number * mean for number, mean, _ in moments) / count
-    square = sum(number * square for number, _, square in moments) / count
+    numbers = torch.tensor([number for number, _, _ in moments], dtype=torch.float64)[:, None]
+    centre = (numbers * torch.stack([mean for _, mean, _ in moments])).sum(0) / numbers.sum()
+    square = (numbers * torch.stack([square for _, _, square in moments])).sum(0) / numbers.sum()
     scale = ((square - centre.square()).clamp(min=0).sqrt() + 0.05) * len(centre) ** 0.5
     rows = torch.stack([(mean - centre) / scale for _, mean, _ in moments])
     weight, bias = fit_logistic(rows, labels)

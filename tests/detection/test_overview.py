@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
+import torch
 
 from iefvad.cli.detect import main
 from iefvad.detection.detect import detect
@@ -145,7 +146,9 @@ def test_the_index_in_a_browser(tmp_path: Path) -> None:
 
 
 def segment(index: int, image: np.ndarray) -> SimpleNamespace:
-    return SimpleNamespace(index=index, start=0.5 * index, end=0.5 * index + 0.5, thumbnail=image)
+    features = torch.zeros(1, 4)
+    times = {"start": 0.5 * index, "end": 0.5 * index + 0.5}
+    return SimpleNamespace(index=index, **times, thumbnail=image, image=features, event=features)
 
 
 def collected(scores: list[float], images: list[np.ndarray], most: int) -> tuple[Collector, VideoScores]:
