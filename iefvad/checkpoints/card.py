@@ -65,7 +65,7 @@ def facts(config: AnyConfig, provenance: Mapping[str, Any]) -> str:
     if isinstance(config, BaselineConfig):
         text = f"The baseline `{config.model}` of width {config.dim} on {streams}."
     elif isinstance(config, NormalityConfig):
-        text = f"{CAVEAT} Density `{config.density}` of width {config.dim} on {streams}."
+        text = f"{CAVEAT} Density `{config.normality}` of width {config.dim} on {streams}."
     else:
         text = (
             f"A network of width {config.dim} on {streams}: {config.layers} attention layers, {config.refine_steps}"

@@ -247,7 +247,7 @@ def check_provenance(values: Any, config: AnyConfig, path: Path) -> dict[str, An
 def _model_config(values: Any, path: Path) -> AnyConfig:
     """Make a configuration from JSON values of a file; that of a baseline names its method as "model".
 
-    That of a detector made from normal footage names its "density".
+    That of a detector made from normal footage names its "normality".
 
     Raises:
         UserError: names are unknown or values impossible.
@@ -260,7 +260,7 @@ def _model_config(values: Any, path: Path) -> AnyConfig:
     config: type[AnyConfig] = ModelConfig
     if "model" in values:
         config = BaselineConfig
-    elif "density" in values:
+    elif "normality" in values:
         config = NormalityConfig
     parser.add_class_arguments(config)
     try:

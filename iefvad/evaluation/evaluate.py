@@ -235,7 +235,7 @@ def _check_agreement(run: Run, trained: Settings, variant: Variant, seed: int, m
     saved = dataclasses.asdict(model.config)
     described: dict[str, Any]
     if trained.normal_only:
-        described = {"density": trained.density, "modality": variant.modality}
+        described = {"normality": trained.density, "modality": variant.modality}
     else:
         described = dataclasses.asdict(model_config(applied, model.config.dim, variant.modality))
     # What decides how the network is tested is in both as well; earlier versions recorded less.
@@ -270,7 +270,7 @@ def _describe(path: Path, model: Trained, method: str, benchmark: Benchmark) -> 
     config, videos = model.config, benchmark.test
     abnormal, segments = sum(bool(video.classes) for video in videos), sum(video.segments for video in videos)
     if isinstance(config, NormalityConfig):
-        print(f"{readable(path)}: {NORMAL_ONLY}, density {config.density}, {config.dim} wide")
+        print(f"{readable(path)}: {NORMAL_ONLY}, density {config.normality}, {config.dim} wide")
     elif isinstance(config, BaselineConfig):
         print(f"{readable(path)}: model {config.model}, {config.dim} wide")
     else:

@@ -28,7 +28,7 @@ class NormalityConfig:
     """Sizes and choices of a detector that is made from normal footage alone (`docs/specification.md#normal-only`).
 
     Attributes:
-        density: "gaussian": Mahalanobis distance with a shrunk covariance. "knn": mean distance to the nearest stored
+        normality: "gaussian": Mahalanobis distance with a shrunk covariance. "knn": mean distance to the nearest stored
             normal segments.
         dim: Width D of the features of one stream.
         modality: The streams.
@@ -40,7 +40,7 @@ class NormalityConfig:
         ValueError: a value is of another type or out of its range.
     """
 
-    density: Density
+    normality: Density
     dim: int = within(768, Range(1, WIDEST))
     modality: Literal["fusion", "image", "event"] = "fusion"
     rows: int = within(0, Range(0, MOST_ROWS))
@@ -50,8 +50,8 @@ class NormalityConfig:
     def __post_init__(self) -> None:
         for name, problem in problems(vars(self), NormalityConfig):
             raise ValueError(f"{name} {problem}")
-        if (self.density == "knn") != (self.rows > 0):
-            raise ValueError(f"rows = {self.rows} does not fit the density {self.density}")
+        if (self.normality == "knn") != (self.rows > 0):
+            raise ValueError(f"rows = {self.rows} does not fit the normality {self.normality}")
 
     @property
     def streams(self) -> tuple[str, ...]:

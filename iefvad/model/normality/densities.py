@@ -108,7 +108,7 @@ class Neighbours(Density):
 
 def make_density(config: NormalityConfig) -> Density:
     """Make the density of one stream."""
-    if config.density == "knn":
+    if config.normality == "knn":
         return Neighbours(config.dim, config.rows, config.neighbours)
     return Gaussian(config.dim)
 
