@@ -356,6 +356,7 @@ def resolve(config: TrainConfig) -> Settings:
     if config.normal_only or config.model != "ief-vad":
         defaults["density_prior"] = 0.0
     if config.normal_only:
+        defaults["refit"] = False
         _check_normal_only(defaults | {"method": defaults_of(preset, config.protocol)["method"]}, given)
     elif config.model != "ief-vad":
         _check_baseline(config, defaults | {"method": defaults_of(preset, config.protocol)["method"]}, given)

@@ -39,7 +39,7 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
         UserError: data are missing or wrong.
     """
     benchmark = _load(config, progress)
-    if config.density_prior and not config.normal_only:
+    if config.density_prior:
         if has_density(benchmark) or "density_prior" in (config.explicit or ()):
             add_density(benchmark)
         else:
