@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from iefvad.data.batches import Clips
-from iefvad.model.networks import AnyNetwork
+from iefvad.model.networks import LearnedNetwork
 from iefvad.utils.advice import Advice
 
 NEAR = 0.9
@@ -74,7 +74,7 @@ def results_advice(metrics: Mapping[str, Mapping[str, Any]], model: str, videos:
     return found
 
 
-def familiar_limits(model: AnyNetwork, clips: Clips) -> dict[str, float]:
+def familiar_limits(model: LearnedNetwork, clips: Clips) -> dict[str, float]:
     """Return how far a video's mean features may be from those of the training videos, per modality.
 
     The distance is the mean square of the standardised mean (`iefvad.detection.advice`). The limit is twice the largest
