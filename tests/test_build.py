@@ -183,6 +183,7 @@ x = torch.ones(1, 3, 2)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     ief_kernels.kalman_scan(x, x, backend="reference")
+    ief_kernels.explain()
     assert not caught
     ief_kernels.kalman_scan(x, x)
     ief_kernels.precision_fusion(x, x, x, x)
