@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from iefvad.data.batches import Clips
 from iefvad.model.networks import AnyNetwork
@@ -86,7 +87,9 @@ def familiar_limits(model: AnyNetwork, clips: Clips) -> dict[str, float]:
     limits = {}
     streams = {"image": 0, "event": 1}
     owners = torch.tensor([index for index, _ in clips.items])
-    for name in model.statistics if len(clips.videos) > 2 else ():
+    statistics = model.statistics
+    assert isinstance(statistics, nn.ModuleDict)
+    for name in statistics if len(clips.videos) > 2 else ():
         totals: dict[int, list[torch.Tensor]] = {}
         for position, owner in enumerate(owners.tolist()):
             rows = clips[position][streams[name]].double().cpu()
