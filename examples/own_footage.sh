@@ -8,16 +8,7 @@ shift 3
 python=${PYTHON:-python}
 
 "$python" -m iefvad.extract "$recording" --out "$out/whole" --image-model efficientnet-lite0 --frames-per-segment 4
-"$python" - "$recording" "$labels" "$out" <<'CUT'
-import sys
-from pathlib import Path
-
-from iefvad.data.cut import cut_recording, read_frame_labels
-from iefvad.features.store import FeatureStore
-
-recording, labels, out = map(Path, sys.argv[1:])
-cut_recording(FeatureStore(out / "whole"), recording.stem, read_frame_labels(labels), out / "store")
-CUT
+"$python" -m iefvad.data cut "$out/whole" --labels "$labels" --segments 30 --train-fraction 0.6 --out "$out/store"
 "$python" -m iefvad.train --features "$out/store" --out "$out/run"
 "$python" -m iefvad.detect "$out/run" "$@" --out "$out/detections"
 "$python" - "$out/run/metrics.json" <<'JUDGE'
