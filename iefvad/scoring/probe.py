@@ -36,9 +36,9 @@ def probe_scores(train: Sequence[Video], test: Sequence[Video], crops: str) -> l
     if len(train) > MOST or not 0 < float(labels.sum()) < len(labels):
         return None
     moments = [_moments(_features(video, crops)) for video in train]
-    numbers = torch.tensor([number for number, _, _ in moments], dtype=torch.float64)[:, None]
-    centre = (numbers * torch.stack([mean for _, mean, _ in moments])).sum(0) / numbers.sum()
-    square = (numbers * torch.stack([square for _, _, square in moments])).sum(0) / numbers.sum()
+    count = sum(number for number, _, _ in moments)
+    centre = torch.stack([number * mean for number, mean, _ in moments]).sum(0) / count
+    square = torch.stack([number * square for number, _, square in moments]).sum(0) / count
     scale = ((square - centre.square()).clamp(min=0).sqrt() + 0.05) * len(centre) ** 0.5
     rows = torch.stack([(mean - centre) / scale for _, mean, _ in moments])
     weight, bias = fit_logistic(rows, labels)
@@ -53,7 +53,7 @@ def probe_scores(train: Sequence[Video], test: Sequence[Video], crops: str) -> l
 def _features(video: Video, crops: str) -> Tensor:
     """Return the features of both streams side by side, mean over the crops, (T, 2 D) float64."""
     chosen = choose_crops(video.crops, crops)
-    return sum((torch.cat(video.features(crop), -1).double() for crop in chosen), torch.zeros(())) / len(chosen)
+    return torch.stack([torch.cat(video.features(crop), -1).double() for crop in chosen]).mean(0)
 
 
 def _moments(features: Tensor) -> tuple[int, Tensor, Tensor]:

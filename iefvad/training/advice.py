@@ -88,7 +88,8 @@ def familiar_limits(model: LearnedNetwork, clips: Clips) -> dict[str, float]:
     streams = {"image": 0, "event": 1}
     owners = torch.tensor([index for index, _ in clips.items])
     statistics = model.statistics
-    for name in statistics if isinstance(statistics, nn.ModuleDict) and len(clips.videos) > 2 else ():
+    assert isinstance(statistics, nn.ModuleDict)
+    for name in statistics if len(clips.videos) > 2 else ():
         totals: dict[int, list[torch.Tensor]] = {}
         for position, owner in enumerate(owners.tolist()):
             rows = clips[position][streams[name]].double().cpu()
