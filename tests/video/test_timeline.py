@@ -18,9 +18,10 @@ from tests.helpers.video_files import make_video
 def write(path: Path, times: list[float], codec: str = "libx264", **options: str) -> Path:
     """Write a video whose frames are shown at these times; each has a brightness of its own."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25 if codec == "mpeg2video" else 10)
+        fixed = codec in ("mpeg2video", "mpeg4")  # which know a few rates alone
+        stream = container.add_stream(codec, rate=25 if fixed else 10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        if codec != "mpeg2video":  # which knows a few fixed rates alone
+        if not fixed:
             stream.codec_context.time_base = Fraction(1, 1000)
         stream.options = options
         for number, time in enumerate(times):
@@ -69,6 +70,12 @@ def test_files_without_stamps_and_folders(tmp_path):
         for number in (29, 3, 4, 20):
             np.testing.assert_array_equal(pictures.at(timeline.times[number]), decoded[number])
         pictures.close()
+    reordered = write(tmp_path / "b.avi", [number / 25 for number in range(60)], "mpeg4", bf="2", g="12")
+    decoded = [frame for frame, _ in timed_frames(reordered)]
+    timeline = read_timeline(reordered)
+    pictures = Pictures(reordered, timeline)
+    for number in (50, 51, 3, 4, 59, 12, 12, 0):
+        np.testing.assert_array_equal(pictures.at(timeline.times[number]), decoded[number], err_msg=str(number))
     import cv2
 
     (tmp_path / "frames").mkdir()
