@@ -233,8 +233,8 @@ def _dispatch(
         return 0
     if arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
-    option = arguments[0].startswith("-")
-    chosen = parser.parse_args(arguments if option else arguments[:1]).command
+    known = arguments[0] in parser._option_string_actions  # an option may have a value
+    chosen = parser.parse_args(arguments[: 2 if known else 1]).command
     if chosen is None:
         parser.error(f"{arguments[0]}: the name of a command is missing: `{program}` lists them.")
     module, _, function = commands[chosen][0].partition(":")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iefvad.cli.command import command, unused_rate
 from iefvad.detection.config import FILES_ONLY, GROUPS, LIVE_ONLY, DetectConfig
@@ -12,6 +13,10 @@ from iefvad.utils.files import require_writable
 from iefvad.utils.option_errors import require_effect
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import readable
+
+if TYPE_CHECKING:
+    from iefvad.detection.detector import Detector
+    from iefvad.detection.result import Detection
 
 
 @command("detect")
@@ -67,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for video in videos:
             try:
-                detection = detector(video)
+                detection = _scored(detector, video)
                 write_results(detection, folder, names.of(video), detector)
                 overview.add(detection, page_of(detection))
             except Exception as error:  # of one video: the others go on
@@ -85,3 +90,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if index is not None:
         print(f"index of the videos: {readable(index)}")
     return 1 if failed else 0
+
+
+def _scored(detector: Detector, video: Path) -> Detection:
+    """Score a video, with its progress on stderr."""
+    from iefvad.utils.progress import Progress
+
+    with Progress(None, video.name, "frame") as bar:
+
+        def told(done: int, total: int | None) -> None:
+            bar.expect(total)
+            bar.reach(min(done, total or done))
+
+        return detector(video, told=told)

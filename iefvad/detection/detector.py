@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -114,8 +115,12 @@ class Detector:
         """Make a scorer for a new video."""
         return Scorer(self.model, chunk=self.chunk, hop=self.hop, context=self.config.context)
 
-    def __call__(self, video: str | Path) -> Detection:
+    def __call__(self, video: str | Path, *, told: Callable[[int, int | None], None] | None = None) -> Detection:
         """Score one video: a file or a folder of frames.
+
+        Args:
+            video: The video.
+            told: Gets the number of frames read so far, and that of all frames as the file states it, or None.
 
         Raises:
             UserError: the video cannot be read.
@@ -125,7 +130,7 @@ class Detector:
         timing, scorer, collector = Timing(), self.scorer(), Collector(self.config.thumbnails)
         timed = TimedEncoder(self.encoder)
         stream = FeatureStream(video, cast(Encoder, timed), self.settings)
-        for segments in grouped(stream, self.hop):
+        for segments in grouped(_telling(stream, told), self.hop):
             collector.add(segments, score_segments(scorer, segments, timing))
         timing.segments, timing.total = len(collector), time.perf_counter() - begin
         timing.decode, timing.encode = stream.segments.seconds, timed.seconds
@@ -154,6 +159,15 @@ class Detector:
     def standing_advice(self, rule: Rule | None = None) -> list[Advice]:
         """Return what is doubtful about the model and the rule, whatever the video is."""
         return [*model_advice(self.provenance), *rule_advice(rule or self.rule)]
+
+
+def _telling(
+    stream: FeatureStream, told: Callable[[int, int | None], None] | None
+) -> Iterator[SegmentFeatures]:
+    for segment in stream:
+        if told is not None:
+            told(SEGMENT * (segment.index + 1), stream.segments.info.frames)
+        yield segment
 
 
 def stem_of(video: Path) -> str:

@@ -84,7 +84,8 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
             model = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
             _check_agreement(run, trained, variant, seed, model)
             _check_fit(model, benchmark)
-            scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk)
+            what = f"test {variant.name} (seed {seed})"
+            scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk, progress=what)
             results.add(variant.name, seed, scores, model, **_chosen(model))
             if isinstance(model, NormalOnly):
                 facts = results.facts[variant.name] = facts_of(model, scores)
@@ -134,7 +135,7 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     elif isinstance(model.config, BaselineConfig):
         name = baseline_name(model.config.model, name)
     results = Results()
-    scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk)
+    scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk, progress=f"test {name}")
     results.add(name, seed, scores, model, **_chosen(model))
     if isinstance(model, NormalOnly):
         facts = results.facts[name] = facts_of(model, scores)

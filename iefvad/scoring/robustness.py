@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from iefvad.features.videos import Video, pad_batch
 from iefvad.model.config import MODALITIES
@@ -25,6 +24,7 @@ from iefvad.scoring.scorer import Scorer, as_scores, choose_crops, score_batch, 
 from iefvad.scoring.seeds import Spread
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
+from iefvad.utils.progress import Progress
 
 LEFT = 0.01
 """What is left of a damaged time step, as in the released script."""
@@ -190,7 +190,7 @@ def _score_cases(
     """
     starts = np.cumsum([0, *(video.segments for video in videos)])
     rows = np.zeros((len(cases), starts[-1], 4), np.float32)
-    bar = tqdm(total=len(cases) * len(videos), desc="robustness", unit=" videos", disable=not progress)
+    bar = Progress(len(cases) * len(videos), "robustness", "video", shown=progress)
     for numbers, pairs, parts in _groups(videos, crops, chunk):
         image, lengths = pad_batch([pair[0] for pair in pairs])
         event, _ = pad_batch([pair[1] for pair in pairs])

@@ -94,4 +94,4 @@ def fit_and_score(
             trainer = Trainer(run, variant, seed, dim=data.dim, processes=processes, refit=again)
         refitted = trainer.fit(data.whole, [], data.test, progress=progress)
         fitted = dataclasses.replace(refitted, threshold=fitted.threshold)
-    return fitted, trainer.score(data.test)
+    return fitted, trainer.score(data.test, progress=progress)
