@@ -161,9 +161,7 @@ class Detector:
         return [*model_advice(self.provenance), *rule_advice(rule or self.rule)]
 
 
-def _telling(
-    stream: FeatureStream, told: Callable[[int, int | None], None] | None
-) -> Iterator[SegmentFeatures]:
+def _telling(stream: FeatureStream, told: Callable[[int, int | None], None] | None) -> Iterator[SegmentFeatures]:
     for segment in stream:
         if told is not None:
             told(SEGMENT * (segment.index + 1), stream.segments.info.frames)
