@@ -45,7 +45,7 @@ def script(tmp_path_factory):
         (["train", "--features", "st"], {"store", "stock.csv"}),
         (["detect", "st"], {"store", "stock.csv"}),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value),  # the same in all processes
 )
 def test_bash_completes(words, expected, script, tmp_path):
     (tmp_path / "store").mkdir()
