@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -172,7 +173,7 @@ def _place(error: BaseException) -> str:
 
 def unused_rate(videos: Iterable[Path]) -> dict[str, str]:
     """Return why `--fps` has no effect, where all videos are files."""
-    if any(video.is_dir() for video in videos):
+    if not all(os.path.isfile(video) for video in videos):  # a path that cannot be read may be such a folder
         return {}
     return {"fps": "on video files, which have their own rate: leave it out"}
 
