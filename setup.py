@@ -7,6 +7,10 @@ Every ``csrc/cpu/<op>.cpp`` is compiled once per instruction set (see ``csrc/com
 compiled again only if their source, a header they include, or their command changed. ``csrc/cuda/`` becomes an
 extension of its own, with CUDA's runtime inside, so that it loads on machines without a GPU, a driver or CUDA.
 
+An installation never fails for want of a compiler: what cannot be built is left out. The reason is said at the end, and
+is written to ``ief_kernels/left_out.txt``, because pip hides the output of builds. ``python setup.py build_ext`` is for
+developers and stops at an error of a compiler that works.
+
 Environment variables read here:
 
 =========================  ===========================================================================================
@@ -16,6 +20,7 @@ ARCHFLAGS                  macOS: the architectures, such as ``-arch arm64 -arch
 MAX_JOBS                   how many files are compiled at once (otherwise as many as cores and memory allow)
 IEF_KERNELS_SKIP_CUDA=1    build no CUDA kernels although nvcc is there
 IEF_KERNELS_FORCE_CUDA=1   fail if CUDA kernels cannot be built, instead of leaving them out
+IEF_KERNELS_FORCE_NATIVE=1  fail if the C++ kernels cannot be built, instead of leaving them out
 IEF_KERNELS_SANITIZE       address, undefined or thread: the C++ kernels with this sanitizer, for tests/sanitizers.sh
 =========================  ===========================================================================================
 """
@@ -40,6 +45,15 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 CUDA_NAME = "ief_kernels._cuda"
+LEFT_OUT = "left_out.txt"
+"""Beside the extension that is missing: why it is. `ief_kernels._native` reads it."""
+CXX17 = """
+#include <optional>
+#include <utility>
+inline std::optional<int> found{1};
+template <class... T> constexpr auto sum(T... t) { if constexpr (sizeof...(t) > 0) return (t + ...); else return 0; }
+int main() { auto [a, b] = std::pair(sum(1, 2), *found); return a - 3 * b; }
+"""
 BASE_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # No result depends on errno or on floating-point traps, and loops with comparisons become vectors without them.
 BASE_FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
@@ -193,22 +207,74 @@ def instruction_sets(compiler: list[str]) -> list[str]:
 
 
 class NativeBuild(build_ext):
-    """Compiles ``csrc/`` in parallel and incrementally; leaves the extension out where there is no C++ compiler."""
+    """Compiles ``csrc/`` in parallel and incrementally; leaves the extension out where it cannot be compiled."""
 
     def build_extension(self, ext: Extension) -> None:
         check_cuda()
         compiler = find_compiler()
-        if ext.name == CUDA_NAME:
-            if compiler and os.name != "nt":
-                build_or_leave_out_cuda(compiler, Path(self.get_ext_fullpath(ext.name)))
-            return
-        if compiler is None or os.name == "nt":
-            why = "Windows is not supported" if os.name == "nt" else "no C++ compiler was found"
-            say(f"{why}; installing without the native backend (the others still work)")
-            return
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        build(compiler, target)
+        if ext.name == CUDA_NAME:
+            if compiler and os.name != "nt":
+                build_or_leave_out_cuda(compiler, target)
+            return
+        build_or_leave_out(compiler, target)
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        built, inplace = (Path(folder) / "ief_kernels" / LEFT_OUT for folder in (self.build_lib, ROOT))
+        inplace.unlink(missing_ok=True)
+        if built.exists():
+            shutil.copy(built, inplace)
+
+
+def build_or_leave_out(compiler: list[str] | None, target: Path) -> None:
+    """Builds the C++ kernels; where they cannot be had, says so and what it costs, or stops if they must."""
+    reason = ""
+    if os.name == "nt":
+        reason = "Windows is not supported"
+    elif compiler is None:
+        reason = "no C++ compiler was found"
+    else:
+        reason = unusable(compiler)
+    record = target.parent / LEFT_OUT
+    if not reason:
+        assert compiler is not None
+        try:
+            build(compiler, target)
+            record.unlink(missing_ok=True)
+            return
+        except SystemExit as error:
+            # A developer wants to see the error; an installation goes on without these kernels.
+            if "build_ext" in sys.argv or switched_on("IEF_KERNELS_FORCE_NATIVE"):
+                raise
+            print(error, file=sys.stderr, flush=True)
+            reason = f"{shlex.join(compiler)} failed: {first_error(str(error))}"
+    if switched_on("IEF_KERNELS_FORCE_NATIVE"):
+        raise SystemExit(f"IEF_KERNELS_FORCE_NATIVE is set but {reason}")
+    for stale in (target, ROOT / "ief_kernels" / target.name):
+        stale.unlink(missing_ok=True)  # it may not fit the sources beside it
+    record.write_text(f"{reason}\n", encoding="utf-8")
+    say(f"{reason}; installing without the native backend (the others still work)")
+    say("on the CPU the operators then run as plain PyTorch, which is slower (docs/install.md says how much)")
+    say("for the C++ kernels, install g++ or clang++ (C++17) and Python's headers, and install again")
+
+
+def unusable(compiler: list[str]) -> str:
+    """Why this compiler cannot build an extension of this Python, or "": it is broken, too old, or lacks headers."""
+    name = shlex.join(compiler)
+    if not accepts(compiler, [], link=True):
+        return f"{name} cannot build an empty program"
+    if not accepts(compiler, ["-std=c++17"], CXX17):
+        return f"{name} is too old: it cannot compile C++17"
+    if not accepts(compiler, ["-std=c++17", *python_flags()], "#include <Python.h>\n"):
+        return "the headers of Python (Python.h) were not found"
+    return ""
+
+
+def first_error(text: str) -> str:
+    lines = text.splitlines()
+    return next((line for line in lines[1:] if "error" in line.lower()), lines[-1]).strip()
 
 
 def python_flags() -> list[str]:
@@ -304,8 +370,7 @@ def build_or_leave_out_cuda(compiler: list[str], target: Path) -> None:
         except SystemExit as error:
             if switched_on("IEF_KERNELS_FORCE_CUDA"):
                 raise
-            lines = str(error).splitlines()
-            reason = "nvcc failed: " + next((line for line in lines if "error" in line.lower()), lines[-1]).strip()
+            reason = f"nvcc failed: {first_error(str(error))}"
     if switched_on("IEF_KERNELS_FORCE_CUDA"):
         raise SystemExit(f"IEF_KERNELS_FORCE_CUDA is set but {reason}")
     for stale in (target, ROOT / "ief_kernels" / target.name):

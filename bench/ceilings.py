@@ -66,8 +66,10 @@ class Ceilings:
             the device is measured in.
     """
 
-    def __init__(self, device: torch.device, *, quick: bool = False) -> None:
+    def __init__(self, device: torch.device, *, quick: bool = False, needed: set[str] | None = None) -> None:
+        """Measure nothing yet; later those that are `needed`, or all for None."""
         self.device = device
+        self.needed = needed
         self.quick = quick
         self.samples: dict[str, list[float]] = {}
 
@@ -75,8 +77,11 @@ class Ceilings:
         """Adds one sample (a median of several runs) to each rate; about a second on two cores."""
         cuda = self.device.type == "cuda"
         repeats = 4 if self.quick else 9
-        self._add("copy", copy_rate(self.device, megabytes=2048 if cuda else 256, repeats=repeats))
+        if self.needed is None or "copy" in self.needed:
+            self._add("copy", copy_rate(self.device, megabytes=2048 if cuda else 256, repeats=repeats))
         for dtype in gemm_dtypes(self.device):
+            if self.needed is not None and f"gemm_{dtype_name(dtype)}" not in self.needed:
+                continue
             size = 8192 if cuda else 1024 if self.quick else 2048
             self._add(f"gemm_{dtype_name(dtype)}", gemm_rate(self.device, dtype, size=size, repeats=repeats))
 

@@ -241,8 +241,8 @@ def fill(row: Comparison, base: Sequence[float], here: Sequence[float]) -> None:
     row.repeats = len(rounds)
 
 
-def comparison_table(records: Sequence[dict[str, Any]]) -> str:
-    """One line per row, and beneath the table why others have none."""
+def comparison_table(records: Sequence[dict[str, Any]], *, decides: bool = True) -> str:
+    """One line per row, and beneath the table why others have none. On a busy machine nothing is decided."""
     lines, missing = [], []
     for row in (Comparison(**record) for record in records):
         case = f"{row.op} {row.size} ({'×'.join(map(str, row.shape))}) {row.dtype}"
@@ -251,7 +251,7 @@ def comparison_table(records: Sequence[dict[str, Any]]) -> str:
             continue
         spread = f"{row.speedup_q1:.3f} – {row.speedup_q3:.3f}"
         times = (duration(row.base_ms), duration(row.here_ms), significant(row.speedup or 0.0), spread)
-        lines.append((case, row.direction, row.provider, *times, str(row.repeats), row.verdict))
+        lines.append((case, row.direction, row.provider, *times, str(row.repeats), row.verdict if decides else "?"))
     header = ("case", "pass", "provider", "base", "here", "speed-up", "quartiles", "rounds", "here is")
     parts = [text_table(header, lines, left=3)]
     if missing:

@@ -80,6 +80,7 @@ step() { # name, seconds expected, most seconds, command...
     printf '\n===== %s\n' "$name" | tee -a "$log"
     timeout --kill-after=5 "$seconds" "$@" 2>&1 | tee -a "$log"
     status=${PIPESTATUS[0]}
+    if [[ $name == bench-cpu ]] && ((status == 3)); then status=0; fi # a busy machine: figures without a verdict
     record "$name" "$status" $((SECONDS - began))
 }
 

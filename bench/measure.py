@@ -146,12 +146,15 @@ def measure(
 
     No case begins after so many seconds; as those of size "training" come first, it is the others that are left out.
 
+    All are measured with the number of threads that torch has at the beginning.
+
     The ceilings are measured before each operator (quick: the first) and after the last, so that a machine that is
     busy or throttled for a while does not lower them; fractions are of the best.
     """
     chosen = list(providers)
     found: dict[Case, list[Row]] = {}
     last = ""
+    threads = torch.get_num_threads()
     began = time.perf_counter()
     for number, case in enumerate(sorted(cases, key=lambda case: case.size != "training"), 1):
         before = known(case)
@@ -166,6 +169,7 @@ def measure(
         if not last or (case.op != last and not budget.quick):
             ceilings.measure()
         last = case.op
+        torch.set_num_threads(threads)  # as many for every provider, whatever the one before has set
         try:
             found[case] = measure_case(case, device, budget, chosen)
         except Exception as error:  # such as too little memory for the inputs; the other cases go on

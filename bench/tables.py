@@ -128,7 +128,7 @@ def ceiling_line(ceilings: dict[str, float]) -> str:
             parts.append(f"copy {significant(value / 1e9)} GB/s (read and written)")
         else:
             parts.append(f"matrix product {name.removeprefix('gemm_')} {significant(value / 1e9)} GFLOP/s")
-    return "Ceilings: " + ", ".join(parts)
+    return "Ceilings: " + (", ".join(parts) or "none for these cases")
 
 
 def memory_table(records: Sequence[dict[str, Any]]) -> str:

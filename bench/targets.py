@@ -24,10 +24,12 @@ class Target:
     measured: float | None
     at_most: bool = False
     note: str = ""
+    decides: bool = True
 
     @property
     def met(self) -> bool | None:
-        if self.measured is None:
+        """Whether it is met; None where it was not measured, or on a busy machine."""
+        if self.measured is None or not self.decides:
             return None
         return self.measured <= self.wanted if self.at_most else self.measured >= self.wanted
 
@@ -140,5 +142,6 @@ def target_table(found: Sequence[Target]) -> str:
         sign = "≤" if target.at_most else "≥"
         measured = "" if target.measured is None else significant(target.measured)
         verdict = {None: "not measured", True: "met", False: "NOT met"}[target.met]
+        verdict = verdict if target.decides or target.measured is None else "no verdict"
         lines.append((target.name, f"{sign} {target.wanted:g}", measured, verdict, target.note))
     return text_table(("target", "wanted", "measured", "", ""), lines)

@@ -13,6 +13,10 @@ from ._tensors import refuse_double_backward
 
 _implementations: dict[str, Callable[..., Any]] = {}
 
+# The package may be loaded twice under different names (`tools/kernel_hub.py`), and torch knows one operator per name.
+NAMESPACE = (__package__ or "ief_kernels").replace(".", "_")
+_operators: Any = getattr(torch.ops, NAMESPACE)
+
 
 def register_operator(
     name: str,
@@ -35,7 +39,7 @@ def register_operator(
             dtypes and devices alone, never at values.
     """
     library: Any = torch.library  # its functions have no annotations in some versions of torch
-    full = f"ief_kernels::{name}"
+    full = f"{NAMESPACE}::{name}"
 
     def checked(*arguments: Any) -> Any:
         check(*arguments)
@@ -168,7 +172,7 @@ def call(straight: bool, name: str, *arguments: Any) -> Any:
     """Call the registered operator ``ief_kernels::<name>``; `straight` leaves out torch's dispatcher."""
     if straight:
         return _implementations[name](*arguments)
-    return getattr(torch.ops.ief_kernels, name)(*arguments)
+    return getattr(_operators, name)(*arguments)
 
 
 def gradient(ctx: Any, op: str, grads: tuple[Tensor | None, ...], *arguments: Any, title: str = "") -> Any:

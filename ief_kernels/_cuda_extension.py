@@ -15,12 +15,12 @@ import torch
 
 def _load() -> tuple[tuple[int, ...], str]:
     """Return the GPUs the extension is built for, as compute capability times ten, and why it cannot be used."""
-    if importlib.util.find_spec("ief_kernels._cuda") is None:
+    if importlib.util.find_spec("._cuda", __package__) is None:
         return (), "the CUDA extension is not built; install nvcc and run `pip install -e .` again"
     if torch.version.hip is not None:
         return (), "the CUDA extension does not run on this torch, which is built for ROCm"
     try:
-        names = importlib.import_module("ief_kernels._cuda").architectures.split()
+        names = importlib.import_module("._cuda", __package__).architectures.split()
     except ImportError as error:
         return (), f"the CUDA extension does not load: {error}"
     return tuple(int(name.removeprefix("sm_")) for name in names), ""
@@ -69,7 +69,7 @@ def extension() -> ModuleType:
     """
     if _reason:
         raise RuntimeError(_reason)
-    return importlib.import_module("ief_kernels._cuda")
+    return importlib.import_module("._cuda", __package__)
 
 
 def describe() -> str:

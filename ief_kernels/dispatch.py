@@ -116,6 +116,15 @@ def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype, **fa
         BackendUnavailable: the backend asked for does not serve this call.
         ValueError: there is no backend or operator of that name.
     """
+    choice = _choose(op, backend, device, dtype, facts)
+    missing = backend == "auto" and choice.backend == "reference" and device.type == "cpu" and "native" in _checks[op]
+    if missing and not torch.compiler.is_compiling():
+        _native.tell_once()
+    return choice
+
+
+def _choose(op: str, backend: str, device: torch.device, dtype: torch.dtype, facts: Facts) -> Choice:
+    """As `choose`, without the warning about a missing extension."""
     if op not in _checks:
         raise ValueError(f"unknown operator {op!r}; operators are {', '.join(sorted(_checks))}")
     if backend != "auto":
@@ -157,7 +166,7 @@ def explain(op: str | None = None, *about: torch.Tensor | torch.device | torch.d
         return "\n".join(explain(name, *about, **facts) for name in operators())
     device, dtype = _device_and_dtype(about)
     facts = {"shape": next((tuple(item.shape) for item in about if isinstance(item, torch.Tensor)), None)} | facts
-    choice = choose(op, "auto", device, dtype, **facts)
+    choice = _choose(op, "auto", device, dtype, facts)
     lines = [f"{op} on {device}, {dtype}: auto takes {choice.backend}"]
     for name in BACKENDS:
         reason = _why_not(op, name, device, dtype, facts)

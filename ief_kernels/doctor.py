@@ -95,6 +95,8 @@ def _compilers() -> Iterator[str]:
 def _extensions() -> Iterator[str]:
     yield f"ief_kernels._C     {_native.describe()}"
     yield f"ief_kernels._cuda  {_cuda_extension.describe()}"
+    if not _native.available():
+        yield f"without ief_kernels._C {_native.COST}"
 
 
 def _threads() -> Iterator[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -98,14 +101,105 @@ def test_compiles_each_instruction_set_and_only_what_changed(project: Path) -> N
     assert "tiny.cpp" in broken.stderr
 
 
-def test_installs_without_a_compiler(project: Path) -> None:
-    result = build(project, CXX="no-such-compiler")
+NO_KERNELS = [
+    "ief_kernels: on the CPU the operators then run as plain PyTorch, which is slower (docs/install.md says how much)",
+    "ief_kernels: for the C++ kernels, install g++ or clang++ (C++17) and Python's headers, and install again",
+]
+
+
+def compiler_that(project: Path, name: str, script: str) -> str:
+    path = project / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["none", "broken", "too old", "without headers"])
+def test_installs_without_a_compiler_that_serves(project: Path, kind: str) -> None:
+    real = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+    if real is None and kind in ("too old", "without headers"):
+        pytest.skip("no C++ compiler")
+    refuse = 'for word; do case "$word" in %s) exit 1;; esac; done'
+    # Without headers: a compiler that is not told where Python's are, and does not find them by itself.
+    drop = (
+        'n=$#; while [ $n -gt 0 ]; do case "$1" in -I*python*) ;; *) set -- "$@" "$1" ;; esac; shift; n=$((n-1)); done'
+    )
+    compiler, reason = {
+        "none": ("no-such-compiler", "no C++ compiler was found"),
+        "broken": (compiler_that(project, "broken", "exit 1"), "broken cannot build an empty program"),
+        "too old": (
+            compiler_that(project, "old", f'{refuse % "-std=c++17"}\nexec {real} "$@"'),
+            "old is too old: it cannot compile C++17",
+        ),
+        "without headers": (
+            compiler_that(project, "bare", f'{drop}\nexec {real} "$@"'),
+            "the headers of Python (Python.h) were not found",
+        ),
+    }[kind]
+    (project / "ief_kernels" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").write_text("of an earlier build")
+    result = build(project, CXX=compiler)
     assert result.returncode == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if line.startswith("ief_kernels:")]
-    assert lines == [
-        "ief_kernels: no C++ compiler was found; installing without the native backend (the others still work)"
-    ]
+    said, *more = [line for line in result.stdout.splitlines() if line.startswith("ief_kernels:")]
+    assert said.endswith(f"{reason}; installing without the native backend (the others still work)")
+    assert more[:2] == NO_KERNELS
     assert not list(project.glob("ief_kernels/_C*"))
+    assert (project / "ief_kernels" / "left_out.txt").read_text().rstrip().endswith(reason)
+
+    forced = build(project, CXX=compiler, IEF_KERNELS_FORCE_NATIVE="1")
+    assert forced.returncode != 0
+    assert "IEF_KERNELS_FORCE_NATIVE is set but" in forced.stderr and reason in forced.stderr
+
+
+@needs_compiler
+def test_an_installation_goes_on_where_the_sources_do_not_compile(project: Path) -> None:
+    (project / "csrc" / "cpu" / "tiny.cpp").write_text("this is not C++")
+    call = "setup.build_or_leave_out(setup.find_compiler(), Path(sys.argv[1]))"
+    code = f"import sys, setup; from pathlib import Path; {call}"
+    target = project / "lib" / "_C.so"
+    target.parent.mkdir()
+    done = subprocess.run([sys.executable, "-c", code, str(target)], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "tiny.cpp" in done.stderr  # the whole error, for pip -v
+    [reason] = (project / "lib" / "left_out.txt").read_text().splitlines()
+    assert " failed: " in reason and "tiny.cpp" in reason and "error" in reason
+
+    (project / "csrc" / "cpu" / "tiny.cpp").write_text(KERNEL)
+    again = subprocess.run([sys.executable, "-c", code, str(target)], cwd=project, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert target.is_file() and not (project / "lib" / "left_out.txt").exists()
+
+
+def test_a_missing_extension_says_why_and_warns_once(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
+    shutil.copytree(ROOT / "ief_kernels", tmp_path / "ief_kernels", ignore=ignored)
+    (tmp_path / "ief_kernels" / "left_out.txt").write_text("no C++ compiler was found\n")
+    code = """
+import sys
+# An editable installation finds the extension of its own folder for whatever package has this name.
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+import warnings, torch, ief_kernels
+from ief_kernels import doctor
+x = torch.ones(1, 3, 2)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    ief_kernels.kalman_scan(x, x, backend="reference")
+    ief_kernels.explain()
+    assert not caught
+    ief_kernels.kalman_scan(x, x)
+    ief_kernels.precision_fusion(x, x, x, x)
+    torch.compile(ief_kernels.kalman_scan, backend="eager", fullgraph=True)(x, x)
+print([str(item.message) for item in caught if "extension" in str(item.message)])
+print(*doctor.report(), sep="\\n")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("\\\\n", "\\n")], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first, _, report = done.stdout.partition("\n")
+    reason = "the C++ extension is not built (no C++ compiler was found); install a C++ compiler"
+    assert first.count("the C++ extension is not built") == 1 and reason in first and "plain PyTorch" in first
+    assert f"ief_kernels._C     {reason}" in report
+    assert "without ief_kernels._C on the CPU the operators run as plain PyTorch" in report
 
 
 def test_cuda_switches(project: Path) -> None:
@@ -204,12 +298,15 @@ def test_does_without_openmp(project: Path) -> None:
 def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
     """Names in a wheel (built without a compiler, which is quick) and in an sdist of this tree."""
     root = tmp_path_factory.mktemp("tree")
-    for name in ("ief_kernels", "iefvad", "csrc", "bench", "docs", "examples"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "results"))
+    for name in ("ief_kernels", "iefvad", "csrc", "bench", "docs", "examples", "recipe", "tools"):
+        shutil.copytree(
+            ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "results", "left_out.txt")
+        )
     (root / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "installs.sh", root / "tests")
     for path in [*ROOT.glob("*.toml"), *ROOT.glob("*.md"), *ROOT.glob("MANIFEST.in"), *ROOT.glob("*.yml")]:
         shutil.copy(path, root)
-    for name in ("setup.py", "LICENSE", "CITATION.cff"):
+    for name in ("setup.py", "LICENSE", "CITATION.cff", "Dockerfile", ".dockerignore"):
         shutil.copy(ROOT / name, root)
     environment = {**os.environ, "CXX": "no-such-compiler", "PIP_NO_INDEX": "1"}
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."]
@@ -219,12 +316,46 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[st
         [sys.executable, "setup.py", "-q", "sdist"], cwd=root, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    if importlib.util.find_spec("twine") and importlib.util.find_spec("readme_renderer"):
+        command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, (root / "dist").iterdir())]
+        checked = subprocess.run(command, capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
     [wheel], [sdist] = (root / "dist").glob("*.whl"), (root / "dist").glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = set(archive.namelist())
     with tarfile.open(sdist) as archive:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
     return in_wheel, in_sdist
+
+
+def test_metadata(packages: tuple[set[str], set[str]]) -> None:
+    """What pyproject.toml promises about Python is what the workflows run, and every dependency has a lower bound."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    versions = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', text)
+    assert versions[0] == re.search(r'requires-python = ">=([\d.]+)"', text)[1]  # type: ignore[index]
+    tested = re.search(r"python: \[(.*)\]", (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert tested is not None and re.findall(r'"([\d.]+)"', tested[1]) == versions
+    wheels = (ROOT / ".github/workflows/wheels.yml").read_text(encoding="utf-8")
+    assert re.findall(r"cp3(\d+)-\*", wheels) == [version.partition(".")[2] for version in versions]
+    dependencies = text.partition("\ndependencies = [")[2].partition("\n]")[0]
+    listed = re.findall(r'"([^"]+)"', dependencies)
+    assert listed and all(re.fullmatch(r"[\w.\[\]-]+>=[\d.]+(,<\d+)?(;.*)?", item) for item in listed), listed
+    # the conda recipe has the same bounds
+    recipe = (ROOT / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
+    names = {"torch": "pytorch", "open_clip_torch": "open-clip-torch", "opencv-python-headless": "py-opencv"}
+    names |= {"PyYAML": "pyyaml", "matplotlib": "matplotlib-base", "xxhash": "python-xxhash"}
+    for item in listed:
+        name, bound = re.fullmatch(r"([\w-]+)(?:\[\w+\])?(>=[\d.]+(?:,<\d+)?).*", item).groups()  # type: ignore[union-attr]
+        assert f"- {names.get(name, name)} {bound}\n" in recipe or f"then: {name} {bound}\n" in recipe, item
+
+
+def test_no_machine_is_named(packages: tuple[set[str], set[str]]) -> None:
+    in_wheel, in_sdist = packages
+    assert not [name for name in in_wheel | in_sdist if name.endswith((".so", ".pyc", ".pth"))]
+    assert not [name for name in in_wheel if name.split("/")[0] in ("tests", "bench", "tools", "examples", "docs")]
+    needed = {"ief_kernels/py.typed", "iefvad/py.typed", "iefvad/detection/page/files/live.css", "csrc/common/isa.h"}
+    assert needed <= in_sdist and any(name.startswith("iefvad/report/templates/") for name in in_sdist)
+    assert {"tools/kernel_hub.py", "recipe/recipe.yaml", "tests/installs.sh"} <= in_sdist
 
 
 def test_a_wheel_holds_the_two_packages_and_nothing_beside_them(packages: tuple[set[str], set[str]]) -> None:

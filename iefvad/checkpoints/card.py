@@ -7,6 +7,7 @@ from typing import Any
 
 from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.networks import AnyConfig
+from iefvad.model.normality.config import CAVEAT, NormalityConfig
 from iefvad.utils.text import readable
 
 MODEL_CARD = """---
@@ -42,12 +43,29 @@ model = load_trained("{{ repo_id | default("FOLDER OR HUB ID", true) }}")
 ```
 """
 
+NORMAL_CARD = """---
+{{ card_data }}
+---
+
+# A detector of unusual segments of a video, made from normal footage alone
+
+{{ facts }}
+
+```python
+from iefvad.checkpoints.hub import load_trained
+
+model = load_trained("{{ repo_id | default("FOLDER OR HUB ID", true) }}")
+```
+"""
+
 
 def facts(config: AnyConfig, provenance: Mapping[str, Any]) -> str:
     """One or two sentences on a network: its sizes, and the encoder of its features where that is known."""
     streams = "image and event features" if config.modality == "fusion" else f"{config.modality} features"
     if isinstance(config, BaselineConfig):
         text = f"The baseline `{config.model}` of width {config.dim} on {streams}."
+    elif isinstance(config, NormalityConfig):
+        text = f"{CAVEAT} Density `{config.normality}` of width {config.dim} on {streams}."
     else:
         text = (
             f"A network of width {config.dim} on {streams}: {config.layers} attention layers, {config.refine_steps}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.config import LONGEST_CHUNK, LONGEST_PADDED, WIDEST, ModelConfig, saved_values
 from iefvad.model.networks import AnyConfig, AnyNetwork
+from iefvad.model.normality.config import NormalityConfig
 from iefvad.utils.devices import meta_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text
@@ -163,6 +164,38 @@ class Provenance:
     protocol: str | None = None
     train_videos: int | None = within(None, NATURAL)
     held_out_videos: int | None = within(None, NATURAL)
+    normal_only: dict[str, Any] | None = None
+    rendered: bool = False
+    familiar: dict[str, Any] | None = None
+
+
+@dataclass
+class NormalRecord:
+    """What files say of the normal footage that a detector was made from.
+
+    Attributes:
+        videos: Number of normal videos.
+        left_out: Number of training videos with anomalies, which were not used.
+        segments: Number of segments of the normal videos.
+        used: Number of segments that the densities were made from.
+        hours: Length of the normal videos.
+        groups: Number of groups of videos that were held out in turn.
+        blocks: Whether these groups are blocks of a single video.
+        flagged: Number of flagged intervals on the held-out footage.
+        upper_bound: Upper 95% confidence bound of their number per hour.
+        image_weight: Weight of the image stream in the fusion; None for one stream.
+    """
+
+    videos: int = within(0, NATURAL)
+    left_out: int = within(0, NATURAL)
+    segments: int = within(0, NATURAL)
+    used: int = within(0, NATURAL)
+    hours: float = within(1.0, Range(above=0, most=1e9))
+    groups: int = within(0, NATURAL)
+    blocks: bool = False
+    flagged: int = within(0, NATURAL)
+    upper_bound: float = within(0.0, NOT_NEGATIVE)
+    image_weight: float | None = within(None, FRACTION)
 
 
 @dataclass
@@ -202,6 +235,8 @@ def check_provenance(values: Any, config: AnyConfig, path: Path) -> dict[str, An
     encoder = values.get("encoder") if not wrong else None
     if encoder:
         wrong += [(f"encoder.{name}", text) for name, text in problems(encoder, EncoderRecord)]
+    if not wrong and (record := values.get("normal_only")):
+        wrong += [(f"normal_only.{name}", text) for name, text in problems(record, NormalRecord)]
     if not wrong and config.released and values.get("chunk", 1) > LONGEST_PADDED:
         wrong.append(("chunk", f"must be at most {LONGEST_PADDED} for the released network, not {values['chunk']}"))
     if wrong:
@@ -212,6 +247,8 @@ def check_provenance(values: Any, config: AnyConfig, path: Path) -> dict[str, An
 def _model_config(values: Any, path: Path) -> AnyConfig:
     """Make a configuration from JSON values of a file; that of a baseline names its method as "model".
 
+    That of a detector made from normal footage names its "normality".
+
     Raises:
         UserError: names are unknown or values impossible.
     """
@@ -220,7 +257,11 @@ def _model_config(values: Any, path: Path) -> AnyConfig:
             f"{path} has a damaged header: its configuration is not an object. Fetch or make the file again."
         )
     parser = ArgumentParser(exit_on_error=False)
-    config = BaselineConfig if "model" in values else ModelConfig
+    config: type[AnyConfig] = ModelConfig
+    if "model" in values:
+        config = BaselineConfig
+    elif "normality" in values:
+        config = NormalityConfig
     parser.add_class_arguments(config)
     try:
         return config(**parser.parse_object(values).as_dict())

@@ -1,18 +1,18 @@
-"""`IEFVAD` and `Baseline`: networks with what a trained model needs, provenance, loading, saving, Hugging Face hub."""
+"""`IEFVAD`, `Baseline` and `NormalOnly`: networks with provenance, loading, saving and the Hugging Face hub."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor
 
 from iefvad.checkpoints.calibration import copy_calibration
-from iefvad.checkpoints.card import BASELINE_CARD, MODEL_CARD, facts
+from iefvad.checkpoints.card import BASELINE_CARD, MODEL_CARD, NORMAL_CARD, facts
 from iefvad.checkpoints.files import Saved, read_model, save_folder
 from iefvad.checkpoints.pretrained import find_pretrained
 from iefvad.checkpoints.released import read_released
@@ -20,6 +20,8 @@ from iefvad.model.baselines.config import BaselineConfig
 from iefvad.model.baselines.network import BaselineNetwork
 from iefvad.model.config import ModelConfig, Noise
 from iefvad.model.network import Network
+from iefvad.model.normality.config import NormalityConfig
+from iefvad.model.normality.network import NormalityNetwork
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error
 
@@ -56,14 +58,14 @@ class _Trained:
             raise storage_error(error, Path(save_directory)) from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        assert isinstance(self, IEFVAD | Baseline)
+        assert isinstance(self, Trained)
         save_folder(save_directory, self, self.provenance)
         if self.folder is not None:
             copy_calibration(self, self.folder, save_directory)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the model card: what the network is, how to load it, the paper."""
-        assert isinstance(self, IEFVAD | Baseline)
+        assert isinstance(self, Trained)
         known = {"facts": facts(self.config, self.provenance), **kwargs}
         return super().generate_model_card(*args, **known)  # type: ignore[misc,no-any-return]
 
@@ -96,10 +98,14 @@ class IEFVAD(
     @classmethod
     def from_saved(cls, saved: Saved, *, backend: str = "auto", device: str | torch.device = "cpu") -> IEFVAD:
         """Make the model that files describe, in evaluation mode. Raises as `Saved.build`, and for a baseline."""
-        if isinstance(saved.config, BaselineConfig):
+        if not isinstance(saved.config, ModelConfig):
+            what = (
+                f"the baseline {saved.config.model}"
+                if isinstance(saved.config, BaselineConfig)
+                else "a detector made from normal footage"
+            )
             raise UserError(
-                f"{saved.path} contains the baseline {saved.config.model}, not an IEF-VAD model: load it with"
-                " iefvad.checkpoints.hub.load_trained."
+                f"{saved.path} contains {what}, not an IEF-VAD model: load it with iefvad.checkpoints.hub.load_trained."
             )
         model = saved.build(cls, backend=backend, device=device)
         model.provenance, model.folder = saved.provenance, saved.folder
@@ -114,8 +120,14 @@ class IEFVAD(
         device: str | torch.device = "cpu",
         **options: Any,
     ) -> IEFVAD:
-        """Load a trained model; all options and errors are those of `load_pretrained`."""
-        return cls.from_saved(find_pretrained(pretrained_model_name_or_path, **options), backend=backend, device=device)
+        """Load a trained model; all options and errors are those of `load_pretrained`.
+
+        A detector that was made from normal footage comes as a `NormalOnly`, which is called and saved alike.
+        """
+        saved = find_pretrained(pretrained_model_name_or_path, **options)
+        if isinstance(saved.config, NormalityConfig):
+            return cast(IEFVAD, NormalOnly.from_saved(saved, backend=backend, device=device))
+        return cls.from_saved(saved, backend=backend, device=device)
 
 
 class Baseline(
@@ -141,15 +153,48 @@ class Baseline(
         return model
 
 
-def _trained(saved: Saved, backend: str, device: str | torch.device) -> IEFVAD | Baseline:
+class NormalOnly(
+    _Trained,
+    NormalityNetwork,
+    PyTorchModelHubMixin,
+    library_name="iefvad",
+    tags=["video-anomaly-detection"],
+    model_card_template=NORMAL_CARD,
+):
+    """A detector made from normal footage alone, as a model that is loaded, saved and shared.
+
+    `iefvad train --normal-only` makes it. Attributes are those of `IEFVAD`; the provenance also has "normal_only", what
+    is known of the footage.
+    """
+
+    def __init__(self, config: NormalityConfig, *, backend: str = "auto") -> None:
+        super().__init__(config, backend=backend)
+        self.provenance: dict[str, Any] = {}
+        self.folder: Path | None = None
+
+    @classmethod
+    def from_saved(cls, saved: Saved, *, backend: str = "auto", device: str | torch.device = "cpu") -> NormalOnly:
+        """Make the model that files describe, in evaluation mode. Raises as `Saved.build`."""
+        model = saved.build(cls, backend=backend, device=device)
+        model.provenance, model.folder = saved.provenance, saved.folder
+        return model
+
+
+Trained: TypeAlias = IEFVAD | Baseline | NormalOnly
+"""Every kind of trained model."""
+
+
+def _trained(saved: Saved, backend: str, device: str | torch.device) -> Trained:
+    if isinstance(saved.config, NormalityConfig):
+        return NormalOnly.from_saved(saved, backend=backend, device=device)
     kind = Baseline if isinstance(saved.config, BaselineConfig) else IEFVAD
     return kind.from_saved(saved, backend=backend, device=device)
 
 
 def load_trained(
     source: str | os.PathLike[str], *, backend: str = "auto", device: str | torch.device = "cpu", **options: Any
-) -> IEFVAD | Baseline:
-    """Load a trained IEF-VAD model or a trained baseline. Args and errors as `load_pretrained`."""
+) -> Trained:
+    """Load a trained IEF-VAD model, a baseline or a `NormalOnly`. Args and errors as `load_pretrained`."""
     return _trained(find_pretrained(source, **options), backend, device)
 
 
@@ -231,7 +276,7 @@ def load_released(
     return IEFVAD.from_saved(saved, backend=backend)
 
 
-def load_model(path: Path, *, backend: str = "auto", device: str | torch.device = "cpu") -> IEFVAD | Baseline:
+def load_model(path: Path, *, backend: str = "auto", device: str | torch.device = "cpu") -> Trained:
     """Load one file that `save_model` wrote, in evaluation mode, with its provenance.
 
     Raises:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iefvad.cli.command import command
+from iefvad.cli.command import command, unused_rate
 from iefvad.detection.config import CalibrateConfig
 from iefvad.utils.files import require_writable, rescued
+from iefvad.utils.option_errors import require_effect
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import clock, readable
 
@@ -38,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = from_namespace(CalibrateConfig, arguments)
     from iefvad.checkpoints.calibration import CALIBRATION
     from iefvad.detection.calibrate import calibrate
+    from iefvad.video import find_videos
 
+    if "fps" in parser.given:
+        require_effect(parser.given, unused_rate(find_videos(arguments.videos)))
     folder = Path(config.out or arguments.run)
     if config.out or folder.is_dir():  # else the model is not there, which is said more clearly
         require_writable(folder)
@@ -50,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(calibration: Calibration, path: Path) -> None:
+    from iefvad.detection.advice import rule_advice
     from iefvad.detection.calibrate import poisson_bound
     from iefvad.detection.outputs import describe_rule
     from iefvad.detection.threshold import Rule
@@ -67,6 +72,8 @@ def _report(calibration: Calibration, path: Path) -> None:
             f"This is too little footage to be sure: it only shows, with 95% confidence, that there are fewer than"
             f" {calibration.upper_bound:.3g} false alarms per hour. To show {calibration.allowed:g} per hour, {wanted}."
         )
+    for warning in rule_advice(rule) if calibration.threshold <= 1 else ():
+        print(f"warning: {warning}")
     if calibration.threshold > 1:
         print("Normal footage reaches the highest possible score, so nothing will be flagged: train on such footage.")
     print(f"written: {readable(path)}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from jsonargparse import ArgumentParser
@@ -169,8 +171,20 @@ def _place(error: BaseException) -> str:
     return place
 
 
+def unused_rate(videos: Iterable[Path]) -> dict[str, str]:
+    """Return why `--fps` has no effect, where all videos are files."""
+    if not all(os.path.isfile(video) for video in videos):  # a path that cannot be read may be such a folder
+        return {}
+    return {"fps": "on video files, which have their own rate: leave it out"}
+
+
 def dispatch(
-    program: str, description: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None = None
+    program: str,
+    description: str,
+    commands: Mapping[str, tuple[str, str]],
+    argv: Sequence[str] | None = None,
+    *,
+    more: Callable[[ArgumentParser], None] | None = None,
 ) -> int:
     """Run the sub-command that the first argument names. Only the module of this sub-command is imported.
 
@@ -178,7 +192,8 @@ def dispatch(
         program: The command before the sub-command, such as "iefvad data".
         description: Description for `--help`.
         commands: Name → where its main is ("module:function"), and one line of help.
-        argv: The arguments; those of the process where None.
+        argv: The arguments; those of the process where None. `help NAME` stands for `NAME --help`.
+        more: Adds options that stand in the place of a sub-command.
 
     Returns:
         The exit status. Without arguments it is 0, and the overview is printed.
@@ -190,11 +205,17 @@ def dispatch(
     if argv is None:
         _hide_in_tracebacks(arguments)
     return guarded(
-        program, lambda: _dispatch(program, description, commands, arguments), arguments, ending=argv is None
+        program, lambda: _dispatch(program, description, commands, arguments, more), arguments, ending=argv is None
     )
 
 
-def _dispatch(program: str, description: str, commands: Mapping[str, tuple[str, str]], arguments: Sequence[str]) -> int:
+def _dispatch(
+    program: str,
+    description: str,
+    commands: Mapping[str, tuple[str, str]],
+    arguments: Sequence[str],
+    more: Callable[[ArgumentParser], None] | None,
+) -> int:
     parser = Parser(prog=program, usage=f"{program} COMMAND [options]", description=description, allow_abbrev=False)
     chooser = parser.add_subcommands(
         title="commands",
@@ -204,12 +225,19 @@ def _dispatch(program: str, description: str, commands: Mapping[str, tuple[str, 
         required=False,
     )
     parser.add_argument("--version", action="version", version=f"{program} {iefvad.__version__}")
+    if more is not None:
+        more(parser)
     for name, (_, text) in commands.items():
         chooser.add_subcommand(name, ArgumentParser(), help=text)
     if not arguments:
         parser.print_help()
         return 0
-    chosen = parser.parse_args(arguments[:1]).command
+    if arguments[0] == "help":
+        arguments = [*arguments[1:], "--help"]
+    known = arguments[0] in parser._option_string_actions  # an option may have a value
+    chosen = parser.parse_args(arguments[: 2 if known else 1]).command
+    if chosen is None:
+        parser.error(f"{arguments[0]}: the name of a command is missing: `{program}` lists them.")
     module, _, function = commands[chosen][0].partition(":")
     main: Main = getattr(import_module(module), function)
     return main(arguments[1:])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "check": ("iefvad.cli.data:check_main", "find contradictions between lists, annotations and frame truth"),
     "verify": ("iefvad.cli.data:verify_main", "compare stores and models with their checksums"),
+    "split": ("iefvad.cli.data_split:split_main", "divide a labelled list by source: training and test, or folds"),
+    "cut": ("iefvad.cli.data_split:cut_main", "cut long recordings into clips, with their annotations"),
     "gt": ("iefvad.cli.data:gt_main", "write the frame labels of a test list (gt.npy)"),
 }
 """Name → where its main is, and one line of help."""
@@ -76,7 +78,9 @@ class TruthConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad data COMMAND ...` and return the exit status."""
-    return dispatch("iefvad data", "Check data sets, verify stores, and make frame labels.", COMMANDS, argv)
+    return dispatch(
+        "iefvad data", "Check, split and cut data sets, verify stores, and make frame labels.", COMMANDS, argv
+    )
 
 
 @command("data check")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from iefvad.cli.command import command
 from iefvad.encoders.choices import Precision
+from iefvad.utils.option_errors import require_effect
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.text import readable
 
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, EncodersConfig)
     arguments = parser.parse_args(argv)
     config = from_namespace(EncodersConfig, arguments)
+    if not config.measure:
+        unused = {name: "without --measure: add it, or leave it out" for name in ("device", "precision")}
+        require_effect(parser.given, unused)
     from iefvad.encoders.listing import list_encoders, measure
 
     entries = [entry for entry in list_encoders(arguments.word or "") if entry.here or not config.cached]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iefvad.cli.command import command
-from iefvad.evaluation.config import EvaluateConfig
+from iefvad.evaluation.config import EvaluateConfig, without_effect
+from iefvad.utils.option_errors import require_effect
 from iefvad.utils.options import add_options, from_namespace, make_parser
 
 
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, EvaluateConfig)
     arguments = parser.parse_args(argv)
     config = from_namespace(EvaluateConfig, arguments)
+    require_effect(parser.given, without_effect(config))
     from iefvad.evaluation.evaluate import evaluate
 
     evaluate(arguments.run, config)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iefvad.cli.command import command
-from iefvad.extraction.config import ExtractConfig, ExtractReport
+from iefvad.cli.command import command, unused_rate
+from iefvad.extraction.config import ExtractConfig, ExtractReport, without_effect
+from iefvad.utils.option_errors import require_effect
 from iefvad.utils.options import add_options, from_namespace, make_parser
 from iefvad.utils.text import readable
 
@@ -40,8 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, ExtractConfig, groups)
     arguments = parser.parse_args(argv)
     config = from_namespace(ExtractConfig, arguments)
+    require_effect(parser.given, without_effect(config))
     from iefvad.extraction.extract import extract
+    from iefvad.video import find_videos
 
+    if "fps" in parser.given:
+        require_effect(parser.given, unused_rate(find_videos(arguments.videos)))
     try:
         report = extract(arguments.videos, arguments.out, config)
     except KeyboardInterrupt:
@@ -51,7 +57,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 130
     print(_summary(report, arguments.out))
+    if report.done or report.skipped:
+        print(_next(arguments.videos, arguments.out, config.fps))
     return 1 if report.failed else 0
+
+
+def _next(videos: Sequence[str], out: str, fps: float | None) -> str:
+    """Say which commands come next, ready to be copied."""
+    store = shlex.quote(out)
+    train = f"  iefvad train --features {store}"
+    if (Path(out) / "train.csv").exists():
+        return _lines(["next:", f"  iefvad data check {store}", train])
+    given = shlex.join(videos) if len(videos) <= 4 else "VIDEO..."
+    rate = "" if fps is None else f" --fps {fps:g}"
+    return _lines(
+        [
+            "next, mark what is abnormal on a local page:",
+            f"  iefvad label {given} --out {store}{rate}",
+            "or, if you have a list path,label of the videos, divide it:",
+            f"  iefvad data split LIST.csv --out {store}",
+            "then:",
+            train,
+        ]
+    )
+
+
+def _lines(lines: Sequence[str]) -> str:
+    return "\n".join(map(readable, lines))
 
 
 def _summary(report: ExtractReport, out: str) -> str:

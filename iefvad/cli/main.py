@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
 
 from iefvad.cli.command import dispatch
 
@@ -12,6 +16,7 @@ COMMANDS = {
     "extract": ("iefvad.cli.extract:main", "turn videos into a feature store"),
     "evaluate": ("iefvad.cli.evaluate:main", "metrics, robustness and plots of a run or of a released model"),
     "report": ("iefvad.cli.report:main", "make the page of a run again, or a page that compares several runs"),
+    "compare": ("iefvad.cli.compare:main", "print how runs differ, and write the page that compares them"),
     "reproduce": ("iefvad.cli.reproduce:main", "the paper's tables and figures on your data"),
     "detect": ("iefvad.cli.detect:main", "anomaly scores for your own videos, cameras and streams"),
     "calibrate": ("iefvad.cli.calibrate:main", "find the threshold for a maximum number of false alarms per hour"),
@@ -20,6 +25,7 @@ COMMANDS = {
     "features": ("iefvad.cli.features:main", "import, export and describe stored features"),
     "encoders": ("iefvad.cli.encoders:main", "list the encoders that can be named, their width and their speed here"),
     "doctor": ("iefvad.cli.doctor:main", "print what a bug report needs: versions, codecs, devices, backends, disk"),
+    "export": ("iefvad.cli.export:main", "write a trained network as ONNX, torch.export or AOTInductor"),
     "convert": ("iefvad.cli.convert:main", "convert released encoder or model checkpoints to safetensors"),
 }
 """Name → where its main is, and one line of help."""
@@ -28,4 +34,22 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `iefvad COMMAND ...` and return the exit status. Only the module of this command is imported."""
     description = "Video anomaly detection by uncertainty-weighted fusion of image and event features."
-    return dispatch("iefvad", description, COMMANDS, argv)
+    return dispatch("iefvad", description, COMMANDS, argv, more=_add_completion)
+
+
+class _PrintCompletion(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        from iefvad.cli.completion import script
+
+        print(script(values, COMMANDS))
+        parser.exit(0)
+
+
+def _add_completion(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        metavar="SHELL",
+        help="print a script that completes commands and options in bash, zsh or tcsh (docs/start.md)",
+    )

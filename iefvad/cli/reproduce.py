@@ -7,14 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iefvad.cli.command import command
+from iefvad.cli.sweep import without_runner
 from iefvad.reproduce.targets import TARGETS
 from iefvad.sweep.choices import Engine
+from iefvad.training.contradictions import require_effects
 from iefvad.training.settings import TrainConfig, resolve
+from iefvad.utils.option_errors import require_effect
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.seeds import read_seeds
 from iefvad.utils.values import Range
 
-_VARIED = ("model", "modality", "compare", "fixed_noise", "seeds", "explicit", "out", "resume", "log")
+_VARIED = (
+    "model",
+    "modality",
+    "compare",
+    "fixed_noise",
+    "seeds",
+    "explicit",
+    "out",
+    "resume",
+    "log",
+    "normal_only",
+    "density",
+)
 """Options of `iefvad train` that the targets decide, or that mean something else here."""
 
 
@@ -64,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = parser.parse_args(argv)
     options = from_namespace(ReproduceConfig, found)
     config = from_namespace(TrainConfig, found, without=("seeds", "out"))
-    preset = resolve(config).preset
+    settings = resolve(config)
+    require_effect(parser.given, without_runner(config.device, options.engine, options.lists))
+    require_effects(parser.given, [settings])
+    preset = settings.preset
     config.seeds = read_seeds(found.seeds or ["0..3" if preset == "synth" else "0..9"])
     from iefvad.reproduce.run import HowToRun, reproduce
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from iefvad.cli.command import command
 from iefvad.sweep.choices import Engine
+from iefvad.training.contradictions import require_effects
 from iefvad.training.settings import TrainConfig
+from iefvad.utils.option_errors import require_effect
 from iefvad.utils.options import add_options, from_namespace, make_parser, option
 from iefvad.utils.seeds import read_seeds
 from iefvad.utils.text import readable
@@ -49,6 +51,19 @@ class Sweep:
     threads: int
 
 
+def without_runner(device: str, engine: str, lists: str | None) -> dict[str, str]:
+    """Return the options of a sweep that have no effect, and why."""
+    found = {}
+    if engine != "ray":
+        found["ray_address"] = "without --engine ray: add it, or leave --ray-address out"
+    if device == "cpu":
+        found["jobs_per_gpu"] = "with --device cpu: leave it out, and use --jobs"
+    if lists is not None:
+        for name in ("train_list", "test_list", "annotations", "gt"):
+            found[name] = "with --lists, whose folders have these files: leave it out"
+    return found
+
+
 def parse_sweep(argv: Sequence[str] | None = None) -> Sweep:
     """Parse the command line of `iefvad sweep` and plan its trainings. Raises UserError for wrong values."""
     parser = make_parser(
@@ -72,15 +87,20 @@ def parse_sweep(argv: Sequence[str] | None = None) -> Sweep:
     add_options(parser, SweepConfig)
     groups = {"features": "data", "preset": "method", "lr": "optimisation (defaults come from the preset)"}
     groups["validation"] = "protocol"
-    add_options(
-        parser, TrainConfig, groups, without=("seeds", "out", "resume", "compare", "fixed_noise", "explicit", "log")
-    )
+    without = ("seeds", "out", "resume", "compare", "fixed_noise", "explicit", "log", "normal_only", "density")
+    add_options(parser, TrainConfig, groups, without=without)
     found = parser.parse_args(argv)
     config = from_namespace(SweepConfig, found)
     base = from_namespace(TrainConfig, found, without=("seeds", "out"))
-    from iefvad.sweep.plan import plan
+    from iefvad.sweep.plan import plan, read_variation
 
     entries = plan(base, found.vary, read_seeds(found.seeds), grid=config.grid, lists=config.lists)
+    unused = without_runner(base.device, config.engine, config.lists)
+    if len(found.vary) < 2:
+        unused["grid"] = "with fewer than two --vary: leave it out"
+    require_effect(parser.given, unused)
+    varied = {name for text in found.vary for name in read_variation(text).names}
+    require_effects(parser.given | varied, [entry.training.settings for entry in entries])
     out = Path(config.out or Path("sweeps") / entries[0].training.settings.preset)
     return Sweep(config, entries, out, found.threads or 1)
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from iefvad.cli.command import command
+from iefvad.training.contradictions import require_effects
 from iefvad.training.main_process import Aborted, main_process_output
 from iefvad.training.settings import Settings, TrainConfig, resolve
 from iefvad.utils.options import add_options, from_namespace, make_parser
@@ -33,7 +34,9 @@ def parse_train(argv: Sequence[str] | None = None) -> Settings:
     }
     add_options(parser, TrainConfig, groups)
     words = expand_seeds(sys.argv[1:] if argv is None else argv)
-    return resolve(from_namespace(TrainConfig, parser.parse_args(words)))
+    settings = resolve(from_namespace(TrainConfig, parser.parse_args(words)))
+    require_effects(parser.given, [settings])
+    return settings
 
 
 @command("train", memory="use a smaller --batch or --max-segments")

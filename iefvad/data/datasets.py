@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from iefvad.data.annotations import Unmarked, frame_truth, read_annotations
-from iefvad.data.lists import ALONE, ListEntry, Relocator, StoredNames, classes_of, event_path, read_list
+from iefvad.data.lists import ALONE, ListEntry, Relocator, StoredNames, classes_of, event_path, form_of_lists, read_list
 from iefvad.features.npy import crop_axis, open_npy, split_crop
 from iefvad.features.packed import SPLITS, PackedReader, PackedStore
 from iefvad.features.readers import Nan, NpyReader, StoreReader
@@ -58,7 +58,10 @@ def load_store(
     notes: list[str] = []
     lists = [_default(store.root, given, name) for given, name in ((train_list, "train.csv"), (test_list, "test.csv"))]
     if not any(lists):
-        raise UserError(f"{store.root} has neither train.csv nor test.csv; give --train-list and --test-list")
+        raise UserError(
+            f"{store.root} has neither train.csv nor test.csv; give --train-list and --test-list, or"
+            f" {form_of_lists(store.root, store.names())}"
+        )
     sidecars = {sidecar.name: sidecar for sidecar in store.sidecars()}
     train, test = (_stored_videos(path, store, sidecars, nan, notes) if path else [] for path in lists)
     if gt is not None:
@@ -171,7 +174,7 @@ def load_packed(
 
 def load_lists(
     train_list: PathLike | None,
-    test_list: PathLike,
+    test_list: PathLike | None,
     gt: PathLike | None,
     *,
     features: PathLike | None = None,
@@ -187,7 +190,7 @@ def load_lists(
 
     Args:
         train_list: CSV list of the training files. None if only testing is wanted.
-        test_list: CSV list of the test files.
+        test_list: CSV list of the test files. None if there are none.
         gt: gt.npy in the order of the test list, an annotation ``.txt``, or None.
         features: Folder with the files of the lists, if the lists have paths of another machine.
         event_folder: Folder name that replaces ``image_folder`` in a path to find the event features.
@@ -222,7 +225,7 @@ def load_lists(
         raise UserError(f"features have different widths ({described}); all must come from one pair of encoders")
     _check_finite(train + test, nan)
     notes += _overlap(train, test) + _doubtful(test)
-    return Benchmark(Path(test_list).resolve().parent.name, train, test, next(iter(dims)), notes)
+    return Benchmark(Path(test_list or train_list or ".").resolve().parent.name, train, test, next(iter(dims)), notes)
 
 
 def _listed_videos(

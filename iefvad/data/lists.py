@@ -6,16 +6,19 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from iefvad.data.text_files import csv_rows
 from iefvad.features.npy import split_crop
+from iefvad.utils.csv_text import csv_line
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
 from iefvad.video import VIDEO_SUFFIXES
 
 _PATH_HEADINGS = ("path", "video")
 ALONE = "training with --modality image needs no event features"
+_EXAMPLES = ("Normal", "Fighting")
 _NORMAL = frozenset({"normal", "a", "0", ""})
 _XD_CODES = re.compile(r"(?:A|G|B\d|0)(?:-(?:A|G|B\d|0))+")
 
@@ -81,6 +84,23 @@ def classes_of(label: str) -> tuple[str, ...]:
     label = label.strip()
     parts = label.split("-") if _XD_CODES.fullmatch(label) else [label]
     return tuple(dict.fromkeys(part for part in parts if part.lower() not in _NORMAL))
+
+
+def form_of_lists(folder: PathLike, names: Iterable[str]) -> str:
+    """Say how lists are made, for messages: their form, with names that are in the store, and the commands.
+
+    Args:
+        folder: Folder where the lists are looked for.
+        names: Names of stored videos.
+    """
+    chosen = [*islice(names, 2)]
+    chosen += ["monday", "tuesday"][len(chosen) :]
+    lines = [csv_line((f"{name}.mp4", label)).strip() for name, label in zip(chosen, _EXAMPLES, strict=True)]
+    return (
+        f"mark the videos with `iefvad label VIDEO... --out {folder}`, or write {Path(folder) / 'train.csv'}: the first"
+        f" line is path,label and each other line is a video, such as {lines[0]} or {lines[1]} (Normal, or a class)."
+        f" `iefvad data split LIST --out {folder}` divides one such list into train.csv and test.csv"
+    )
 
 
 def event_path(image_path: str, event_folder: str = "event", *, image_folder: str = "rgb") -> str:

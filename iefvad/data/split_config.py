@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from iefvad.utils.options import option
 from iefvad.utils.values import COUNT, NOT_NEGATIVE, POSITIVE, SEED, Range
@@ -30,7 +31,7 @@ class SplitConfig:
     similar: float | None = option(
         None,
         "with --features: join sources that have videos whose mean image features have at least this cosine, after the"
-        " mean of the store is taken away; try 0.95",
+        " mean of the store is taken away; try 0.9",
         Range(above=0, most=1),
     )
     annotations: str | None = option(
@@ -71,5 +72,8 @@ class CutConfig:
     )
     quality: int = option(
         18, "with --exact: H.264's constant rate factor; 0 is lossless, 51 is the worst", Range(0, 51)
+    )
+    on_truncated: Literal["error", "keep"] = option(
+        "error", "with --exact: refuse a truncated or damaged recording, or keep what decodes"
     )
     overwrite: bool = option(False, "replace clips and lists that are already in the folder")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from iefvad.checkpoints.calibration import Calibration, fingerprint
-from iefvad.checkpoints.hub import IEFVAD, Baseline
+from iefvad.checkpoints.hub import Trained
 from iefvad.detection.config import CalibrateConfig, DetectConfig
 from iefvad.detection.detector import Detector
 from iefvad.detection.outputs import describe_failure
@@ -23,7 +23,7 @@ from iefvad.video import find_videos, require_rate
 
 
 def calibrate(
-    model: str | Path | IEFVAD | Baseline, videos: Sequence[str | Path], config: CalibrateConfig
+    model: str | Path | Trained, videos: Sequence[str | Path], config: CalibrateConfig
 ) -> tuple[Calibration, list[str]]:
     """Score normal videos and find the threshold for them.
 

@@ -18,6 +18,10 @@ GROUPS = {
 }
 """First option of each group of the help → title of the group."""
 
+LIVE_ONLY = ("retries", "retry_seconds", "timeout", "duration")
+FILES_ONLY = ("on_truncated", "fps", "max_pixels", "max_frames", "overlay")
+"""Options that have no effect on the other kind of input."""
+
 
 @dataclass
 class DetectConfig:
@@ -99,7 +103,10 @@ class DetectConfig:
     )
 
     thumbnails: int = option(
-        8, "number of pictures in the HTML timeline, of the segments with the highest scores", Range(0, 10_000)
+        8,
+        "number of pictures in the HTML timeline: of flagged intervals, then of other high scores; those that"
+        " show the same are left out",
+        Range(0, 10_000),
     )
     overlay: bool = option(False, "also write the video with its score and flagged intervals drawn in (files only)")
     out: str | None = option(None, "folder for the results [default: RUN/detections]")

@@ -7,22 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iefvad.checkpoints.hub import IEFVAD, Baseline
+from iefvad.checkpoints.hub import Trained
 from iefvad.detection.announce import announcing
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.detector import Detector
 from iefvad.detection.live.cameras import Camera, find_cameras
 from iefvad.detection.live.watch import Watch
-from iefvad.detection.outputs import Names, write_results
+from iefvad.detection.outputs import Names, describe_rule, page_of, write_results
+from iefvad.detection.overview import Overview
 from iefvad.detection.result import Detection
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import require_writable
 from iefvad.video import find_videos, require_rate
 
 
-def detect(
-    model: str | Path | IEFVAD | Baseline, videos: str | Path | Sequence[str | Path], **settings: Any
-) -> list[Detection]:
+def detect(model: str | Path | Trained, videos: str | Path | Sequence[str | Path], **settings: Any) -> list[Detection]:
     """Score videos with the model of a run folder, or with a model that is loaded already.
 
     Args:
@@ -52,11 +51,15 @@ def detect(
     detections = []
     paths = find_videos(given)
     require_rate(paths, config.fps)
+    overview = Overview(folder or Path(), detector.name, detector.rule, describe_rule(detector.rule))
     for video in paths:
         detection = detector(video)
         if names is not None:
             write_results(detection, names.folder, names.of(video), detector)
+            overview.add(detection, page_of(detection))
         detections.append(detection)
+    if names is not None:
+        overview.write()
     return detections
 
 

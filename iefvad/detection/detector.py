@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 
-from iefvad.checkpoints.hub import IEFVAD, Baseline, load_trained
+from iefvad.checkpoints.hub import Trained, load_trained
+from iefvad.detection.advice import Flagged, familiar_advice, flagged_advice, model_advice, rule_advice
 from iefvad.detection.config import DetectConfig
 from iefvad.detection.result import Collector, Detection, Timing
 from iefvad.detection.threshold import Rule, choose_rule
 from iefvad.encoders.encoder import Encoder, build_encoder
 from iefvad.extraction.stream import DEFAULTS, FeatureStream, SegmentFeatures, grouped
+from iefvad.features.density import with_density
 from iefvad.scoring.scorer import Scorer, check_encoder, choose_crops
+from iefvad.scoring.video_scores import VideoScores
+from iefvad.utils.advice import Advice
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.text import few, file_name, readable
@@ -40,9 +45,7 @@ class Detector:
         encoder: The encoder.
     """
 
-    def __init__(
-        self, model: str | Path | IEFVAD | Baseline, config: DetectConfig | None = None, *, live: bool = False
-    ) -> None:
+    def __init__(self, model: str | Path | Trained, config: DetectConfig | None = None, *, live: bool = False) -> None:
         """Load the model and its encoder.
 
         Args:
@@ -57,7 +60,7 @@ class Detector:
         self.config = (config or DetectConfig()).check()
         device = resolve_device(self.config.device)
         self.model, self.provenance, self.folder = _open(model, device)
-        self.name = "a model in memory" if isinstance(model, IEFVAD | Baseline) else str(model)
+        self.name = "a model in memory" if isinstance(model, Trained) else str(model)
         self.settings: dict[str, Any] = dict(self.provenance.get("encoder") or {})
         if not self.settings:
             raise UserError(
@@ -112,8 +115,12 @@ class Detector:
         """Make a scorer for a new video."""
         return Scorer(self.model, chunk=self.chunk, hop=self.hop, context=self.config.context)
 
-    def __call__(self, video: str | Path) -> Detection:
+    def __call__(self, video: str | Path, *, told: Callable[[int, int | None], None] | None = None) -> Detection:
         """Score one video: a file or a folder of frames.
+
+        Args:
+            video: The video.
+            told: Gets the number of frames read so far, and that of all frames as the file states it, or None.
 
         Raises:
             UserError: the video cannot be read.
@@ -123,20 +130,42 @@ class Detector:
         timing, scorer, collector = Timing(), self.scorer(), Collector(self.config.thumbnails)
         timed = TimedEncoder(self.encoder)
         stream = FeatureStream(video, cast(Encoder, timed), self.settings)
-        for segments in grouped(stream, self.hop):
+        for segments in grouped(_telling(stream, told), self.hop):
             collector.add(segments, score_segments(scorer, segments, timing))
         timing.segments, timing.total = len(collector), time.perf_counter() - begin
         timing.decode, timing.encode = stream.segments.seconds, timed.seconds
         scores = collector.scores(stem_of(video), stream.fps, readable(video.name))
+        intervals = self.rule.intervals(scores)
         return Detection(
             video,
             scores,
-            self.rule.intervals(scores),
-            collector.pictures(),
+            intervals,
+            collector.pictures(intervals),
             self.rule,
             timing,
             clock=stream.segments.clock,
+            warnings=self.advice(scores, collector),
         )
+
+    def advice(self, scores: VideoScores, collector: Collector, rule: Rule | None = None) -> list[Advice]:
+        """Return what makes the scores of a video doubtful, by the rule that flags it (the detector's unless given)."""
+        rule = rule or self.rule
+        return [
+            *self.standing_advice(rule),
+            *familiar_advice(self.provenance, getattr(self.model, "statistics", {}), collector.means()),
+            *flagged_advice(Flagged().add(scores, rule.intervals(scores))),
+        ]
+
+    def standing_advice(self, rule: Rule | None = None) -> list[Advice]:
+        """Return what is doubtful about the model and the rule, whatever the video is."""
+        return [*model_advice(self.provenance), *rule_advice(rule or self.rule)]
+
+
+def _telling(stream: FeatureStream, told: Callable[[int, int | None], None] | None) -> Iterator[SegmentFeatures]:
+    for segment in stream:
+        if told is not None:
+            told(SEGMENT * (segment.index + 1), stream.segments.info.frames)
+        yield segment
 
 
 def stem_of(video: Path) -> str:
@@ -147,9 +176,11 @@ def stem_of(video: Path) -> str:
 def score_segments(scorer: Scorer, segments: list[SegmentFeatures], timing: Timing) -> np.ndarray:
     """Score the next t segments and add the time spent to `timing`. Returns rows as in `Scorer.feed`, (t, 4)."""
     begin = time.perf_counter()
-    rows = scorer.feed(
-        torch.stack([segment.image for segment in segments], 1), torch.stack([segment.event for segment in segments], 1)
-    )
+    image = torch.stack([segment.image for segment in segments], 1)
+    event = torch.stack([segment.event for segment in segments], 1)
+    if getattr(scorer.model.config, "density_prior", 0):
+        image, event = with_density(image, event, [segment.density for segment in segments])
+    rows = scorer.feed(image, event)
     timing.score += time.perf_counter() - begin
     return rows
 
@@ -185,11 +216,9 @@ class TimedEncoder:
         return timed
 
 
-def _open(
-    source: str | Path | IEFVAD | Baseline, device: torch.device
-) -> tuple[IEFVAD | Baseline, dict[str, Any], Path | None]:
+def _open(source: str | Path | Trained, device: torch.device) -> tuple[Trained, dict[str, Any], Path | None]:
     """Return the model in evaluation mode, what is known of its training, and its folder if it has one."""
-    if isinstance(source, IEFVAD | Baseline):
+    if isinstance(source, Trained):
         return source.to(device).eval(), source.provenance, source.folder
     model = load_trained(source, device=device)
     return model, model.provenance, model.folder

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from iefvad.checkpoints.calibration import fingerprint
+from iefvad.checkpoints.hub import NormalOnly
+from iefvad.detection.addresses import INDEX, address_of_video
 from iefvad.detection.detector import Detector, stem_of
 from iefvad.detection.overlay import write_overlay
 from iefvad.detection.result import Detection
 from iefvad.detection.threshold import Rule
+from iefvad.model.normality.config import CAVEAT
 from iefvad.scoring.video_scores import Interval, VideoScores, write_scores_csv
+from iefvad.utils.advice import as_json, score_text
 from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import read_regular, rescued, write_text, write_with
@@ -37,7 +41,7 @@ class Names:
     def __init__(self, folder: Path) -> None:
         """Give names for files in `folder`, which need not exist."""
         self.folder = folder
-        self._taken: dict[str, str] = {}
+        self._taken: dict[str, str] = {INDEX: ""}  # of no video
 
     def of(self, video: Path) -> str:
         """Return the stem of the video; where it is taken, with the suffix, with its folders, or with a number."""
@@ -117,12 +121,19 @@ def _write_results(detection: Detection, folder: Path, name: str, detector: Dete
         intervals=detection.intervals,
         threshold=detection.rule.threshold,
         thumbnails=detection.pictures,
+        address=address_of_video(detection, folder),
         notes=_notes(detection, detector),
+        warnings=detection.warnings,
     )
     # Last: where the JSON file is, all others are.
     write_with(paths[2], lambda path: _write_json(path, detection, detector, [p.name for p in paths]))
     detection.files = paths
     return paths
+
+
+def page_of(detection: Detection) -> Path:
+    """Return the path of the page among the files of a detection."""
+    return next(path for path in detection.files if path.suffix == ".html")
 
 
 def describe_failure(video: Path, error: Exception) -> str:
@@ -136,9 +147,9 @@ def describe_failure(video: Path, error: Exception) -> str:
 
 def describe_rule(rule: Rule) -> str:
     """Say in words when a segment is flagged: threshold, low threshold, gaps, minimum length."""
-    text = f"flagged where the score reaches {rule.threshold:.3g}"
+    text = f"flagged where the score reaches {score_text(rule.threshold)}"
     if rule.low < rule.threshold:
-        text += f", until it falls below {rule.low:.3g}"
+        text += f", until it falls below {score_text(rule.low)}"
     if rule.merge_gap:
         text += f"; gaps up to {rule.merge_gap:g} s are closed"
     if rule.min_length:
@@ -148,6 +159,7 @@ def describe_rule(rule: Rule) -> str:
 
 def _notes(detection: Detection, detector: Detector) -> list[str]:
     notes = [
+        *([CAVEAT] if isinstance(detector.model, NormalOnly) else []),
         f"model {detector.name}, method {detector.provenance.get('method', 'unknown')}",
         f"features: {detector.encoder.description}",
         f"{describe_rule(detection.rule)} ({detection.rule.origin})",
@@ -209,6 +221,7 @@ def _write_json(path: Path, detection: Detection, detector: Detector, files: lis
         },
         "live": None if live is None else {key: value for key, value in live.items() if key != "clock"},
         "files": files,
+        "warnings": as_json(detection.warnings),
         "intervals": [_interval(scores, *interval) for interval in detection.intervals],
     }
     # One segment per line, written one by one, so that hours of them need no further memory.

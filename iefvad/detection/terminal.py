@@ -19,6 +19,7 @@ from iefvad.detection.live.watch import Watch
 from iefvad.detection.outputs import Names, describe_rule, write_results
 from iefvad.detection.result import Detection
 from iefvad.scoring.video_scores import CSV_COLUMNS, csv_row
+from iefvad.utils.advice import Advice, score_text
 from iefvad.utils.csv_text import csv_line
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error
@@ -30,13 +31,13 @@ _NAME = 24  # characters; longer names push their line to the right
 _LISTED = 20  # intervals printed; the files contain all
 
 
-def summarize(detection: Detection) -> None:
-    """Print one video's highest score, speed and flagged intervals."""
+def summarize(detection: Detection, known: Sequence[Advice] = ()) -> None:
+    """Print one video's highest score, speed, flagged intervals, and warnings but those that are known already."""
     scores, timing = detection.scores, detection.timing
     peak, at = scores.peak
     print(
         f"{readable(scores.source or scores.name)}: {scores.scores.size} segments ({clock(scores.seconds)}),"
-        f" highest score {peak:.3f} at {clock(at, 1)},"
+        f" highest score {score_text(peak, '.3f')} at {clock(at, 1)},"
         f" {len(detection.intervals)} flagged interval(s)"
     )
     stages = ", ".join(f"{name} {value:.3g}" for name, value in timing.milliseconds().items())
@@ -53,6 +54,9 @@ def summarize(detection: Detection) -> None:
         print(f"  {clock(start, 1)} to {clock(end, 1)}   peak {top:.3f}")
     if len(detection.intervals) > _LISTED:
         print(f"  ... and {len(detection.intervals) - _LISTED} more: see the files")
+    for warning in detection.warnings:
+        if warning not in known:
+            print(f"  warning: {readable(str(warning))}")
     sys.stdout.flush()
 
 

@@ -100,6 +100,11 @@ def choose_rule(
     elif provenance.get("threshold") is not None:
         threshold = float(provenance["threshold"])
         origin = "the model's own: 1% of its held-out normal segments exceed it"
+        if record := provenance.get("normal_only"):
+            origin = (
+                "the model's own: normal footage is expected to reach it once per hour, by"
+                f" {float(record.get('hours', 0)):.2g} h of held-out normal footage"
+            )
     else:
         threshold, origin = 0.5, "nothing is known about this model's scores: calibrate it with `iefvad calibrate`"
     base = {"low": threshold, "merge_gap": 0.0, "min_length": 0.0} | base

@@ -7,6 +7,7 @@ from typing import Literal
 
 from iefvad.model.config import WIDEST, Noise
 from iefvad.scoring.choices import DRAWS, RATIOS, Damage, Mask
+from iefvad.training.contradictions import of_store
 from iefvad.utils.options import option
 from iefvad.utils.values import POSITIVE, Range
 
@@ -51,3 +52,15 @@ class EvaluateConfig:
     nu: float | None = option(None, "degrees of freedom of a released checkpoint's Student-t [default: 8]", POSITIVE)
     attenuation: float | None = option(None, "attenuation of a released checkpoint's refinement [default: 0.5]")
     heads: int | None = option(None, "attention heads of a released checkpoint [default: 8]", Range(1, WIDEST))
+
+
+def without_effect(config: EvaluateConfig) -> dict[str, str]:
+    """Return the options that change nothing beside the others, and why."""
+    found: dict[str, str] = {} if config.features is None else of_store(config.features)
+    if config.gt is not None:
+        found["annotations"] = "beside --gt, which also has the truth of the test videos: give one of them"
+    if config.robustness is False:
+        found |= dict.fromkeys(("draws", "ratios", "mask"), "with --robustness false: leave one of them out")
+    if config.noise == "gaussian":
+        found["nu"] = "with --noise gaussian, which has no degrees of freedom: leave it out"
+    return found

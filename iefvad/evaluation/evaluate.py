@@ -8,21 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from iefvad.checkpoints.hub import IEFVAD, Baseline, load_model, load_trained
+from iefvad.checkpoints.hub import IEFVAD, NormalOnly, Trained, load_model, load_trained
 from iefvad.checkpoints.pretrained import RUN_CONFIG, is_released_file
 from iefvad.data.datasets import load_lists
 from iefvad.evaluation.config import EvaluateConfig
+from iefvad.features.density import add_density
 from iefvad.features.packed import is_packed
 from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark
 from iefvad.model.baselines.config import BaselineConfig
+from iefvad.model.normality.config import CAVEAT, NormalityConfig
 from iefvad.scoring.choices import Damage
 from iefvad.scoring.robustness import explain, over_seeds, robustness, robustness_table
 from iefvad.scoring.scorer import check_encoder, crop_notes, density_scores, score_videos, tested_crops
 from iefvad.scoring.tables import table
 from iefvad.training.networks import model_config
+from iefvad.training.normality import facts_of, notes_of
 from iefvad.training.results import Results, Subject, finish, write_results
-from iefvad.training.run import Run, Variant, baseline_name
+from iefvad.training.run import NORMAL_ONLY, Run, Variant, baseline_name
 from iefvad.training.settings import Settings, TrainConfig
 from iefvad.training.sources import load_benchmark, streams_of
 from iefvad.utils.devices import resolve_device
@@ -73,6 +76,7 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     benchmark.notes += crop_notes(benchmark.test, crops)
     results = Results()
     used: dict[str, int | None] = {}
+    notes: list[str] = []
     damaged: dict[int, list[dict[str, Any]]] = {}
     for seed in run.config.seeds:
         for variant in run.variants:
@@ -80,16 +84,20 @@ def evaluate_run(path: str | Path, config: EvaluateConfig) -> dict[str, Any]:
             model = load_model(run.checkpoint(variant, seed), backend=backend, device=device)
             _check_agreement(run, trained, variant, seed, model)
             _check_fit(model, benchmark)
-            scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk)
+            what = f"test {variant.name} (seed {seed})"
+            scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk, progress=what)
             results.add(variant.name, seed, scores, model, **_chosen(model))
+            if isinstance(model, NormalOnly):
+                facts = results.facts[variant.name] = facts_of(model, scores)
+                notes = notes or notes_of(model, facts)
             used = used or {key: model.provenance.get(key) for key in ("train_videos", "held_out_videos")}
-            if config.robustness and variant == run.variants[0] and variant.modality == "fusion":
+            if _damages(config, model) and variant == run.variants[0] and variant.modality == "fusion":
                 damaged[seed] = _robustness(config, model, benchmark, crops, chunk, run.config.robustness)
     _add_density(results, run.config.seeds[0], benchmark)
     if config.out is not None:
         run = replace(run, config=replace(run.config, out=config.out))
         run.path = run.config.run_dir
-    return _shown(finish(run, benchmark, results, used=used, robustness=over_seeds(damaged) or None))
+    return _shown(finish(run, benchmark, results, used=used, robustness=over_seeds(damaged) or None, notes=notes))
 
 
 def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
@@ -110,6 +118,8 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
         )
     data = {name: value for name in DATA if (value := getattr(config, name)) is not None}
     benchmark = _test_data(TrainConfig(**data, verify=config.verify, modality=model.config.modality))
+    if getattr(model.config, "density_prior", 0):
+        add_density(benchmark)
     _check_fit(model, benchmark)
     known = model.provenance
     method = known.get("method", "released" if model.config.released else "unknown")
@@ -119,13 +129,19 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     seed = known.get("seed", 0)
     name: str = model.config.modality
     fused = name == "fusion"
-    if isinstance(model.config, BaselineConfig):
+    notes: list[str] = []
+    if isinstance(model, NormalOnly):
+        name = baseline_name(NORMAL_ONLY, name)
+    elif isinstance(model.config, BaselineConfig):
         name = baseline_name(model.config.model, name)
     results = Results()
-    scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk)
+    scores = score_videos(model, benchmark.test, crops=crops, chunk=chunk, progress=f"test {name}")
     results.add(name, seed, scores, model, **_chosen(model))
+    if isinstance(model, NormalOnly):
+        facts = results.facts[name] = facts_of(model, scores)
+        notes = [CAVEAT, *notes_of(model, facts)]
     damaged = {}
-    if config.robustness and fused:
+    if _damages(config, model) and fused:
         usual: Damage = "segments" if known.get("protocol") == "released" else "features"
         damaged[seed] = _robustness(config, model, benchmark, crops, chunk, usual)
     _add_density(results, seed, benchmark)
@@ -133,7 +149,7 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
     subject = Subject(
         path=Path(config.out or path),
         primary=name,
-        title="IEF-VAD" if isinstance(model, IEFVAD) else model.config.model,
+        title="IEF-VAD" if isinstance(model, IEFVAD) else method,
         summary={
             "source": str(path),
             "method": method,
@@ -143,6 +159,8 @@ def evaluate_model(path: Path, config: EvaluateConfig) -> dict[str, Any]:
         },
         settings={"model": dataclasses.asdict(model.config), "evaluation": given, "provenance": known},
         command=_command(path, config),
+        notes=notes,
+        lead=CAVEAT if isinstance(model, NormalOnly) else "",
         device=resolve_device(config.device),
     )
     return _shown(write_results(subject, benchmark, results, robustness=over_seeds(damaged) or None))
@@ -171,9 +189,23 @@ def _test_data(config: TrainConfig) -> Benchmark:
     )
 
 
+def _damages(config: EvaluateConfig, model: Trained) -> bool:
+    """Whether damage is measured: a detector from normal footage finds all damage unusual, and its weights are fixed.
+
+    Raises:
+        UserError: it was asked for such a detector.
+    """
+    if isinstance(model, NormalOnly) and config.robustness not in (True, False):
+        raise UserError(
+            f"--robustness {config.robustness} has no meaning for a detector made from normal footage: leave it out."
+        )
+    return bool(config.robustness) and not isinstance(model, NormalOnly)
+
+
 def _robustness(
-    config: EvaluateConfig, model: IEFVAD | Baseline, benchmark: Benchmark, crops: str, chunk: int, usual: Damage
+    config: EvaluateConfig, model: Trained, benchmark: Benchmark, crops: str, chunk: int, usual: Damage
 ) -> list[dict[str, Any]]:
+    assert not isinstance(model, NormalOnly)
     return robustness(
         model,
         benchmark.test,
@@ -198,11 +230,15 @@ def _refuse_released(config: EvaluateConfig, path: Path) -> None:
         )
 
 
-def _check_agreement(run: Run, trained: Settings, variant: Variant, seed: int, model: IEFVAD | Baseline) -> None:
+def _check_agreement(run: Run, trained: Settings, variant: Variant, seed: int, model: Trained) -> None:
     """Refuse a run whose config.yaml (`trained`) describes another network than its checkpoint."""
     applied = variant.apply(trained)
-    described = dataclasses.asdict(model_config(applied, model.config.dim, variant.modality))
     saved = dataclasses.asdict(model.config)
+    described: dict[str, Any]
+    if trained.normal_only:
+        described = {"normality": trained.density, "modality": variant.modality}
+    else:
+        described = dataclasses.asdict(model_config(applied, model.config.dim, variant.modality))
     # What decides how the network is tested is in both as well; earlier versions recorded less.
     also: dict[str, Any] = {
         "chunk": trained.max_segments,
@@ -210,7 +246,7 @@ def _check_agreement(run: Run, trained: Settings, variant: Variant, seed: int, m
         "protocol": trained.protocol,
         "seed": seed,
     }
-    also |= {"method": applied.method} if trained.model == "ief-vad" else {}
+    also |= {"method": applied.method} if trained.model == "ief-vad" and not trained.normal_only else {}
     described |= {name: value for name, value in also.items() if name in model.provenance}
     saved |= {name: value for name, value in model.provenance.items() if name in also}
     differing = [name for name in described if described[name] != saved.get(name)]
@@ -222,7 +258,7 @@ def _check_agreement(run: Run, trained: Settings, variant: Variant, seed: int, m
         )
 
 
-def _check_fit(model: IEFVAD | Baseline, benchmark: Benchmark) -> None:
+def _check_fit(model: Trained, benchmark: Benchmark) -> None:
     if benchmark.dim != model.config.dim:
         raise UserError(
             f"the features are {benchmark.dim} wide, and the model takes {model.config.dim}: evaluate it on features of"
@@ -231,10 +267,12 @@ def _check_fit(model: IEFVAD | Baseline, benchmark: Benchmark) -> None:
     check_encoder(model.provenance.get("encoder") or {}, benchmark.settings, "the features")
 
 
-def _describe(path: Path, model: IEFVAD | Baseline, method: str, benchmark: Benchmark) -> None:
+def _describe(path: Path, model: Trained, method: str, benchmark: Benchmark) -> None:
     config, videos = model.config, benchmark.test
     abnormal, segments = sum(bool(video.classes) for video in videos), sum(video.segments for video in videos)
-    if isinstance(config, BaselineConfig):
+    if isinstance(config, NormalityConfig):
+        print(f"{readable(path)}: {NORMAL_ONLY}, density {config.normality}, {config.dim} wide")
+    elif isinstance(config, BaselineConfig):
         print(f"{readable(path)}: model {config.model}, {config.dim} wide")
     else:
         print(
@@ -246,7 +284,7 @@ def _describe(path: Path, model: IEFVAD | Baseline, method: str, benchmark: Benc
         print(f"note: {readable(note)}")
 
 
-def _chosen(model: IEFVAD | Baseline) -> dict[str, Any]:
+def _chosen(model: Trained) -> dict[str, Any]:
     """Epoch and threshold of a saved model, for `Results.add`."""
     return {key: model.provenance.get(key) for key in ("epoch", "threshold")}
 

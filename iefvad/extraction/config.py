@@ -163,6 +163,24 @@ def check(config: ExtractConfig) -> None:
     Corruptions.parse(checked(config).corrupt)
 
 
+def without_effect(config: ExtractConfig) -> dict[str, str]:
+    """Return the options that change nothing beside the others, and why."""
+    found: dict[str, str] = {}
+    if config.engine == "ray":
+        found["workers"] = "with --engine ray, where Ray decides: leave it out"
+    else:
+        found = dict.fromkeys(("ray_address", "ray_actors"), "without --engine ray: add it, or leave it out")
+    weightless = ("descriptor", "random-vit", "efficientnet-lite0")
+    models = (config.image_model, config.event_model or config.image_model)
+    if all(model in weightless and weights is None for model, weights in zip(models, _weights(config), strict=True)):
+        found["quick_gelu"] = f"with --image-model {config.image_model}, only with a model of open_clip: leave it out"
+    return found
+
+
+def _weights(config: ExtractConfig) -> tuple[str | None, str | None]:
+    return config.image_weights, config.event_weights or config.image_weights
+
+
 def encoder_of(config: ExtractConfig, *, device: str | None = None) -> Encoder:
     """Build the encoder that the settings describe.
 

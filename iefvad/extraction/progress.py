@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from iefvad.utils.text import readable
 
-_TERMINAL, _LOG = 0.2, 15.0  # seconds between two lines on a terminal and in a log file
+_TERMINAL, _LOG = 0.2, 60.0  # seconds between two lines on a terminal and in a log file
 
 
 class Progress:
@@ -40,10 +40,11 @@ class Progress:
         self._worked = 0.0  # bytes of the videos that were extracted, not skipped
         self._lock = threading.Lock()
         self._begin = self._shown = time.perf_counter()
-        self._every = _TERMINAL if sys.stderr.isatty() else _LOG
+        self._quiet, self._terminal = quiet, sys.stderr.isatty()
+        self._every = _TERMINAL if self._terminal else _LOG
         self._bar: tqdm[Any] = tqdm(
             total=len(paths),
-            disable=quiet,
+            disable=quiet or not self._terminal,
             bar_format="{l_bar}{bar}| {n:.1f}/{total} videos [{elapsed}{postfix}]",
         )
 
@@ -78,7 +79,11 @@ class Progress:
             text = f"{self.frames / (moment - self._begin):.0f} frames/s"
             if left := self._seconds_left(moment):
                 text += f", {tqdm.format_interval(left)} left, until {time.strftime('%H:%M', _clock(left))}"
-        self._bar.set_postfix_str(text)
+            done = f"extract: {self._bar.n:.1f} of {len(self._sizes)} videos, {text}"
+        if self._terminal:
+            self._bar.set_postfix_str(text)
+        elif not self._quiet:
+            print(done, file=sys.stderr, flush=True)
 
     def write(self, line: str) -> None:
         """Print a line on stderr without breaking the bar."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from iefvad.features.npy import crop_axis, split_crop
 from iefvad.features.packed import (
@@ -36,6 +35,7 @@ from iefvad.utils import checksums
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike, remove_left_over, storage_errors, write_json, written_error
 from iefvad.utils.plain_json import parse_json
+from iefvad.utils.progress import Progress
 from iefvad.utils.tensors import header, to_half
 from iefvad.utils.text import few, readable
 from iefvad.video import SEGMENT
@@ -347,7 +347,7 @@ def _allocate(tables: Sequence[_Table], out: Path) -> None:
 
 def _write(tables: Sequence[_Table], journal: _Journal, progress: bool) -> None:
     total = sum(table.offsets[-1] for table in tables)
-    bar = tqdm(total=total, desc="import", unit="segment", unit_scale=True, disable=not progress, dynamic_ncols=True)
+    bar = Progress(total, "import", "segment", shown=progress)
     with bar:
         for table in tables:
             with open(table.path, "r+b", buffering=0) as file:

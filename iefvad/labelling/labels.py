@@ -135,8 +135,9 @@ class Labels:
         """
         if not isinstance(wanted, dict) or name not in self.videos:
             raise UserError("this change is not known; reload the page")
-        marks = [wanted, *wanted["marks"]] if isinstance(wanted.get("marks"), list) else [wanted]
-        times = timeline() if any(isinstance(mark, dict) and "start" in mark for mark in marks) else None
+        # Who calls a video normal has seen it: one that cannot be read is refused here.
+        labelling = wanted.get("do") in ("add", "change") or wanted.get("normal") or wanted.get("marks")
+        times = timeline() if labelling else None
         with self.lock:
             before = self.videos[name]
             video = copy.deepcopy(before)

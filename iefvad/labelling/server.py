@@ -49,7 +49,7 @@ class LabelServer(WebServer):
         """
         token = secrets.token_urlsafe(24)
         site = _Site(list(names), labels, lists, media, hint)
-        super().__init__(lambda server: _only_with(token, server, site), address, option="--host and --port")
+        super().__init__(lambda server: _only_with(token, server, site), address, option="the page (--host, --port)")
         self.address = f"{self.url}?token={token}"
 
 

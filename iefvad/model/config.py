@@ -52,6 +52,8 @@ class ModelConfig:
             `set_statistics` finds.
         repair: Dimensions at their mean over the training features count as masked. They are predicted from the
             others, and the variance of the prediction is added to the variances of the stream.
+        density_prior: Weight of the standardised event density in the logits, before anything is learned. The last
+            dimension of both streams is then the density (`iefvad.features.density`). 0: the features do not have it.
         fusion: What precedes the precision fusion. "gated": a gate from means, log-variances and disagreement adds to
             the log-precisions. "cross-attention": each stream attends to the other, whose precisions weigh the keys.
         refinement: "shared": one block serves all steps. "guided": the step of each dimension follows the variance of
@@ -87,6 +89,7 @@ class ModelConfig:
     eps: float = within(1e-8, NOT_NEGATIVE)
     surprise: bool = False
     repair: bool = False
+    density_prior: float = within(0.0, NOT_NEGATIVE)
     fusion: FusionKind = "precision"
     refinement: RefinementKind = "plain"
     loss_weights: Weights = "fixed"
@@ -103,6 +106,8 @@ class ModelConfig:
             raise ValueError("surprise needs standardize = True")
         if self.repair and not self.standardize:
             raise ValueError("repair needs standardize = True")
+        if self.density_prior and not self.standardize:
+            raise ValueError("density_prior needs standardize = True")
         if self.covariance_rank and (self.released or self.modality != "fusion"):
             what = (
                 "the released variant has fusion weights of its own" if self.released else "one modality has no fusion"
@@ -122,7 +127,7 @@ class ModelConfig:
         return self.dim if self.projection is None else self.projection
 
 
-_LATER = ("covariance_rank", "surprise", "repair", "fusion", "refinement", "loss_weights")
+_LATER = ("covariance_rank", "surprise", "repair", "density_prior", "fusion", "refinement", "loss_weights")
 """Fields that version 0.1 did not have."""
 
 

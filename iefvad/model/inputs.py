@@ -32,10 +32,10 @@ def check_inputs(
             got = "nothing" if features is None else tuple(features.shape)
             raise ValueError(f"{name} features must be (B, T, {dim}), not {got}")
         inputs[name] = features
-    shapes = {tuple(features.shape) for features in inputs.values()}
-    if len(shapes) > 1:
+    shapes = [tuple(features.shape) for features in inputs.values()]
+    if shapes[0] != shapes[-1]:
         raise ValueError(f"image and event features differ in shape: {sorted(shapes)}")
-    batch, segments, _ = next(iter(shapes))
+    batch, segments, _ = shapes[0]
     if not 0 <= context <= segments:
         raise ValueError(f"context must be between 0 and the {segments} segments given, not {context}")
     if lengths is not None and lengths.shape != (batch,):

@@ -197,6 +197,8 @@ class Network(nn.Module):
         logits = self.classifier(refined).squeeze(-1).float()
         if rows is not None:
             refined, logits = rows.place(refined), rows.place(logits)
+        if self.config.density_prior and "event" in inputs:
+            logits = logits + self.config.density_prior * self._density(inputs["event"])[:, context:]
         weighted = self.config.modality == "fusion"
         return Output(
             logits=logits,
@@ -316,6 +318,12 @@ class Network(nn.Module):
             mu, logvar = encoder(features, layout, doubt)
             mus[name], logvars[name] = mu, logvar
         return mus, logvars
+
+    def _density(self, event: Tensor) -> Tensor:
+        """Return the standardised event density of each segment, (B, T) float32, from the event features."""
+        statistics = self.statistics["event"]
+        assert isinstance(statistics, Standardize)
+        return (event[..., -1].float() - statistics.centre[-1]) / statistics.scale[-1]
 
     def _cross(self, mus: dict[str, Tensor], logvars: dict[str, Tensor], valid: Tensor | None) -> dict[str, Tensor]:
         """Let each modality attend to the other; padding stays zero."""

@@ -18,10 +18,11 @@ from iefvad.report.images import inline_svg
 from iefvad.report.page import Table, flatten, table, write_page
 from iefvad.report.radar import radar
 from iefvad.report.run_folder import RunFolder, damage_explained
-from iefvad.report.style import OTHERS, SERIES
+from iefvad.report.style import OTHERS, SERIES, token_of
 from iefvad.scoring.score_files import SCORES
 from iefvad.scoring.seeds import by_seed, paired
 from iefvad.scoring.tables import class_rows, headline_rows
+from iefvad.scoring.tables import table as plain_table
 from iefvad.utils.errors import UserError
 
 _COLOURS = (*SERIES, *OTHERS)
@@ -30,6 +31,18 @@ _FREE = {"out", "resume", "explicit", "cache", "log"}  # settings that say nothi
 
 Runs = Mapping[str, RunFolder]
 """Short name → run folder."""
+
+
+def open_runs(folders: Sequence[str | Path]) -> dict[str, RunFolder]:
+    """Open run folders, by the shortest names that tell them apart.
+
+    Raises:
+        UserError: a folder is not a run folder or has no results, or one is named twice.
+    """
+    opened = [RunFolder.open(folder) for folder in folders]
+    if len({run.path.resolve() for run in opened}) < len(opened):
+        raise UserError("a run folder is named twice: name each run once.")
+    return dict(zip(_short_names([run.path for run in opened]), opened, strict=True))
 
 
 def write_comparison(path: str | Path, folders: Sequence[str | Path]) -> None:
@@ -42,16 +55,31 @@ def write_comparison(path: str | Path, folders: Sequence[str | Path]) -> None:
     Raises:
         UserError: a folder is not a run folder or has no results, one is named twice, or the page cannot be written.
     """
-    opened = [RunFolder.open(folder) for folder in folders]
-    if len({run.path.resolve() for run in opened}) < len(opened):
-        raise UserError("a run folder is named twice: name each run once.")
-    with damage_explained(*(run.path for run in opened)):
-        _write_page(Path(path), opened)
+    runs = open_runs(folders)
+    with damage_explained(*(run.path for run in runs.values())):
+        _write_page(Path(path), runs)
 
 
-def _write_page(path: Path, opened: Sequence[RunFolder]) -> None:
-    runs = dict(zip(_short_names([run.path for run in opened]), opened, strict=True))
-    tokens = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(runs)}
+def comparison_text(folders: Sequence[str | Path]) -> str:
+    """Return the tables of `write_comparison` that fit a terminal: settings that differ, metrics, differences.
+
+    Raises:
+        UserError: as `write_comparison`.
+    """
+    runs = open_runs(folders)
+    with damage_explained(*(run.path for run in runs.values())):
+        groups = comparable(runs)
+        parts = [f"settings that differ\n{plain_table(rows)}" if (rows := differing_rows(runs)) else "equal settings"]
+        parts += _notes(groups)[: len(groups) > 1]
+        for group in groups:
+            parts.append(f"{_data(group)}\n{plain_table(headline_of(group))}")
+            if rows := difference_rows(group):
+                parts.append(f"less {next(iter(group))}, over common seeds\n{plain_table(rows)}")
+    return "\n\n".join(parts)
+
+
+def _write_page(path: Path, runs: Runs) -> None:
+    tokens = _colours(runs)
     groups = comparable(runs)
     write_page(
         path,
@@ -61,8 +89,19 @@ def _write_page(path: Path, opened: Sequence[RunFolder]) -> None:
         notes=_notes(groups),
         groups=[_group(number, group, tokens) for number, group in enumerate(groups)],
         facts=_facts(runs, tokens),
-        settings=_differing(runs),
+        settings=table(rows) if (rows := differing_rows(runs)) else None,
     )
+
+
+def _colours(runs: Runs) -> dict[str, str]:
+    """Choose the palette token of each run: that of its method, as on the run's own page, unless another run has it."""
+    tokens: dict[str, str] = {}
+    for name, run in runs.items():
+        method = str(run.run.get("method", ""))
+        own = token_of(run.main if run.main != "fusion" or method in ("", "ief") else f"fusion ({method})")
+        free = [token for token in (own, *_COLOURS) if token not in tokens.values()]
+        tokens[name] = free[0] if free else _COLOURS[len(tokens) % len(_COLOURS)]
+    return tokens
 
 
 def comparable(runs: Runs) -> list[dict[str, RunFolder]]:
@@ -137,7 +176,7 @@ def _group(number: int, group: Runs, tokens: Mapping[str, str]) -> dict[str, Any
     return {
         "title": _data(group),
         "headline": _headline(group, tokens),
-        "differences": _differences(group),
+        "differences": table(rows) if (rows := difference_rows(group)) else None,
         "curves": _curves(group, tokens, prefix),
         "bars": bars and inline_svg(bars, "AUC per anomaly class", f"{prefix}bars"),
         "radar": circle and inline_svg(circle, "AUC per anomaly class, around a circle", f"{prefix}radar"),
@@ -146,19 +185,25 @@ def _group(number: int, group: Runs, tokens: Mapping[str, str]) -> dict[str, Any
     }
 
 
-def _headline(group: Runs, tokens: Mapping[str, str]) -> Table:
+def headline_of(group: Runs) -> list[dict[str, Any]]:
+    """Return the main table of runs that were tested on the same videos: one row per run and model."""
     rows = []
     for name, run in group.items():
         for row in headline_rows(run.metrics):
             seeds = (run.metrics[row["model"]].get("seeds") or {}).get("list") or run.seeds[:1]
             shown = {title: value for title, value in row.items() if title not in ("w_img", "w_evt")}
             rows.append({"run": name} | shown | {"seeds": str(len(seeds))})
+    return rows
+
+
+def _headline(group: Runs, tokens: Mapping[str, str]) -> Table:
+    rows = headline_of(group)
     best = {"Brier": "min", "ECE": "min"} | dict.fromkeys(("AUC", "AP", "Ano-AUC"), "max")
     return table(rows, models=tokens, best=best.get)
 
 
-def _differences(group: Runs) -> Table | None:
-    """Each run less the first one: the models of equal names, and the runs' main models."""
+def difference_rows(group: Runs) -> list[dict[str, Any]]:
+    """Return each run less the first one: the models of equal names, and the runs' main models."""
     names = list(group)
     first = group[names[0]]
     rows = []
@@ -179,7 +224,7 @@ def _differences(group: Runs) -> Table | None:
                 row["seeds"] = str(found.pairs)
             if row["seeds"]:
                 rows.append(row)
-    return table(rows) if rows else None
+    return rows
 
 
 def _curves(group: Runs, tokens: Mapping[str, str], prefix: str) -> list[Markup]:
@@ -253,8 +298,8 @@ def _facts(runs: Runs, tokens: Mapping[str, str]) -> Table:
     return table(rows, models=tokens)
 
 
-def _differing(runs: Runs) -> Table | None:
-    """Settings, and what the protocol fixes, that are not the same in all runs."""
+def differing_rows(runs: Runs) -> list[dict[str, str]]:
+    """Return settings, and what the protocol fixes, that are not the same in all runs."""
     columns: dict[str, dict[str, str]] = {}
     for name, run in runs.items():
         found = {key: str(value) for key, value in flatten(run.about.get("settings", {})) if key not in _FREE}
@@ -265,5 +310,4 @@ def _differing(runs: Runs) -> Table | None:
         columns[name] = found
     keys = dict.fromkeys(key for found in columns.values() for key in found)
     rows = [{"setting": key} | {name: found.get(key, "–") for name, found in columns.items()} for key in keys]
-    rows = [row for row in rows if len(set(list(row.values())[1:])) > 1]
-    return table(rows) if rows else None
+    return [row for row in rows if len(set(list(row.values())[1:])) > 1]

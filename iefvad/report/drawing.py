@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,6 +80,33 @@ def _named(drawn: Legend, names: Sequence[str]) -> None:
     for text, name in zip(drawn.get_texts(), names, strict=True):
         text.set_parse_math(False)
         text.set_text(readable(name))
+
+
+def shortened(name: str, letters: int) -> str:
+    """Return a name as it may be shown, cut to a number of letters."""
+    name = readable(name)
+    return name if len(name) <= letters else name[: letters - 1] + "…"
+
+
+def in_lines(name: str, letters: int, lines: int = 3) -> str:
+    """Break a name such as RoadAccidents into lines: at spaces, and where a small letter comes before a large one.
+
+    Args:
+        name: The name.
+        letters: Maximum length of a line. Longer words are broken too.
+        lines: Maximum number of lines; the rest is cut.
+    """
+    words = re.sub(r"(?<=[a-z0-9_])(?=[A-Z])", "\n", readable(name)).replace(" ", " \n").split("\n")
+    pieces = [word[i : i + letters] for word in words for i in range(0, max(len(word), 1), letters)]
+    found = [""]
+    for piece in pieces:
+        if len(found[-1] + piece.rstrip()) <= letters:
+            found[-1] += piece
+        else:
+            found.append(piece)
+    if len(found) > lines:
+        found = [*found[: lines - 1], shortened("".join(found[lines - 1 :]), letters)]
+    return "\n".join(line.strip() for line in found)
 
 
 def line_style(model: str, token: str | None = None) -> dict[str, Any]:

@@ -56,6 +56,22 @@ def _visible(value: Any) -> Any:
     return visible(str(value))
 
 
+class Link(str):
+    """Text of a table cell that is a link.
+
+    Attributes:
+        href: Its address, percent-encoded.
+    """
+
+    href: str
+
+    def __new__(cls, text: str, href: str) -> Link:
+        """Make a link of a text."""
+        link = super().__new__(cls, text)
+        link.href = href
+        return link
+
+
 class Column(NamedTuple):
     """Head of a column: its title and its CSS class."""
 
@@ -64,12 +80,13 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Cell of a table: its text, its CSS class, the palette token of the mark before the text, and a small note."""
+    """Cell of a table: its text, its CSS class, the palette token of the mark before it, a small note, an address."""
 
     text: str
     kind: str
     token: str
     note: str = ""
+    href: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +142,8 @@ def table(
             if number == 0 and value in models:
                 token = models[str(value)] if isinstance(models, Mapping) else token_of(str(value))
             kind = "text" if key in wordy else "best" if bold else ""
-            cells.append(Cell(text, kind, token, note and f"± {note}"))
+            href = value.href if isinstance(value, Link) else ""
+            cells.append(Cell(text, kind, token, note and f"± {note}", href))
         body.append(cells)
     return Table([Column(key, "text" if key in wordy else "") for key in keys], body)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,14 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from iefvad.report.drawing import WIDTH, colour, dress, label, legend, legend_below, line_style, new_figure
+from iefvad.report.drawing import WIDTH, colour, dress, in_lines, label, legend, legend_below, line_style, new_figure
 from iefvad.report.style import SERIES, token_of
 from iefvad.scoring.metrics import Curves, curves
 from iefvad.scoring.seeds import Spread
 from iefvad.scoring.tables import class_rows
 from iefvad.scoring.video_scores import Interval, VideoScores
+from iefvad.utils.advice import score_text
 from iefvad.utils.intervals import runs
-from iefvad.utils.text import clock, readable
+from iefvad.utils.text import clock
 from iefvad.video import SEGMENT
 
 _GRID = np.linspace(0, 1, 401)  # false positive rates or recalls at which curves are averaged
@@ -224,7 +224,8 @@ def timeline(
     names: list[str] = []
 
     def draw(ax: Axes, values: np.ndarray, token: str, model: str, width: float) -> None:
-        ax.plot(*line_points(values, edges), color=colour(token), linewidth=width, zorder=3 if model == name else 2.1)
+        style: dict[str, Any] = {"color": colour(token), "linewidth": width, "zorder": 3 if model == name else 2.1}
+        ax.plot(*line_points(values, edges), **style, clip_on=False)
         handles.append(Line2D([], [], color=colour(token), linewidth=max(width, 1.4)))
         names.append(model)
 
@@ -242,12 +243,12 @@ def timeline(
         draw(score, other.scores, token_of(model), model, 0.9)
     shown = [video.scores, *(v.scores for v in others.values())]
     if all(v.size == 0 or (v.min() >= 0 and v.max() <= 1) for v in shown):
-        score.set_ylim(-0.02, 1.04)
+        score.set_ylim(0, 1)
     if threshold is not None:
         line: dict[str, Any] = {"color": colour("alert"), "linewidth": 1.1, "linestyle": (0, (4, 2))}
         score.axhline(threshold, zorder=2.5, **line)
         handles.append(Line2D([], [], **line))
-        names.append(f"threshold {threshold:.3g}")
+        names.append(f"threshold {score_text(threshold)}")
     for present, token, what in (
         (intervals, "strip" if truth else "flag", "flagged"),
         (truth, "truth", "abnormal (truth)"),
@@ -342,12 +343,9 @@ def _class_axes(ax: Axes, rows: Sequence[Mapping[str, Any]], colours: Mapping[st
             ax.errorbar(at, values, [spread, upper], fmt="none", ecolor=colour("ink"), elinewidth=0.8, zorder=3)
     ax.set(ylim=(0, 1), xlim=(-0.6, places - 0.4))
     ax.grid(False, axis="x")
-    letters = 70 // places  # of a label that leaves room for the next one
-    names = [f"{textwrap.shorten(readable(row['class']), 26, placeholder='…')}\n({row['videos']})" for row in rows]
-    slanted = any(len(name.split("\n")[0]) > letters for name in names)
-    names = [name.replace("\n", " ") for name in names] if slanted else names
-    where: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if slanted else {"ha": "center"}
-    ax.set_xticks(range(len(rows)), names, rotation=22 if slanted else 0, **where)
+    letters = max(4, 56 // places)  # of a line that leaves room for the next label
+    names = [f"{in_lines(row['class'], letters)}\n({row['videos']})" for row in rows]
+    ax.set_xticks(range(len(rows)), names)
     for text in ax.get_xticklabels():
         text.set_parse_math(False)
         text.set_color(colour("ink"))
@@ -381,10 +379,17 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
         for model in models:
             _by_epoch(ax, series.get((key, model), {}), model)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if key.startswith("val"):
+            _end_at_one(ax)
         label(ax, "epoch", "", title)
     handles = [Line2D([], [], **line_style(m)) for m in models]
     legend_below(figure, handles, models)
     return figure
+
+
+def _end_at_one(ax: Axes) -> None:
+    """End an axis of a metric at 1 where the margin would go beyond."""
+    ax.set_ylim(top=min(ax.get_ylim()[1], 1.0))
 
 
 def _by_epoch(ax: Axes, values: Mapping[float, Sequence[float]], model: str) -> None:
@@ -471,6 +476,8 @@ def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
             if spread.any():
                 low, high = means - spread, means + spread
                 ax.fill_between(ratios, low, high, color=colour(token_of(name)), alpha=0.14, linewidth=0)
+        if key in ("auc", "ap"):
+            _end_at_one(ax)
         if key == "shift":
             ax.axhline(0, color=colour("muted"), linewidth=0.9, linestyle=(0, (2, 3)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))

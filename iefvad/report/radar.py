@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MultipleLocator
 
-from iefvad.report.drawing import WIDTH, colour, legend_below, line_style
+from iefvad.report.drawing import WIDTH, colour, legend_below, line_style, shortened
 from iefvad.scoring.tables import class_rows
-from iefvad.utils.text import readable
 
 _LEAST = 3  # classes; fewer have no area
 
@@ -49,7 +47,7 @@ def radar(
     _names(
         ax,
         angles,
-        [f"{textwrap.shorten(readable(row['class']), 22, placeholder='…')} ({row['videos']})" for row in rows],
+        [f"{shortened(row['class'], 22)} ({row['videos']})" for row in rows],
     )
     around = np.append(angles, 2 * np.pi)
     if key == "auc" and ax.get_ylim()[0] < 0.5:

@@ -39,6 +39,7 @@ def reliability_diagram(models: Mapping[str, Sequence[VideoScores]]) -> Figure |
     label(right, "mean score of the bin", "fraction of all frames", "Where the scores lie")
     left.set(xlim=(0, 1), ylim=(0, 1))
     right.set(xlim=(0, 1), yscale="log")
+    right.set_ylim(top=1)
     right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g}%"))
     handles = [Line2D([], [], **line_style(model), marker="o", markersize=3.5) for model in found]
     legend_below(figure, handles, [f"{model}, ECE {bins.ece:.3f}" for model, bins in found.items()])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from iefvad.report.run_page import write_report
 from iefvad.scoring.score_files import SCORES, AllScores, read_all_scores
+from iefvad.scoring.seeds import typical_seed
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
 from iefvad.utils.log_file import read_log
@@ -145,19 +146,27 @@ def write_run_report(folder: str | Path, out: str | Path | None = None) -> Path:
     return path
 
 
+def _of_seed(seeds: Mapping[int, Sequence[VideoScores]], seed: int | None) -> Sequence[VideoScores]:
+    """The scores of a seed, or of the first one where it is absent."""
+    return seeds[seed] if seed is not None and seed in seeds else next(iter(seeds.values()))
+
+
 def _write_page(path: Path, run: RunFolder, scores: AllScores) -> None:
     about = run.about
+    typical = typical_seed(run.metrics.get(run.main, {}))
     write_report(
         path,
         title=about.get("title", run.path.name),
         metrics=run.metrics,
-        videos={model: next(iter(seeds.values())) for model, seeds in scores.items()},
+        videos={model: _of_seed(seeds, typical) for model, seeds in scores.items()},
         seeds={model: list(seeds.values()) for model, seeds in scores.items()},
         config=about.get("settings", {}),
         notes=run.run.get("notes", ()),
+        warnings=run.run.get("warnings", ()),
         history=run.history,
         robustness=run.document.get("robustness"),
         command=about.get("command"),
         protocol=about.get("protocol", ()),
         made=about.get("made", {}),
+        lead=str(about.get("lead", "")),
     )

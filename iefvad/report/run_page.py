@@ -18,7 +18,7 @@ from iefvad.report.style import SERIES
 from iefvad.scoring.direction import direction
 from iefvad.scoring.metrics import bootstrap_auc, roc_auc
 from iefvad.scoring.robustness import explain, spread
-from iefvad.scoring.seeds import Spread, by_seed, quantity
+from iefvad.scoring.seeds import Spread, by_seed, quantity, typical_seed
 from iefvad.scoring.tables import class_rows, headline_rows
 from iefvad.scoring.video_scores import VideoScores, to_frames
 from iefvad.utils.text import clock, duration
@@ -40,12 +40,14 @@ def write_report(
     videos: Scores,
     config: Mapping[str, Any],
     notes: Sequence[str] = (),
+    warnings: Sequence[Mapping[str, str]] = (),
     history: Sequence[Mapping[str, Any]] = (),
     robustness: Sequence[Mapping[str, Any]] | None = None,
     command: str | None = None,
     protocol: Sequence[Mapping[str, str]] = (),
     seeds: Mapping[str, Sequence[Sequence[VideoScores]]] | None = None,
     made: Mapping[str, Mapping[str, str]] | None = None,
+    lead: str = "",
 ) -> None:
     """Write the report of a run: self-contained HTML, light and dark, a few hundred kilobytes. All text is escaped.
 
@@ -54,15 +56,17 @@ def write_report(
         title: Title of the page.
         metrics: Metrics of each model, in the order of the table, as metrics.json holds them. With several seeds they
             are shown as mean ± standard deviation.
-        videos: Scores of the test videos by the same models, of their first seed. A model may be absent.
+        videos: Scores of the test videos by the same models, of one seed: the typical one. A model may be absent.
         config: Settings, nested or not.
         notes: Remarks below the main table.
+        warnings: Warnings at the top, each with `cause` and `remedy`.
         history: Rows of log.jsonl (model, epoch, loss, loss_cls, val_*).
         robustness: Rows of `robustness.over_seeds`.
         command: The command line that reproduces the run.
         protocol: What the protocol fixes: rows with `setting`, `protocol` and `this run`.
         seeds: Scores of the test videos of every seed by model, for the curves; by default those of `videos`.
         made: When and where, by command, as `utils.provenance.made_here` describes it.
+        lead: What the reader must know first.
 
     Raises:
         UserError: the file cannot be written.
@@ -76,13 +80,14 @@ def write_report(
         path,
         "run.html",
         title=title,
-        lead=_lead(metrics, main, test),
+        lead=f"{lead} {_lead(metrics, main, test)}".strip(),
         tiles=_tiles(metrics.get(main, {}), main),
         results=_results(metrics, videos),
         by_seed=_by_seed(metrics),
-        notes=[*notes, *_remarks(metrics)],
+        warnings=warnings,
+        notes=[*notes, *_remarks(metrics, main)],
         curves=_curves(seeds or {model: [scores] for model, scores in videos.items()}),
-        calibration=_calibration(videos),
+        calibration=_calibration({name: found for name, found in videos.items() if _probabilities(metrics, name)}),
         classes=_classes(metrics),
         timelines=_timelines(main, videos),
         weights=_weights(metrics),
@@ -100,6 +105,8 @@ def write_report(
 def _lead(metrics: Metrics, main: str, test: Sequence[VideoScores]) -> str:
     """Write the sentence below the title: AUC of the main model, and its distance from the single modalities."""
     auc = metrics.get(main, {}).get("auc")
+    if "tested_on" in metrics.get(main, {}):
+        return "There are no test videos, so it is not known what it finds."
     if auc is None:
         return "The test videos allow no frame-level AUC; the notes below say why."
     seeds = (metrics[main].get("seeds") or {}).get("list", ())
@@ -128,27 +135,33 @@ def _tiles(found: Mapping[str, Any], main: str) -> list[tuple[str, str]]:
             text += f" ± {value.std:.3f}" if value.std is not None else ""
         if value is not None:
             values.append((f"{float(value):.3f}", f"{main}: {text}"))
-    if found.get("videos"):
+    if alarms := found.get("false_alarms"):
+        held_out = alarms["held_out"]
+        of = f"of held-out normal footage ({held_out['videos']} videos)"
+        values.append((str(held_out["flagged"]), f"{main}: false alarms in {clock(3600 * held_out['hours'])} {of}"))
+    if found.get("videos") and "tested_on" not in found:
         values.append((str(found["videos"]), f"test videos, {found.get('abnormal_videos', 0)} of them anomalous"))
     return values
 
 
 def _results(metrics: Metrics, videos: Scores) -> Table:
     rows = headline_rows(metrics)
+    several = any(found.get("seeds") for found in metrics.values())
     for row in rows:
-        row["AUC, 95%"] = _interval(metrics[row["model"]], videos.get(row["model"], ()))
+        row["AUC, 95%"] = None if several else _interval(metrics[row["model"]], videos.get(row["model"], ()))
     order = ["model", "AUC", "AUC, 95%", "AP", "Ano-AUC", "Brier", "ECE", "w_img", "w_evt"]
     return table([{key: row[key] for key in order} for row in rows], models=list(metrics), best=_best)
 
 
 def _by_seed(metrics: Metrics) -> dict[str, Table]:
-    """Tables of AUC and AP with one column per seed; models of a single seed are left out."""
+    """Tables of AUC and AP with one column per seed and their mean; models of a single seed are left out."""
     result = {}
     for title, key in (("AUC", "auc"), ("AP", "ap")):
         rows = []
         for model, found in metrics.items():
             if found.get("seeds"):
-                rows.append({"model": model} | {str(seed): v for seed, v in by_seed(found, key).items()})
+                values = {str(seed): value for seed, value in by_seed(found, key).items()}
+                rows.append({"model": model} | values | {"mean": quantity(found, key) if values else None})
         if any(len(row) > 1 for row in rows):
             result[title] = table(rows, models=list(metrics))
     return result
@@ -172,7 +185,7 @@ def _best(column: str) -> str | None:
     return "max" if column in _HIGH_IS_BEST else "min" if column in ("Brier", "ECE") else None
 
 
-def _remarks(metrics: Metrics) -> list[str]:
+def _remarks(metrics: Metrics, main: str) -> list[str]:
     """Collect the notes of all models; a note that not all of them have begins with their names."""
     found: dict[str, list[str]] = {}
     for model, values in metrics.items():
@@ -185,7 +198,8 @@ def _remarks(metrics: Metrics) -> list[str]:
         remarks.insert(
             0,
             f"Figures are mean ± standard deviation over the seeds {named}, and curves are means with a band of one"
-            f" standard deviation. Timelines are those of seed {lists[0][0]}.",
+            f" standard deviation. Timelines and calibration are those of seed {typical_seed(metrics[main])}, whose AUC"
+            " is the nearest to the median.",
         )
     return remarks
 
@@ -199,6 +213,12 @@ def _curves(seeds: Mapping[str, Sequence[Sequence[VideoScores]]]) -> list[Markup
     drawn = {"roc": plots.roc(found), "pr": plots.precision_recall(found, chance)}
     names = {"roc": "ROC curves", "pr": "Precision-recall curves"}
     return [inline_svg(figure, names[key], key) for key, figure in drawn.items() if figure is not None]
+
+
+def _probabilities(metrics: Metrics, model: str) -> bool:
+    """Whether the scores of a model are probabilities, so that they have a Brier score."""
+    found = metrics.get(model, {})
+    return "brier" not in found or found["brier"] is not None
 
 
 def _calibration(videos: Scores) -> Markup | None:

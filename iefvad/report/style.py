@@ -43,6 +43,7 @@ OTHERS = tuple(f"other{number}" for number in range(11))
 _KNOWN = {
     "paper": "other0",
     "event density": "other1",
+    "linear probe": "other3",
     "released": "other2",
     "q": "other3",
     "concat": "other4",

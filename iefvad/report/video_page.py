@@ -9,9 +9,11 @@ import numpy as np
 
 from iefvad.report import plots
 from iefvad.report.images import data_uri, inline_svg
-from iefvad.report.page import Table, table, write_page
+from iefvad.report.index_page import moment
+from iefvad.report.page import Link, Table, table, write_page
 from iefvad.report.pictures import jpeg
 from iefvad.scoring.video_scores import Interval, VideoScores
+from iefvad.utils.advice import Advice, score_text
 from iefvad.utils.text import clock, duration
 from iefvad.video import SEGMENT
 
@@ -27,6 +29,8 @@ def write_timeline(
     threshold: float,
     thumbnails: Sequence[tuple[float, np.ndarray]] = (),
     notes: Sequence[str] = (),
+    address: str | None = None,
+    warnings: Sequence[Advice] = (),
 ) -> None:
     """Write one video's scores as a self-contained HTML page. All text is escaped.
 
@@ -38,6 +42,9 @@ def write_timeline(
         threshold: Score at which a segment is flagged.
         thumbnails: Pictures of segments, in the order in which they are shown: time in seconds, uint8 RGB (H, W, 3).
         notes: Remarks below the timeline.
+        address: Address of the video file, relative to the page and percent-encoded. Times and pictures are then links
+            to these moments of it.
+        warnings: Warnings at the top.
 
     Raises:
         UserError: the file cannot be written.
@@ -59,10 +66,14 @@ def write_timeline(
         plot=plot,
         explanation=_explanation(video),
         notes=notes,
-        intervals=_table(listed),
+        warnings=warnings,
+        intervals=_table(listed, address),
         selection=_selection(threshold, len(listed), len(intervals)),
-        threshold=f"{threshold:.3g}",
-        thumbnails=[(data_uri(jpeg(image), "image/jpeg"), _caption(video, time)) for time, image in thumbnails],
+        threshold=score_text(threshold),
+        thumbnails=[
+            (data_uri(jpeg(image), "image/jpeg"), _caption(video, time), moment(address, time))
+            for time, image in thumbnails
+        ],
     )
 
 
@@ -97,18 +108,18 @@ def _explanation(video: VideoScores) -> str:
 
 
 def _selection(threshold: float, listed: int, total: int) -> str:
-    text = f"Threshold {threshold:.3g}."
+    text = f"Threshold {score_text(threshold)}."
     if total > listed:
         text += f" The {listed} of the highest peaks out of {total}; the CSV file has every segment."
     return text
 
 
-def _table(intervals: Sequence[Interval]) -> Table:
+def _table(intervals: Sequence[Interval], address: str | None) -> Table:
     return table(
         [
             {
                 "no.": str(number),
-                "start": clock(start, 1),
+                "start": Link(clock(start, 1), moment(address, start) or ""),
                 "end": clock(end, 1),
                 "length, s": f"{end - start:.1f}",
                 "peak score": float(peak),

@@ -10,6 +10,8 @@ from typing import Any
 from iefvad.model.baselines.config import BASELINES
 from iefvad.reproduce.published import BASELINE_NAMES, GAUSSIAN, STUDENT
 from iefvad.reproduce.targets import SECTIONS, Section
+from iefvad.reproduce.targets import TARGETS as TARGETS
+from iefvad.reproduce.targets import Target as Target
 from iefvad.sweep.trainings import Measure
 from iefvad.training.settings import Settings, TrainConfig, resolve, unused_by
 

@@ -270,13 +270,16 @@ def _why_undefined(videos: Sequence[VideoScores], what: str) -> str:
     return f"{what} are undefined: every frame is {'abnormal' if abnormal else 'normal'}"
 
 
-def evaluate(videos: Sequence[VideoScores], *, bootstrap: int = 0, classes: bool = True) -> dict[str, Any]:
+def evaluate(
+    videos: Sequence[VideoScores], *, bootstrap: int = 0, classes: bool = True, probabilities: bool = True
+) -> dict[str, Any]:
     """Compute all metrics of one model. Definitions: `docs/specification.md#metrics`.
 
     Args:
         videos: Scores of the test videos.
         bootstrap: Number of resamples of the 95% interval of the AUC; 0 for no interval.
         classes: Compute the metrics per class too.
+        probabilities: The scores claim to be probabilities of an anomaly; without it, brier and ece are None.
 
     Returns:
         Plain JSON values: auc and ap over all frames that have truth; ano_auc over the videos with a class; brier; ece;
@@ -311,8 +314,10 @@ def evaluate(videos: Sequence[VideoScores], *, bootstrap: int = 0, classes: bool
         class_auc, class_ap = rank(members, f"AUC and AP of class {name}")
         per_class[name] = {"auc": class_auc, "ap": class_ap, "videos": len(members)}
     brier = None
-    calibration = reliability(known)
-    if any(v.scores.size and (v.scores.min() < 0 or v.scores.max() > 1) for v in known):
+    calibration = reliability(known) if probabilities else None
+    if not probabilities:
+        notes.append("Brier score and ECE are undefined: the scores are not probabilities of an anomaly")
+    elif any(v.scores.size and (v.scores.min() < 0 or v.scores.max() > 1) for v in known):
         notes.append("Brier score and ECE are undefined: the scores are not probabilities (outside [0, 1])")
     else:
         brier = _brier(known)

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from iefvad.features.videos import Video, pad_batch
 from iefvad.model.config import MODALITIES
-from iefvad.model.networks import AnyNetwork
+from iefvad.model.networks import LearnedNetwork
 from iefvad.model.standardize import Standardize
 from iefvad.scoring.choices import DRAWS, RATIOS, Damage, Mask
 from iefvad.scoring.direction import STREAM_WEIGHTS, paired_test
@@ -25,6 +24,7 @@ from iefvad.scoring.scorer import Scorer, as_scores, choose_crops, score_batch, 
 from iefvad.scoring.seeds import Spread
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
+from iefvad.utils.progress import Progress
 
 LEFT = 0.01
 """What is left of a damaged time step, as in the released script."""
@@ -39,7 +39,7 @@ class _Case(NamedTuple):
 
 
 def robustness(
-    model: AnyNetwork,
+    model: LearnedNetwork,
     videos: Sequence[Video],
     *,
     crops: str = "5",
@@ -105,7 +105,7 @@ def robustness(
     return rows
 
 
-def default_mask(model: AnyNetwork) -> Mask:
+def default_mask(model: LearnedNetwork) -> Mask:
     """Return "mean" where the network standardises its features, so that it knows their centre; otherwise "zero"."""
     return "mean" if len(model.statistics) else "zero"
 
@@ -141,7 +141,7 @@ class _Damager:
     """Damages batches of sequences. What is damaged depends on the draw and the video, never on the batch."""
 
     def __init__(
-        self, model: AnyNetwork, videos: Sequence[Video], damage: Damage, mask: Mask, draws: int, seed: int
+        self, model: LearnedNetwork, videos: Sequence[Video], damage: Damage, mask: Mask, draws: int, seed: int
     ) -> None:
         if mask == "mean" and not len(model.statistics):
             raise UserError(
@@ -176,7 +176,7 @@ class _Damager:
 
 
 def _score_cases(
-    model: AnyNetwork,
+    model: LearnedNetwork,
     videos: Sequence[Video],
     cases: Sequence[_Case],
     crops: str,
@@ -190,7 +190,7 @@ def _score_cases(
     """
     starts = np.cumsum([0, *(video.segments for video in videos)])
     rows = np.zeros((len(cases), starts[-1], 4), np.float32)
-    bar = tqdm(total=len(cases) * len(videos), desc="robustness", unit=" videos", disable=not progress)
+    bar = Progress(len(cases) * len(videos), "robustness", "video", shown=progress)
     for numbers, pairs, parts in _groups(videos, crops, chunk):
         image, lengths = pad_batch([pair[0] for pair in pairs])
         event, _ = pad_batch([pair[1] for pair in pairs])

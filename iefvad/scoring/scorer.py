@@ -14,9 +14,10 @@ from iefvad.encoders.sources import same_encoder
 from iefvad.features.store import with_defaults
 from iefvad.features.videos import Video, pad_batch
 from iefvad.model.network import State
-from iefvad.model.networks import AnyNetwork
+from iefvad.model.networks import AnyNetwork, device_of
 from iefvad.scoring.video_scores import VideoScores
 from iefvad.utils.errors import UserError
+from iefvad.utils.progress import Progress
 
 CENTRE, MIRRORED_CENTRE = 0, 5
 """Numbers of two crops in the field's order (`docs/specification.md#data-conventions`)."""
@@ -170,7 +171,7 @@ def score_batch(
     Returns:
         Rows as in `Scorer.feed`, (B, T - context, 4) float32, and the state after the last segment.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     segments = image.shape[1]
     if model.config.released and segments < chunk:
         image, event = (pad(features, (0, 0, 0, chunk - segments)) for features in (image, event))
@@ -212,7 +213,13 @@ def check_encoder(trained: Mapping[str, Any], given: Mapping[str, Any], what: st
 
 
 def score_videos(
-    model: AnyNetwork, videos: Sequence[Video], *, crops: str = "5", chunk: int = 256, batch: int = 64
+    model: AnyNetwork,
+    videos: Sequence[Video],
+    *,
+    crops: str = "5",
+    chunk: int = 256,
+    batch: int = 64,
+    progress: str = "",
 ) -> list[VideoScores]:
     """Score stored videos.
 
@@ -223,6 +230,7 @@ def score_videos(
         chunk: Number of segments that the attention sees at once.
         batch: Number of sequences scored together, among those that fit in one chunk. Padding never changes a score, so
             this only changes the time it takes.
+        progress: What the progress is called; empty: none is shown.
 
     Returns:
         Scores, weights and gain of each video, in the order of `videos`.
@@ -239,17 +247,19 @@ def score_videos(
             rows[index].append(row[: len(features)])
         waiting.clear()
 
-    for index, video in enumerate(videos):
-        for crop in choose_crops(video.crops, crops):
-            image, event = video.features(crop)
-            if len(image) > chunk:
-                rows[index].append(Scorer(model, chunk=chunk).feed(image[None], event[None]))
-                continue
-            waiting.append((index, image, event))
-            if len(waiting) == batch:
-                score_waiting()
-    if waiting:
-        score_waiting()
+    with Progress(len(videos), progress, "video", shown=bool(progress)) as bar:
+        for index, video in enumerate(videos):
+            for crop in choose_crops(video.crops, crops):
+                image, event = video.features(crop)
+                if len(image) > chunk:
+                    rows[index].append(Scorer(model, chunk=chunk).feed(image[None], event[None]))
+                    continue
+                waiting.append((index, image, event))
+                if len(waiting) == batch:
+                    score_waiting()
+            bar.update()
+        if waiting:
+            score_waiting()
     return [as_scores(video, np.mean(rows[index], axis=0)) for index, video in enumerate(videos)]
 
 

@@ -75,6 +75,39 @@ def with_means(found: Mapping[str, Any], summarised: Mapping[str, Any]) -> dict[
     return result
 
 
+def with_deviations(found: Mapping[str, Any], summarised: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Return means with their deviation right behind them: `n`, then `auc`, `auc_sd`, `ap`, `ap_sd` and so on.
+
+    Args:
+        found: Metrics of one model, as `with_means` returns them.
+        summarised: As for `with_means`.
+        count: Number of seeds.
+
+    Returns:
+        The same metrics. The confidence interval `auc_ci` is left out, because it would be that of one seed.
+    """
+    result: dict[str, Any] = {"n": count}
+    for key, value in found.items():
+        if key != "auc_ci":
+            result[key] = value
+        if "std" in (about := summarised.get(key) or {}):
+            result[f"{key}_sd"] = about["std"]
+    return result
+
+
+def typical_seed(found: Mapping[str, Any]) -> int | None:
+    """Return the seed whose AUC lies nearest to the median of all seeds; None for metrics of one seed.
+
+    Args:
+        found: An object of metrics.json.
+    """
+    values = by_seed(found, "auc")
+    if len(values) < 2:
+        return None
+    median = float(np.median(list(values.values())))
+    return min(values, key=lambda seed: (round(abs(values[seed] - median), 9), seed))
+
+
 def quantity(found: Mapping[str, Any], *path: str) -> Any:
     """Return a quantity of one model's metrics.
 

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from iefvad.features.videos import Video
 from iefvad.model.config import MODALITIES
-from iefvad.model.networks import AnyNetwork
+from iefvad.model.networks import LearnedNetwork
 from iefvad.model.standardize import Standardize
 from iefvad.scoring.robustness import default_mask
 from iefvad.scoring.scorer import choose_crops
@@ -21,7 +21,7 @@ RATIOS = (0.1, 0.3, 0.5)
 
 
 def weight_shifts(
-    model: AnyNetwork,
+    model: LearnedNetwork,
     videos: Sequence[Video],
     *,
     crops: str = "5",
@@ -67,7 +67,7 @@ def weight_shifts(
 
 @torch.inference_mode()
 def _mean_weights(
-    model: AnyNetwork, videos: Sequence[Video], crops: str, chunk: int, mask: tuple[str, Tensor, Tensor] | None
+    model: LearnedNetwork, videos: Sequence[Video], crops: str, chunk: int, mask: tuple[str, Tensor, Tensor] | None
 ) -> np.ndarray | None:
     """Mean of w_img over all segments, float64 (D,). Weights do not depend on the recursion, so chunks stand alone.
 

@@ -25,7 +25,7 @@ from iefvad.scoring.scorer import crop_notes
 from iefvad.sweep.trainings import Training
 from iefvad.training.effects import check_effects
 from iefvad.training.settings import Settings
-from iefvad.training.sources import load_benchmark, streams_of
+from iefvad.training.sources import NO_DENSITY, load_benchmark, streams_of
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_json
 from iefvad.utils.plain_json import read_object
@@ -39,6 +39,8 @@ _FIELDS = (
 def data_key(settings: Settings) -> str:
     """Return the digest of the settings that decide the data and how they are packed."""
     values = {name: getattr(settings, name) for name in _FIELDS}
+    if settings.density_prior:
+        values["density"] = True
     if settings.train_list is not None:
         values["streams"] = streams_of(settings)  # of the field's lists, a single stream reads its own files alone
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -88,6 +90,8 @@ def prepare(trainings: Iterable[Training], out: Path, *, progress: bool = True) 
         key = data_key(training.settings)
         if key not in loaded:
             loaded[key] = load_benchmark(training.settings, progress=progress)
+        if NO_DENSITY in loaded[key].notes:
+            raise UserError(f"{NO_DENSITY[:-1]}: add --density-prior 0.")
         check_effects(training.settings, loaded[key], [training.variant()])
         if key not in found:
             found[key] = _prepare(training.settings, loaded[key], out / "data" / key, progress)

@@ -31,6 +31,8 @@ _NOT_VARIED = {
     "fixed_noise": "vary --process-noise instead",
     "device": "it does not belong to the method",
     "cache": "it does not belong to the method",
+    "normal_only": "it trains no network",
+    "density": "it belongs to --normal-only, which trains no network",
     "explicit": "it is no option",
 }
 

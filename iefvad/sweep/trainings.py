@@ -35,6 +35,8 @@ WITHOUT_EFFECT = frozenset(
         "cuda_graph",
         "robustness",
         "log",
+        "normal_only",  # neither is an option of a sweep
+        "density",
     }
 )
 """Settings that change no weight and no score of a single network. `robustness` is part of a key where it is measured.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iefvad.data.batches import split_validation
+from iefvad.data.lists import form_of_lists
 from iefvad.features.videos import Benchmark, Video
 from iefvad.training.networks import model_config
 from iefvad.training.run import Variant
@@ -28,14 +29,18 @@ def check_effects(config: Settings, benchmark: Benchmark, variants: Sequence[Var
         UserError: with these videos the settings cannot train, choose or test anything.
     """
     if not benchmark.train:
-        raise UserError(f"{benchmark.name} has no training videos: give --train-list.")
+        names = (video.name for video in benchmark.test)
+        raise UserError(
+            f"{benchmark.name} has no training videos: give --train-list, or {form_of_lists('STORE', names)}."
+        )
     if not benchmark.test:
         raise UserError(f"{benchmark.name} has no test videos: give --test-list.")
     training, held_out = split_validation(benchmark.train, config.validation, seed=0)
     for name, count in zip(("normal", "abnormal"), _kinds(training), strict=True):
         if not count:
+            alone = "; --normal-only makes a detector from normal videos alone" if name == "abnormal" else ""
             raise UserError(
-                f"the training list has no {name} video: both kinds are needed (labels are the last column)."
+                f"the training list has no {name} video: both kinds are needed (labels are the last column){alone}."
             )
     for variant in variants:
         model_config(variant.apply(config), benchmark.dim, variant.modality)

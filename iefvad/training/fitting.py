@@ -89,9 +89,9 @@ def fit_and_score(
         trainer = Trainer(run, variant, seed, dim=data.dim, processes=processes)
     fitted = trainer.fit(data.clips, data.held_out, data.test, progress=progress)
     if run.config.refit and data.held_out:
-        again = dataclasses.replace(fitted.settings, epochs=fitted.epoch, min_steps=0, select="last")
+        again = dataclasses.replace(fitted.settings, epochs=fitted.epoch, min_steps=0, until_loss=0.0, select="last")
         with processes.barrier():
             trainer = Trainer(run, variant, seed, dim=data.dim, processes=processes, refit=again)
         refitted = trainer.fit(data.whole, [], data.test, progress=progress)
         fitted = dataclasses.replace(refitted, threshold=fitted.threshold)
-    return fitted, trainer.score(data.test)
+    return fitted, trainer.score(data.test, progress=progress)

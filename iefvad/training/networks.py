@@ -10,18 +10,18 @@ from iefvad.model.baselines.config import TWO_STREAMS, BaselineConfig
 from iefvad.model.baselines.network import BaselineNetwork
 from iefvad.model.config import MODALITIES, ModelConfig
 from iefvad.model.losses import LossWeights, total_loss
-from iefvad.model.networks import AnyConfig, AnyNetwork
+from iefvad.model.networks import LearnedConfig, LearnedNetwork
 from iefvad.training.settings import Settings
 from iefvad.utils.errors import UserError
 
 
-def model_config(config: Settings, dim: int, modality: str) -> AnyConfig:
+def model_config(config: Settings, dim: int, modality: str) -> LearnedConfig:
     """Return the network's configuration for features of width `dim` and a modality.
 
     Raises:
         UserError: the width does not fit the number of heads, or the baseline.
     """
-    projection = min(config.projection, dim) or None
+    projection = min(config.projection, dim - bool(config.density_prior)) or None
     if config.model != "ief-vad":
         return _baseline_config(config, dim, modality, projection)
     names = {field.name for field in dataclasses.fields(ModelConfig)}
@@ -53,7 +53,7 @@ def _baseline_config(config: Settings, dim: int, modality: str, projection: int 
         raise UserError(f"--model {config.model}: {error}.") from None
 
 
-def some_unused(model: AnyNetwork) -> bool:
+def some_unused(model: LearnedNetwork) -> bool:
     """Whether some parameters take no part in the loss, as those of refinement blocks where there are none."""
     device = next(model.parameters()).device
     features = torch.zeros(1, 2, model.config.dim, device=device)

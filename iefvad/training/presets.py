@@ -8,7 +8,8 @@ _BASE: dict[str, Any] = {
     "lr": 2e-5, "epochs": 10, "milestones": [4, 8], "factor": 0.1, "batch": 64, "mixed": False,
     "lambda_reg": 1.0, "lambda_kl": 1.0, "lambda_cos": 0.5, "lambda_norm": 0.5,
     "max_segments": 256, "window": 0, "standardize": False, "projection": 0, "identity_start": False,
-    "min_steps": 0, "zero_start": False, "image_part": 0.0, "members": 1, "select_metric": "auc",
+    "min_steps": 0, "until_loss": 0.0, "zero_start": False, "image_part": 0.0, "density_prior": 0.0, "members": 1,
+    "select_metric": "auc",
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -19,9 +20,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"milestones": [2, 6, 10], "batch": 2, "mixed": True, "lambda_reg": 0.01, "lambda_kl": 0.01}
     | {"select_metric": "ap"},
     "own": _BASE
-    | {"lr": 3e-4, "epochs": 10, "milestones": [5, 8], "factor": 0.3, "batch": 16, "min_steps": 100}
+    | {
+        "lr": 3e-4,
+        "epochs": 10,
+        "milestones": [5, 8],
+        "factor": 0.3,
+        "batch": 16,
+        "min_steps": 300,
+        "until_loss": "auto",
+    }
     | {"lambda_reg": 0.1, "lambda_kl": 0.1, "window": 2, "standardize": True, "projection": 128}
-    | {"identity_start": True, "zero_start": True, "image_part": 0.25, "members": 4}
+    | {"identity_start": True, "zero_start": True, "image_part": 0.25, "members": 4, "density_prior": 1.0}
     | {"validation": 0.0, "select": "last"},
     "synth": _BASE
     | {"lr": 3e-4, "epochs": 25, "milestones": [16, 21], "factor": 0.3, "batch": 16, "lambda_reg": 0.1}
@@ -43,7 +52,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 _PUBLISHED: dict[str, Any] = {
     "window": 0, "standardize": False, "projection": 0, "identity_start": False, "zero_start": False, "image_part": 0.0,
-    "members": 1,
+    "members": 1, "density_prior": 0.0, "until_loss": 0.0,
 }  # fmt: skip
 
 PROTOCOLS: dict[str, dict[str, Any]] = {

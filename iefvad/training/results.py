@@ -15,17 +15,22 @@ from torch import nn
 
 from iefvad.features.videos import Benchmark
 from iefvad.model.network import Network
+from iefvad.model.normality.config import CAVEAT
 from iefvad.report.run_folder import REPORT, write_run_report
 from iefvad.scoring.direction import direction
 from iefvad.scoring.metrics import evaluate
+from iefvad.scoring.probe import probe_scores
 from iefvad.scoring.score_files import SCORES, test_set, write_all_scores
 from iefvad.scoring.scorer import tested_crops
-from iefvad.scoring.seeds import summaries, with_means
+from iefvad.scoring.seeds import summaries, with_deviations, with_means
 from iefvad.scoring.tables import class_rows, headline_rows, table
 from iefvad.scoring.video_scores import VideoScores, write_scores_csv
+from iefvad.training.advice import LINEAR_PROBE, loss_advice, results_advice
+from iefvad.training.backends import operators_of
 from iefvad.training.protocols import deviations, protocol_table
-from iefvad.training.run import Run
-from iefvad.training.settings import Settings
+from iefvad.training.run import NORMAL_ONLY, Run
+from iefvad.training.settings import WITH_NORMAL_ONLY, Settings
+from iefvad.utils.advice import Advice, as_json
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import rescued, write_json, write_with
@@ -45,11 +50,13 @@ class Results:
         scores: Scores by model name and seed, in the order in which they were added.
         learned: Values of learned q, ν and weights of the loss by model name and seed (`Network.learned`).
         chosen: Epoch and threshold of the kept network by model name and seed.
+        facts: Further values of metrics.json by model name, of detectors whose scores are not probabilities.
     """
 
     scores: dict[str, dict[int, list[VideoScores]]] = field(default_factory=dict)
     learned: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     chosen: dict[str, dict[int, dict[str, float | None]]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(
         self,
@@ -75,7 +82,8 @@ class Results:
     def metrics(self, history: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, Any]]:
         """Return the metrics of each model, as metrics.json holds them (`docs/specification.md#run-folder`).
 
-        With several seeds they are means, and "seeds" has the value of each seed, mean and deviation. Where q or ν are
+        With several seeds they are means, `n` and `auc_sd`, `ap_sd` ... are the number of seeds and the deviations, and
+        "seeds" has the value of each seed, mean and deviation. Where q or ν are
         learned, "learned" holds their values, and under "by_epoch" those of each row of `history` of the first seed.
         """
         result = {}
@@ -84,12 +92,14 @@ class Results:
             each = []
             for (seed, videos), choice in zip(seeds.items(), chosen, strict=True):
                 learned = self.learned.get(name, {}).get(seed)
-                each.append(evaluate(videos) | choice | ({"learned": learned} if learned else {}))
+                found = evaluate(videos, probabilities=name not in self.facts) | self.facts.get(name, {})
+                each.append(found | choice | ({"learned": learned} if learned else {}))
             found = dict(each[0])
             if len(each) > 1:
                 summarised = summaries(each, SUMMARISED)
                 for_each = {key: [choice[key] for choice in chosen] for key in ("epoch", "threshold") if all(chosen)}
-                found = with_means(found, summarised) | {"seeds": {"list": list(seeds)} | for_each | summarised}
+                found = with_deviations(with_means(found, summarised), summarised, len(each))
+                found["seeds"] = {"list": list(seeds)} | for_each | summarised
             if "learned" in found:
                 rows = [row for row in history if row["model"] == name and row["seed"] == next(iter(seeds))]
                 rows = [row for row in rows if row.get("phase") == rows[-1].get("phase")]  # of the kept network
@@ -114,6 +124,8 @@ class Subject:
         history: Rows of log.jsonl, for the report.
         protocol: Rows of `settings.protocol_table`, for the report.
         device: The device that scored.
+        operators: Which backend served each operator in training, for the report; empty for an evaluation.
+        lead: First sentence of the page.
     """
 
     path: Path
@@ -126,6 +138,17 @@ class Subject:
     history: list[dict[str, Any]] = field(default_factory=list)
     protocol: list[dict[str, str]] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    operators: str = ""
+    lead: str = ""
+    warnings: list[Advice] = field(default_factory=list)
+
+
+def add_probe(results: Results, config: Settings, benchmark: Benchmark) -> None:
+    """Add the scores of the linear probe, with `--preset own`."""
+    if config.preset == "own" and config.modality in ("fusion", "all") and not config.normal_only:
+        scores = probe_scores(benchmark.train, benchmark.test, config.test_crops)
+        if scores is not None:
+            results.add(LINEAR_PROBE, config.seeds[0], scores)
 
 
 def finish(
@@ -136,12 +159,18 @@ def finish(
     used: Mapping[str, int | None],
     seconds: float | None = None,
     robustness: list[dict[str, Any]] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the results of a run as `write_results` does.
 
-    `used` has the number of videos that were trained on and of those that were held out.
+    `used` has the number of videos that were trained on and of those that were held out. `notes` precede those that
+    follow from the settings.
     """
     config = run.config
+    if config.normal_only:
+        return write_results(
+            _normal_only(run, benchmark, used, notes), benchmark, results, seconds=seconds, robustness=robustness
+        )
     subject = Subject(
         path=run.path,
         primary=run.variants[0].name,
@@ -161,12 +190,38 @@ def finish(
         settings=dataclasses.asdict(config),
         command=f"python -m iefvad.train --config {run.path / 'config.yaml'}",
         title="IEF-VAD" if config.model == "ief-vad" else config.model,
-        notes=_notes(run),
+        notes=[*notes, *_notes(run)],
         history=run.history,
         protocol=protocol_table(config),
         device=resolve_device(config.device),
+        operators="" if seconds is None else operators_of(run, benchmark.dim),
+        warnings=loss_advice(run.history, run.variants[0].name),
     )
     return write_results(subject, benchmark, results, seconds=seconds, robustness=robustness)
+
+
+def _normal_only(run: Run, benchmark: Benchmark, used: Mapping[str, int | None], notes: Sequence[str]) -> Subject:
+    """Return what the results of a detector from normal footage are about: it has no protocol."""
+    config = run.config
+    return Subject(
+        path=run.path,
+        primary=run.variants[0].name,
+        summary={
+            "preset": config.preset,
+            "model": NORMAL_ONLY,
+            "method": NORMAL_ONLY,
+            "density": config.density,
+            "test_crops": tested_crops(benchmark.test, config.test_crops),
+            "seeds": config.seeds,
+            **used,
+        },
+        settings={name: getattr(config, name) for name in WITH_NORMAL_ONLY},
+        command=f"python -m iefvad.train --config {run.path / 'config.yaml'}",
+        title=NORMAL_ONLY,
+        notes=[CAVEAT, *notes],
+        device=resolve_device(config.device),
+        lead=CAVEAT,
+    )
 
 
 def write_results(
@@ -190,6 +245,8 @@ def write_results(
         UserError: a file cannot be written.
     """
     metrics = results.metrics(subject.history)
+    warnings = [*subject.warnings, *results_advice(metrics, subject.primary, len(benchmark.test))]
+    subject = dataclasses.replace(subject, warnings=warnings)
     print("\n" + table(headline_rows(metrics)))
     classes = class_rows(metrics)
     if classes:
@@ -198,6 +255,8 @@ def write_results(
     def write(folder: Path) -> tuple[dict[str, Any], Path]:
         return _write(dataclasses.replace(subject, path=folder), benchmark, results, metrics, seconds, robustness)
 
+    for warning in warnings:
+        print(f"\nwarning: {readable(str(warning))}")
     document, page = rescued(write, subject.path, "the results")
     took = "" if seconds is None else f" ({seconds:.0f} s)"
     print(f"\nreport: {readable(page)}{took}")
@@ -224,6 +283,7 @@ def _write(
         "test_videos": len(benchmark.test),
         "test_set": test_set(first),
         "notes": [*benchmark.notes, *subject.notes],
+        "warnings": as_json(subject.warnings),
     }
     if benchmark.settings.get("corrupt"):
         document["run"]["corrupt"] = benchmark.settings["corrupt"]
@@ -239,6 +299,8 @@ def _about(subject: Subject, benchmark: Benchmark, seconds: float | None) -> dic
     """Return the content of report.json: what the page shows beside the other files. Dates and times are only here."""
     path = subject.path / REPORT
     made = made_here(subject.device, seconds)
+    if subject.operators:
+        made["operators"] = subject.operators
     if trained := sum(row.get("seconds", 0.0) for row in subject.history):
         made["epochs"] = f"{trained:.0f} s"
     before: dict[str, Any] = {}
@@ -258,6 +320,8 @@ def _about(subject: Subject, benchmark: Benchmark, seconds: float | None) -> dic
         "protocol": subject.protocol,
         "made": before | {"evaluate" if seconds is None else "train": made},
     }
+    if subject.lead:
+        about["lead"] = subject.lead
     if subject.history and not (subject.path / "log.jsonl").is_file():
         about["history"] = subject.history  # the results lie in another folder than the run
     return about

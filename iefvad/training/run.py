@@ -19,6 +19,9 @@ from iefvad.utils.errors import UserError
 from iefvad.utils.files import write_text, write_with
 from iefvad.utils.log_file import read_log
 
+NORMAL_ONLY = "normal-only"
+"""What a detector made from normal footage is called as a method and in tables."""
+
 
 def baseline_name(model: str, modality: str) -> str:
     """Return the name of a baseline in tables: that of its method, with the stream if it sees only one."""
@@ -89,15 +92,20 @@ class Run:
             later = {name: value for name, value in later_settings(path).items() if name not in config.explicit}
             config = run.config = dataclasses.replace(config, **later)
             old, new = dataclasses.asdict(load_config(path)), dataclasses.asdict(config)
-            free = {"resume", "out", "device", "cache", "cuda_graph", "explicit", "log", "verify"}
+            free = {"resume", "out", "device", "cache", "cuda_graph", "density_prior", "explicit", "log", "verify"}
             differing = [key for key in new if key not in free and old[key] != new[key]]
             if differing:
                 changes = ", ".join(f"{key} was {old[key]}, now {new[key]}" for key in differing)
                 raise UserError(f"--resume continues the run in {run.path} with its own settings, but {changes}.")
         else:
             shutil.rmtree(run.path / "trainer_state", ignore_errors=True)
-        write_with(path, lambda temporary: save_config(temporary, dataclasses.replace(config, resume=False)))
+        run.save()
         return run
+
+    def save(self) -> None:
+        """Write config.yaml."""
+        config = dataclasses.replace(self.config, resume=False)
+        write_with(self.path / RUN_CONFIG, lambda temporary: save_config(temporary, config))
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -116,6 +124,8 @@ class Run:
         """The models that the run trains, the main one first."""
         config = self.config
         modalities = ["fusion", "image", "event"] if config.modality == "all" else [str(config.modality)]
+        if config.normal_only:
+            return [Variant(baseline_name(NORMAL_ONLY, name), name, config.method) for name in modalities]
         if config.model != "ief-vad":
             return [Variant(baseline_name(config.model, name), name, config.method) for name in modalities]
         result = [Variant(name, name, config.method) for name in modalities]

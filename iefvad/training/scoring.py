@@ -15,7 +15,14 @@ from iefvad.training.distributed import Processes
 
 
 def score_shared(
-    processes: Processes, model: AnyNetwork, videos: Sequence[Video], *, crops: str, chunk: int, device: torch.device
+    processes: Processes,
+    model: AnyNetwork,
+    videos: Sequence[Video],
+    *,
+    crops: str,
+    chunk: int,
+    device: torch.device,
+    progress: str = "",
 ) -> list[VideoScores]:
     """Score videos; every process scores every world-th of them. Args and errors as `score_videos`.
 
@@ -24,7 +31,7 @@ def score_shared(
     """
     mine = range(processes.rank, len(videos), processes.world)
     with processes.barrier():
-        scored = score_videos(model, [videos[index] for index in mine], crops=crops, chunk=chunk)
+        scored = score_videos(model, [videos[index] for index in mine], crops=crops, chunk=chunk, progress=progress)
     if processes.world == 1:
         return scored
     ends = np.cumsum([video.segments for video in videos], dtype=np.int64).tolist()

@@ -24,6 +24,7 @@ from iefvad.model.config import (
     Temporal,
     Weights,
 )
+from iefvad.model.normality.config import Density
 from iefvad.training.presets import PRESETS, defaults_of
 from iefvad.training.tracking import check_trackers
 from iefvad.utils.errors import UserError
@@ -66,8 +67,20 @@ class TrainConfig:
 
     # Method.
     model: Model = option("ief-vad", "network: IEF-VAD, or a baseline on the same features (docs/baselines.md)")
+    normal_only: bool = option(
+        False,
+        "make a detector from the normal training videos alone, without training a network: it finds what is unusual"
+        " (docs/normal.md)",
+    )
+    density: Density = option(
+        "knn",
+        "with --normal-only: what is unusual. knn: far from its nearest normal segments; gaussian: far from their mean"
+        " by the Mahalanobis distance",
+    )
     preset: Preset | None = option(
-        None, "defaults for a data set [default: synth without your own data, else ucf-crime]"
+        None,
+        "defaults for a data set [default: synth without data, own for a feature store, ucf-crime for lists of .npy"
+        " files]",
     )
     protocol: Protocol = option(
         "clean",
@@ -91,7 +104,9 @@ class TrainConfig:
     fixed_noise: float | None = option(
         0.4, "process noise of the row beside learned noise, with --compare true", NOT_NEGATIVE
     )
-    fused: bool = option(False, "use the fused kernels where they serve; without it, the eager reference operators")
+    fused: bool = option(
+        True, "use the fused kernels where they serve; --no-fused: the eager reference operators", switch=True
+    )
     noise: Noise | None = option(None, "noise model of the fusion")
     nu: float | Literal["learned"] | None = option(None, "degrees of freedom of the Student-t, or learned", POSITIVE)
     covariance_rank: int = option(
@@ -136,6 +151,11 @@ class TrainConfig:
         " both streams weigh the same everywhere at first",
         Range(0, below=1),
     )
+    density_prior: float | None = option(
+        None,
+        "weight of the standardised event density in the logits before training; it is also one more feature. 0: none",
+        NOT_NEGATIVE,
+    )
     members: int | None = option(
         None, "number of networks, trained side by side, whose logits are averaged", Range(1, DEEPEST)
     )
@@ -169,6 +189,12 @@ class TrainConfig:
     )
     weight_decay: float = option(0.01, "weight decay of AdamW", NOT_NEGATIVE)
     epochs: int | None = option(None, "passes over the training videos", Range(1, 1_000_000))
+    until_loss: float | Literal["auto"] | None = option(
+        None,
+        "training ends after the first epoch whose classification loss is at most this. 0: at the last epoch. auto: 1.4"
+        " divided by the root of the number of training videos, but at least 0.2 and at most 0.4",
+        NOT_NEGATIVE,
+    )
     min_steps: int | None = option(
         None,
         "minimum number of optimiser steps: with few videos there are more epochs, and milestones move along",
@@ -283,10 +309,12 @@ class Settings(TrainConfig):
     identity_start: bool = field(kw_only=True)
     zero_start: bool = field(default=False, kw_only=True)
     image_part: float = field(default=0.0, kw_only=True)
+    density_prior: float = field(default=0.0, kw_only=True)
     members: int = field(default=1, kw_only=True)
     lr: float = field(kw_only=True)
     epochs: int = field(kw_only=True)
     min_steps: int = field(default=0, kw_only=True)
+    until_loss: float | Literal["auto"] = field(default=0.0, kw_only=True)
     milestones: list[int] = field(kw_only=True)
     factor: float = field(kw_only=True)
     batch: int = field(kw_only=True)
@@ -310,7 +338,7 @@ class Settings(TrainConfig):
     @property
     def run_dir(self) -> Path:
         """Folder that the run writes to."""
-        return Path(self.out) if self.out else Path("runs") / self.preset
+        return Path(self.out) if self.out else Path("runs") / ("normal" if self.normal_only else self.preset)
 
 
 def resolve(config: TrainConfig) -> Settings:
@@ -320,12 +348,17 @@ def resolve(config: TrainConfig) -> Settings:
         UserError: values are out of range or cannot work together.
     """
     own_data = config.features is not None or config.train_list is not None
-    preset = config.preset or ("ucf-crime" if own_data else "synth")
+    preset = config.preset or _preset_of(config)
     defaults = defaults_of(preset, config.protocol, config.method)
     every = not own_data and config.model == "ief-vad"
-    defaults |= {"modality": "all" if every else "fusion", "compare": every}
+    defaults |= {"modality": "all" if every else "fusion", "compare": every and not config.normal_only}
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    if config.model != "ief-vad":
+    if config.normal_only or config.model != "ief-vad":
+        defaults["density_prior"] = 0.0
+    if config.normal_only:
+        defaults["refit"] = False
+        _check_normal_only(defaults | {"method": defaults_of(preset, config.protocol)["method"]}, given)
+    elif config.model != "ief-vad":
         _check_baseline(config, defaults | {"method": defaults_of(preset, config.protocol)["method"]}, given)
     if "refit" not in given:
         select, validation = (given.get(name, defaults[name]) for name in ("select", "validation"))
@@ -337,6 +370,20 @@ def resolve(config: TrainConfig) -> Settings:
     settings = Settings(**defaults | given | {"preset": preset, "explicit": chosen, "fixed_noise": config.fixed_noise})
     _check(settings)
     return settings
+
+
+def _preset_of(config: TrainConfig) -> Preset:
+    """Return the preset of data without one: `own` for a feature store, the field's for the field's lists of files."""
+    if config.features is None and config.train_list is None:
+        return "synth"
+    if config.train_list is not None and not is_any_store(config.features):
+        return "ucf-crime"
+    return "own"
+
+
+def is_any_store(path: str | None) -> bool:
+    """Whether a folder is a feature store or a packed one."""
+    return path is not None and any((Path(path) / name).exists() for name in ("store.json", "packed.json"))
 
 
 BEYOND = ("surprise", "repair", "fusion", "refinement", "loss_weights", "mask_clips", "lambda_mask")
@@ -365,8 +412,32 @@ def _check_baseline(config: TrainConfig, defaults: dict[str, Any], given: dict[s
         raise UserError(f"--model {config.model} fuses both streams: leave --modality out.")
 
 
+WITH_NORMAL_ONLY = (
+    "features", "train_list", "test_list", "annotations", "gt", "image_folder", "event_folder", "nan", "verify",
+    "synth_seed", "cache", "normal_only", "density", "preset", "modality", "fused", "test_crops", "device", "explicit",
+    "out",
+)  # fmt: skip
+"""Settings that have a meaning with `normal_only`."""
+
+
+def _check_normal_only(defaults: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse choices that only training a network has."""
+    plain = {
+        item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        for item in dataclasses.fields(TrainConfig)
+    } | defaults
+    for name, value in given.items():
+        if name not in WITH_NORMAL_ONLY and value != plain[name]:
+            raise UserError(
+                f"--{name.replace('_', '-')} has no meaning with --normal-only, which trains no network: leave one of"
+                " them out."
+            )
+
+
 def _check(config: Settings) -> None:
     checked(config)
+    if config.density != "knn" and not config.normal_only:
+        raise UserError(f"--density {config.density} needs --normal-only: add it, or leave --density out.")
     padded = "--method released pads" if config.method == "released" else "--mask-clips draws damage for"
     if (config.method == "released" or config.mask_clips) and config.max_segments > LONGEST_PADDED:
         raise UserError(
@@ -390,6 +461,10 @@ def _check(config: Settings) -> None:
         if chosen := [name for name in BEYOND if getattr(config, name) != plain[name]]:
             flag = chosen[0].replace("_", "-")
             raise UserError(f"--{flag} has no meaning for the released code: leave it out, or choose --method ief.")
+    if config.density_prior and not (config.standardize and config.projection):
+        raise UserError(
+            "--density-prior needs standardised and projected features: add --standardize true --projection 128."
+        )
     if config.projection and not config.standardize:
         raise UserError("--projection is taken from standardised features: add --standardize true.")
     if config.covariance_rank and config.method == "released":
@@ -417,16 +492,28 @@ def _check(config: Settings) -> None:
         raise UserError("--gt needs the lists it belongs to: give --train-list and --test-list, or --features.")
 
 
-def for_data(config: Settings, steps: int) -> Settings:
-    """Return the settings with as many epochs as `min_steps` asks for. Milestones move in proportion.
+def loss_to_reach(videos: int) -> float:
+    """Return the classification loss at which training ends with `until_loss` "auto".
+
+    The fewer the videos, the sooner a network only learns them by heart.
+    """
+    return min(max(1.4 / math.sqrt(max(videos, 1)), 0.2), 0.4)
+
+
+def for_data(config: Settings, steps: int, videos: int) -> Settings:
+    """Return the settings with as many epochs as `min_steps` asks for, and with the loss that ends the training.
+
+    Milestones move in proportion.
 
     Args:
         config: Settings with every choice made.
         steps: Optimiser steps per epoch.
+        videos: Number of training videos.
     """
     epochs = max(config.epochs, math.ceil(config.min_steps / steps))
     milestones = [round(milestone * epochs / config.epochs) for milestone in config.milestones]
-    return dataclasses.replace(config, epochs=epochs, milestones=milestones)
+    until = loss_to_reach(videos) if config.until_loss == "auto" else config.until_loss
+    return dataclasses.replace(config, epochs=epochs, milestones=milestones, until_loss=until)
 
 
 def save_config(path: Path, config: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from iefvad.data.datasets import Modality, load_lists, load_packed, load_store
 from iefvad.data.synth.embedded import embedded_store
+from iefvad.features.density import add_density, has_density
 from iefvad.features.packed import is_packed
 from iefvad.features.store import is_store
 from iefvad.features.videos import Benchmark
@@ -16,13 +17,19 @@ ENCODER_NOTE = (
 )
 
 
+NO_DENSITY = (
+    "Some videos have no event densities (they are not from a store by `iefvad extract`), so the network does not start"
+    " from the density."
+)
+
+
 def streams_of(config: TrainConfig) -> Modality:
     """Return which features a configuration needs: those of one stream, or both."""
     return config.modality if config.modality in ("image", "event") else "fusion"
 
 
 def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
-    """Load and check the data that a configuration names.
+    """Load and check the data that a configuration names. With `density_prior` features have the density, too.
 
     Args:
         config: The configuration; its data fields are read.
@@ -31,6 +38,16 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
     Raises:
         UserError: data are missing or wrong.
     """
+    benchmark = _load(config, progress)
+    if config.density_prior:
+        if has_density(benchmark) or "density_prior" in (config.explicit or ()):
+            add_density(benchmark)
+        else:
+            benchmark.notes.append(NO_DENSITY)
+    return benchmark
+
+
+def _load(config: TrainConfig, progress: bool) -> Benchmark:
     if config.features is None and config.train_list is None:
         benchmark = load_store(embedded_store(config.cache, seed=config.synth_seed, progress=progress), nan=config.nan)
         benchmark.name = "synth (embedded benchmark)"
@@ -55,13 +72,15 @@ def load_benchmark(config: TrainConfig, *, progress: bool = True) -> Benchmark:
         )
     truth = config.gt or config.annotations
     given = {"--train-list": config.train_list, "--test-list": config.test_list, "--gt": truth}
+    if config.normal_only and config.test_list is None:  # normal footage needs no test
+        given = {"--train-list": config.train_list}
     missing = [flag for flag, value in given.items() if not value]
     if missing:
         raise UserError(
             f"{config.features or 'the data'}: no feature store (store.json, packed.json) is there, and to train from"
             f" .npy files {', '.join(missing)} must be given as well."
         )
-    assert config.train_list and config.test_list
+    assert config.train_list
     return load_lists(
         config.train_list,
         config.test_list,

@@ -15,16 +15,20 @@ from iefvad.features.videos import Benchmark
 from iefvad.scoring.scorer import crop_notes, density_scores
 from iefvad.scoring.tables import table
 from iefvad.training import distributed
+from iefvad.training.advice import familiar_limits
+from iefvad.training.backends import operators_of
 from iefvad.training.distributed import Processes
 from iefvad.training.effects import check_effects
 from iefvad.training.fitting import TrainingData, fit_and_score
 from iefvad.training.folder import claimed
+from iefvad.training.normality import train_normal
 from iefvad.training.protocols import deviations
-from iefvad.training.results import Results, finish
+from iefvad.training.results import Results, add_probe, finish
 from iefvad.training.run import Run
 from iefvad.training.settings import Settings
-from iefvad.training.sources import load_benchmark
+from iefvad.training.sources import NO_DENSITY, load_benchmark
 from iefvad.training.tracking import Tracking
+from iefvad.utils.errors import UserError
 from iefvad.utils.files import StorageError
 from iefvad.utils.text import readable
 
@@ -75,14 +79,23 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
         if processes.is_main:
             run.tracking = Tracking(run.path, run.config, run.variants)
             stack.callback(run.tracking.close)
+        if config.normal_only and processes.world > 1:
+            raise UserError("--normal-only takes seconds and runs in one process: start it without torchrun.")
     benchmark = _load(config, processes, progress)
+    if config.normal_only:
+        return train_normal(run, benchmark, begin)
+    if NO_DENSITY in benchmark.notes:
+        config = run.config = dataclasses.replace(config, density_prior=0.0)
+        with processes.barrier():
+            if processes.is_main:
+                run.save()
     with processes.barrier():
         benchmark.notes += check_effects(config, benchmark, run.variants, processes.world)
         benchmark.notes += crop_notes(benchmark.test, config.test_crops)
     if processes.world > 1:
         benchmark.notes.append(f"Trained on {processes.world} processes that shared each batch.")
     if processes.is_main:
-        _describe(config, benchmark)
+        _describe(config, benchmark, operators_of(run, benchmark.dim))
     with processes.barrier():
         data = TrainingData.of(benchmark, config)
     used = {"train_videos": len(data.whole.videos), "held_out_videos": len(data.held_out)}
@@ -92,7 +105,7 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
             fitted, scores = fit_and_score(run, variant, seed, data, processes=processes, progress=progress)
             run.tracking.tested(variant, seed, scores)
             results.add(variant.name, seed, scores, fitted.model, epoch=fitted.epoch, threshold=fitted.threshold)
-            provenance = {
+            provenance: dict[str, Any] = {
                 "threshold": fitted.threshold,
                 "epoch": fitted.epoch,
                 "seed": seed,
@@ -103,8 +116,12 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
                 "protocol": config.protocol,
                 **used,
             }
+            if config.features is None and config.train_list is None:
+                provenance["rendered"] = True
             with processes.barrier():
                 if processes.is_main:
+                    if limits := familiar_limits(fitted.model, data.whole):
+                        provenance["familiar"] = limits
                     save_model(run.checkpoint(variant, seed), fitted.model, provenance)
     # Notes on features are known only to the process that read them.
     benchmark.notes = processes.union(benchmark.notes)
@@ -114,6 +131,7 @@ def _train(config: Settings, processes: Processes, progress: bool, stack: contex
         density = density_scores(benchmark.test)
         if density is not None:
             results.add("event density", config.seeds[0], density)
+        add_probe(results, config, benchmark)
         return finish(run, benchmark, results, used=used, seconds=time.perf_counter() - begin)
 
 
@@ -127,7 +145,7 @@ def _load(config: Settings, processes: Processes, progress: bool) -> Benchmark:
     return benchmark
 
 
-def _describe(config: Settings, benchmark: Benchmark) -> None:
+def _describe(config: Settings, benchmark: Benchmark, operators: str) -> None:
     def count(videos: Sequence[Any]) -> str:
         abnormal = sum(bool(video.classes) for video in videos)
         return f"{len(videos)} videos ({abnormal} abnormal, {sum(video.segments for video in videos)} segments)"
@@ -138,11 +156,9 @@ def _describe(config: Settings, benchmark: Benchmark) -> None:
     )
     for note in benchmark.notes:
         print(f"note: {readable(note)}")
-    kernels = "fused kernels" if config.fused else "reference operators"
     what = f"method {config.method}" if config.model == "ief-vad" else f"model {config.model}"
-    print(
-        f"protocol {config.protocol}, {what}, preset {config.preset}, {kernels}, run folder {readable(config.run_dir)}"
-    )
+    print(f"protocol {config.protocol}, {what}, preset {config.preset}, run folder {readable(config.run_dir)}")
+    print(f"operators: {operators}")
     if rows := deviations(config):
         print(f"deviations from the protocol {config.protocol}\n{table(rows)}")
     sys.stdout.flush()

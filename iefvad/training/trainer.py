@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from iefvad.data.batches import Batch, Clips, epoch_batches, steps_per_epoch
 from iefvad.features.videos import Video
@@ -30,7 +28,7 @@ from iefvad.model.baselines.network import BaselineNetwork
 from iefvad.model.config import MODALITIES
 from iefvad.model.losses import RUN, WHOLE, Loss, LossWeights, Share
 from iefvad.model.network import Network, Output
-from iefvad.model.networks import AnyNetwork, make_network
+from iefvad.model.networks import LearnedNetwork, make_network
 from iefvad.model.standardize import Standardize
 from iefvad.scoring.metrics import evaluate
 from iefvad.scoring.video_scores import VideoScores
@@ -52,6 +50,7 @@ from iefvad.training.step import (
 )
 from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
+from iefvad.utils.progress import Progress as Bar
 
 CHECK = 50
 """Steps after which losses are looked at. Each look waits for the device and for the other processes."""
@@ -68,7 +67,7 @@ class Fitted:
         settings: Those it was trained with, where the number of epochs may depend on the data.
     """
 
-    model: AnyNetwork
+    model: LearnedNetwork
     epoch: int
     threshold: float | None
     settings: Settings
@@ -133,6 +132,7 @@ class Trainer:
             print(f"note: --cuda-graph: {reason}", flush=True)
         self.optimizer = make_optimizer(self.model, config, capturable=self.graphed and self.device.type == "cuda")
         self.progress = Progress()
+        self._shown = Bar(None, "train", "step", shown=False)
 
     @property
     def state_path(self) -> Path:
@@ -155,20 +155,27 @@ class Trainer:
         """
         self._begin(clips)
         step = self._step()
-        with self._bar(progress) as bar:
-            while self.progress.epoch < self.config.epochs:
+        steps = steps_per_epoch(clips.labels, self.config.batch, mixed=self.config.mixed)
+        with self._bar(progress, steps) as self._shown:
+            while self.progress.epoch < self.config.epochs and not self._has_learned():
+                self._shown.name(self._doing(self.progress.epoch + 1))
                 row = self._train_epoch(clips, step, lambda: self._choose(held_out, test))
                 if self.config.reload_best:
                     self.model.load_state_dict(self.progress.best)
                 row |= self.model.learned()
                 self._finish_epoch(row)
-                shown = {name: f"{row[name]:.3f}" for name in ("loss", "val_auc") if row.get(name) is not None}
-                bar.set_postfix(shown, refresh=False)
-                bar.update()
+                self._shown.tell(**{name: row[name] for name in ("loss", "val_auc") if row.get(name) is not None})
+                self._shown.line()
         self.model.load_state_dict(self.progress.best)
         return Fitted(self.model.eval(), self.progress.best_epoch, self._threshold(held_out), self.config)
 
-    def score(self, videos: Sequence[Video]) -> list[VideoScores]:
+    def _has_learned(self) -> bool:
+        """Whether the last epoch's classification loss is as low as the settings ask for."""
+        history, until = self.progress.history, self.config.until_loss
+        assert until != "auto"  # `_begin` decided
+        return bool(history) and history[-1]["loss_cls"] <= until
+
+    def score(self, videos: Sequence[Video], *, progress: bool = False) -> list[VideoScores]:
         """Score videos with the network as it is; several processes share the work, and all have all scores."""
         config = self.config
         try:
@@ -179,6 +186,7 @@ class Trainer:
                 crops=config.test_crops,
                 chunk=config.max_segments,
                 device=self.device,
+                progress=f"test {self.variant.name} (seed {self.seed})" if progress else "",
             )
         except UserError as error:
             if all(torch.isfinite(features).all() for video in videos for features in video.features(video.crops[0])):
@@ -189,9 +197,9 @@ class Trainer:
         """Go on from the state of an interrupted run, or take the statistics of the training features."""
         with self.processes.barrier():
             clips.to(self.device)
-            if self.config.min_steps:
+            if self.config.min_steps or self.config.until_loss == "auto":
                 steps = steps_per_epoch(clips.labels, self.config.batch, mixed=self.config.mixed)
-                self.config = for_data(self.config, steps)
+                self.config = for_data(self.config, steps, len(clips.videos))
             if self.config.resume and self.state_path.exists():
                 self.progress = load_state(self.state_path, self.model, self.optimizer, self.device)
                 for row in self.progress.history if self.processes.is_main else ():
@@ -209,17 +217,12 @@ class Trainer:
         several = self.processes.world > 1
         self.network = self.processes.replicate(self.model, unused=several and some_unused(self.model))
 
-    def _bar(self, shown: bool) -> tqdm[Any]:
-        return tqdm(
-            total=self.config.epochs,
-            initial=self.progress.epoch,
-            desc=f"{'refit' if self.refit else 'train'} {self.variant.name} (seed {self.seed})",
-            unit="epoch",
-            disable=not shown,
-            dynamic_ncols=True,
-            # In a file each refresh is another copy of the bar.
-            mininterval=0.1 if sys.stderr.isatty() else 30,
-        )
+    def _bar(self, shown: bool, steps: int) -> Bar:
+        return Bar(self.config.epochs * steps, self._doing(), "step", shown=shown, initial=self.progress.epoch * steps)
+
+    def _doing(self, epoch: int | None = None) -> str:
+        what = f"{'refit' if self.refit else 'train'} {self.variant.name} (seed {self.seed})"
+        return what if epoch is None else f"{what}, epoch {epoch} of {self.config.epochs}"
 
     def _step(self) -> Callable[[Batch, Share, Mask | None], Tensor]:
         """Return the training step: from a batch, its weight and its damage to the losses."""
@@ -291,6 +294,7 @@ class Trainer:
         parts = zip(self._parts(clips, order), self._masks(clips, order), strict=True)
         for step, ((batch, share, failure), mask) in enumerate(parts, 1):
             sums += train(batch, share, None if failure else mask)
+            self._shown.update()
             if step % CHECK == 0 or step == len(order):
                 processes.abort_on(failure)
                 means = (processes.sum(sums) / (step * processes.world)).tolist()

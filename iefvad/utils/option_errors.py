@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+from iefvad.utils.errors import UserError
 
 _NUMBERS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
@@ -26,7 +28,7 @@ def explained(message: str, options: Sequence[str]) -> str:
             return f"{word!r} is not expected here. Options begin with --."
         return f"there is no option {word}.{did_you_mean(word, options)}"
     if found := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message):
-        return f"{found[1]} takes no value: write it without ={found[2]}."
+        return f"{found[1].partition('/')[0]} takes no value: write it without ={found[2]}."  # --x/--no-x
     if found := re.match(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
         words = [word.strip("' ") for word in found[3].split(",")]
         near = did_you_mean(found[2], words)
@@ -36,9 +38,25 @@ def explained(message: str, options: Sequence[str]) -> str:
 
 def did_you_mean(word: str, names: Collection[str]) -> str:
     """Return " Did you mean NAME?" for the name that is most like a word, or an empty text."""
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    plain = {name.lstrip("-"): name for name in names}  # hyphens make all options alike
+    near = [plain[name] for name in difflib.get_close_matches(word.lstrip("-"), plain, n=1, cutoff=0.6)]
     near = near or sorted((name for name in names if len(word) > 2 and name.startswith(word)), key=len)[:1]
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def require_effect(given: Collection[str], reasons: Mapping[str, str]) -> None:
+    """Refuse an option that the user wrote although others leave it without effect.
+
+    Args:
+        given: Names of the options that the user wrote, with underscores.
+        reasons: Name of an option → why it has no effect, and the remedy: the end of a sentence.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    for name, reason in reasons.items():
+        if name in given:
+            raise UserError(f"--{name.replace('_', '-')} has no effect {reason}.")
 
 
 def _about_value(key: str, message: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import re
 import sys
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -118,10 +119,43 @@ class Parser(ArgumentParser):
         raise SystemExit(2) from ex
 
 
-class _Parser(Parser):
-    """A parser that applies `--threads`, before the command computes anything."""
+class Looked(BaseException):
+    """Raised within `looking` in place of parsing."""
+
+    def __init__(self, parser: CommandParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+_looking = False
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """Let commands stop before they parse: they raise Looked, which has their parser. For shell completion."""
+    global _looking
+    _looking = True
+    try:
+        yield
+    finally:
+        _looking = False
+
+
+class CommandParser(Parser):
+    """A parser that applies `--threads`, before the command computes anything.
+
+    Attributes:
+        given: Names of the options that the user wrote: those of the command line, and those of `--config` files that
+            differ from their defaults. A run's config.yaml has all settings, and says itself which are the user's.
+    """
+
+    given: frozenset[str] = frozenset()
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse as jsonargparse does, and note what the user wrote."""
+        if _looking:
+            raise Looked(self)
+        self.from_files: set[str] = set()
         try:
             found = super().parse_args(*args, **kwargs)
         except OverflowError:  # of an integer of hundreds of digits where a float is expected
@@ -129,6 +163,10 @@ class _Parser(Parser):
             pairs = [*itertools.pairwise(words), *(word.split("=", 1) for word in words if "=" in word)]
             flags = [flag for flag, word in pairs if flag.startswith("--") and len(word) > 300 and word[-1].isdecimal()]
             raise UserError(f"{(flags or ['--config'])[0]} has a number that is too large.") from None
+        words = [str(word) for word in (args[0] if args and args[0] is not None else sys.argv[1:])]
+        begun = {word.partition("=")[0] for word in itertools.takewhile(lambda word: word != "--", words)}
+        written = {action.dest for action in self._actions if begun.intersection(action.option_strings)}
+        self.given = frozenset(written | self.from_files)
         if found.threads is not None:
             use_threads(found.threads)
         return found
@@ -146,12 +184,15 @@ class _ConfigFile(ActionConfigFile):
             content = read_yaml(values)
             for action in parser._actions if isinstance(content, dict) else ():
                 given = content.get(action.dest)
+                own = content.get("explicit")  # of a run's config.yaml
+                if action.dest in own if isinstance(own, list) else given is not None and given != action.default:
+                    parser.from_files.add(action.dest)
                 if action.nargs == "+" and given is not None and not isinstance(given, list):
                     raise UserError(f"{values}: {action.dest} must be a list, such as [{readable(str(given)[:40])}].")
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
-def make_parser(command: str, description: str, usage: str = "[options]") -> ArgumentParser:
+def make_parser(command: str, description: str, usage: str = "[options]") -> CommandParser:
     """Make the parser of a command. It has the options `--threads N`, which parsing applies, and `--config FILE.yaml`.
 
     Options after `--config` override the file. Parsing raises UserError where N is below 1.
@@ -161,7 +202,7 @@ def make_parser(command: str, description: str, usage: str = "[options]") -> Arg
         description: First lines of the help.
         usage: Arguments and options in the usage line.
     """
-    parser = _Parser(
+    parser = CommandParser(
         prog=f"iefvad {command}",
         usage=f"iefvad {command} {usage}",
         description=description,

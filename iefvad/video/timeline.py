@@ -20,9 +20,9 @@ from iefvad.utils.files import PathLike
 from iefvad.video.clock import FrameClock
 from iefvad.video.decoding import ASSUMED_RATE, Decoder, has_stamps, stated_rate
 from iefvad.video.folders import FolderDecoder, check_rate, read_folder
+from iefvad.video.limits import MAX_FRAMES
 from iefvad.video.opening import opened
 from iefvad.video.orientation import Upright
-from iefvad.video.segments import MAX_FRAMES
 
 _NEAR = 0.001  # seconds: times that came through text or a browser are rounded
 _AHEAD = 3.0  # seconds of decoding on, instead of a seek
@@ -50,14 +50,18 @@ class Timeline:
     stamps: list[int] | None = None
     browser: bool = False
 
+    @property
+    def _near(self) -> float:
+        return min(_NEAR, 0.25 / self.rate)
+
     def shown(self, seconds: float) -> int:
         """Return the number of the frame that is shown at a time, from 0."""
-        return min(max(bisect_right(self.times, seconds + _NEAR) - 1, 0), len(self.times) - 1)
+        return min(max(bisect_right(self.times, seconds + self._near) - 1, 0), len(self.times) - 1)
 
     def frames(self, start: float, end: float) -> tuple[int, int]:
         """Return the frames [first, last) that are shown within an interval of seconds. There is at least one."""
         first = self.shown(start)
-        return first, max(bisect_left(self.times, end - _NEAR), first + 1)
+        return first, max(bisect_left(self.times, end - self._near), first + 1)
 
     def seconds(self, frame: int) -> float:
         """Return the time at which a frame starts; the end of the video for the frame after the last."""
@@ -91,8 +95,10 @@ def read_timeline(path: PathLike, fps: float | None = None) -> Timeline:
         known = [stamp for stamp in found if stamp is not None]
         zero = None if container.start_time is None else container.start_time / av.time_base
         clock = FrameClock(rate, assumed=rate_stated is None, zero=zero)
-        stamps = sorted(known) if len(known) == len(found) and base else None
-        if stamps is not None and has_stamps(container, stream):
+        # AVI with reordered pictures and raw streams do not say when a frame is shown: frames are counted.
+        usable = len(known) == len(found) and base and has_stamps(container, stream)
+        stamps = sorted(known) if usable else None
+        if stamps is not None:
             times = [clock.feed(float(stamp * base)) for stamp in stamps]
         else:
             times = [clock.feed(None) for _ in found]

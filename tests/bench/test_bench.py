@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from bench import (
     memory,
     plots,
     providers,
+    quiet,
     revisions,
     tables,
     targets,
@@ -371,6 +373,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_r
         "load",
         "quick",
         "seconds",
+        "quiet",
         "ceilings",
         "ceiling_samples",
         "results",
@@ -407,6 +410,9 @@ def test_an_interrupted_run_goes_on(
     original = measure.measure_case
     monkeypatch.setattr("bench.measure.measure_case", measure_case)
     assert main(command) == 130
+    shown = capsys.readouterr()
+    assert "precision_fusion training" in shown.out and shown.out.count("reference") >= 2, "what was measured is shown"
+    assert f"interrupted after 2 of 3 cases; they are kept in {tmp_path}" in shown.err and "--resume" in shown.err
     (kept,) = tmp_path.glob("*.json")
     assert kept.name.endswith(".partial.json") and len(json.loads(kept.read_text())["cases"]) == 2
 
@@ -430,7 +436,7 @@ def test_an_interrupted_run_goes_on(
     [
         (["--resume", "--base", "HEAD"], "leave out --base"),
         (["trane"], "there is no benchmark 'trane'; there are operators, static, matrix, plot"),
-        (["--quick", "--size", "huge"], "no case is left"),
+        (["--quick", "--size", "long"], "no case is left"),
         (["--static", "--base", "HEAD"], "leave out one"),
         (["plot", "nowhere.json"], "cannot read nowhere.json"),
         pytest.param(
@@ -449,9 +455,105 @@ def test_mistakes_are_one_line_on_stderr(
     assert message in error
 
 
-def test_unknown_operator() -> None:
-    with pytest.raises(SystemExit):
-        parse(["--op", "nonsense"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--op", "kalman_scam"],
+            "--op 'kalman_scam' does not exist. Did you mean kalman_scan? One of: event_synthesis",
+        ),
+        (["--op", "refine", "nonsense"], "--op 'nonsense' does not exist. One of"),
+        (["--size", "trainin"], "Did you mean training?"),
+        (["--dtype", "bfloat"], "Did you mean bfloat16? One of: bfloat16, float32, float64, uint8."),
+        (["--provider", "natif"], "Did you mean native?"),
+        (["--quick", "--dtype", "float64"], "no case is left; name other operators, sizes or dtypes"),
+    ],
+)
+def test_unknown_names_have_the_nearest_one(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_only_what_is_named_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_runs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither another case, nor the memory of a training step, nor a ceiling that no case has, nor another target."""
+    monkeypatch.setattr("bench.command.memory.measure", lambda *rest: pytest.fail("memory was measured"))
+    few = [Case("kalman_scan", "odd", (2, 3, 5), dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)]
+    monkeypatch.setattr("bench.command.cases", lambda device, quick: few)
+    seen: list[set[str] | None] = []
+    monkeypatch.setattr(Ceilings, "measure", lambda self: seen.append(self.needed))
+    assert main(["--quick", "--out", str(tmp_path), "--provider", "native", "--dtype", "float64", "bfloat16"]) == 0
+    (path,) = tmp_path.glob("*.json")
+    assert path.stem.endswith("_float64_bfloat16_native_quick")
+    assert {row["dtype"] for row in json.loads(path.read_text())["results"]} == {"float64", "bfloat16"}
+    assert seen and seen[0] == {"copy"} and "Targets" not in capsys.readouterr().out
+    measured: list[str] = []
+    monkeypatch.undo()
+    monkeypatch.setattr("bench.ceilings.copy_rate", lambda *rest, **more: measured.append("copy") or 1.0)
+    monkeypatch.setattr("bench.ceilings.gemm_rate", lambda device, dtype, **more: measured.append(str(dtype)) or 1.0)
+    Ceilings(torch.device("cpu"), needed={"gemm_float32"}).measure()
+    assert measured == ["torch.float32"]
+
+
+def test_a_busy_machine_gives_figures_and_no_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_runs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.command.Quiet.reasons", lambda self: ["other processes used 1.3 of 2 CPUs"])
+    few = [Case("kalman_scan", CALLS[0], (1, 4, 8), trains=False, steps=1)]
+    monkeypatch.setattr("bench.command.cases", lambda device, quick: few)
+    command = ["--quick", "--op", "kalman_scan", "--provider", "reference", "native", "--out", str(tmp_path)]
+    assert main(command) == 3
+    printed = capsys.readouterr().out
+    assert "busy: no verdict. Other processes used 1.3 of 2 CPUs. Measure again" in printed
+    assert "no verdict" in printed.partition("Targets")[2].partition("busy:")[0] and " met" not in printed
+    (path,) = tmp_path.glob("*.json")
+    assert path.stem.endswith("_busy"), "it does not replace the results of a quiet machine"
+    found = json.loads(path.read_text())
+    assert found["quiet"]["busy"] and all(target["met"] is None for target in found["targets"])
+    assert any(row["median_ms"] for row in found["results"])
+
+
+def _spin(seconds: float) -> str:
+    return f"import time; t = time.perf_counter()\nwhile time.perf_counter() - t < {seconds}: pass"
+
+
+def test_others_are_seen_and_the_own_children_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clocks: the CPU time of everybody, and that of this process with its children that still run."""
+    clock = iter(
+        [(0.0, 100.0, 50.0), (10.0, 113.0, 60.0), (10.0, 113.0, 60.0), (20.0, 133.0, 80.0), (20.0, None, 80.0)]
+    )
+    monkeypatch.setattr(quiet, "_now", lambda: next(clock))
+    monkeypatch.setattr(quiet, "stall", lambda: 1.0)
+    monkeypatch.setattr(quiet, "cpus", lambda: 2)
+    watch = quiet.Quiet()
+    watch.lap()
+    assert watch.laps == [(10.0, pytest.approx(0.3))]
+    assert watch.reasons() == ["other processes used 0.3 of 2 CPUs on average, and more than 0.25 in 100% of the time"]
+    watch.lap()
+    assert watch.laps[1] == (10.0, 0.0) and "50% of the time" in watch.reasons()[0]
+    monkeypatch.undo()
+    own = quiet._own_seconds()
+    child = subprocess.Popen([sys.executable, "-c", _spin(0.5)])
+    time.sleep(0.45)
+    assert quiet._own_seconds() - own > 0.1, "a child that still runs counts"
+    child.wait()
+
+
+def test_a_stalled_loop_and_scattered_rows_are_busy() -> None:
+    watch = quiet.Quiet()
+    assert watch.reasons() == [] and watch.record()["busy"] == []
+    watch.stalls = [1.0, 1.4, 1.5]
+    assert "1.4 times its CPU time" in watch.reasons()[0]
+    watch.stalls = [1.0, 1.0, 1.5]
+    watch.judge([(40, 0.1), (40, 0.5), (2, 9.0), (40, 0.6)])
+    assert watch.scatter == 0.5 and "scatter" in watch.reasons()[0]
+    watch.judge([(2, 9.0)])
+    assert watch.scatter is None and watch.reasons() == []
+    assert quiet.stall(0.005) > 0.9 and quiet._all_seconds(Path("/nowhere")) is None
 
 
 def test_a_module_of_end_to_end_is_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def test_help_of_each_command(name, capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_flag_of_each_command(name, capsys):
     arguments = {"detect": ["run", "video.mp4"], "evaluate": ["run"], "extract": ["v.mp4", "--out", "s"]}
-    arguments |= {"convert": ["a.pt", "b.safetensors"], "reproduce": ["all"]}
+    arguments |= {"convert": ["a.pt", "b.safetensors"], "reproduce": ["all"], "label": ["v.mp4"]}
     with pytest.raises(SystemExit) as stop:
         main([name, *arguments.get(name, []), "--colour", "blue"])
     assert stop.value.code == 2

@@ -13,7 +13,7 @@ import pytest
 from iefvad.cli.main import main
 from iefvad.data.annotations import read_annotations
 from iefvad.data.check.alignment import align
-from iefvad.data.cut import read_frame_labels
+from iefvad.data.clips import read_frame_labels
 from iefvad.data.ground_truth import ground_truth_of_list
 from iefvad.data.lists import Relocator, read_list
 from iefvad.data.truth_files import read_json, read_lengths, read_segments, read_truth

@@ -337,7 +337,10 @@ def test_store_with_lists_elsewhere(store: FeatureStore, tmp_path_factory: pytes
     other = tmp_path_factory.mktemp("lists")
     for name in ("train.csv", "test.csv", "annotations.txt"):
         (store.root / name).rename(other / name)
-    with pytest.raises(UserError, match=r"neither train.csv nor test.csv"):
+    form = (
+        rf"neither train.csv nor test.csv.*iefvad label.*such as {store.names()[0]}.mp4,Normal or .*iefvad data split"
+    )
+    with pytest.raises(UserError, match=form):
         load_store(store.root)
     options = {"train_list": other / "train.csv", "test_list": other / "test.csv"}
     assert load_store(store.root, **options).test[0].truth is None

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iefvad.data.cut import cut_recording, read_frame_labels
+from iefvad.cli.data_split import cut_main
+from iefvad.data.clips import read_frame_labels
 from iefvad.data.datasets import load_store
 from iefvad.features.store import FeatureStore, Sidecar
 from iefvad.utils.errors import UserError
@@ -33,7 +34,10 @@ def test_clips_hold_the_recording_in_order_with_labels_and_truth(tmp_path):
     store = recording(tmp_path / "whole", 25)
     truth = np.zeros(402, np.uint8)
     truth[10:20] = truth[250:300] = truth[395:402] = 1
-    cut_recording(store, "hour", truth, tmp_path / "clips", segments=6, train_fraction=0.6)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(map(str, truth)))
+    cut = [str(tmp_path / "whole"), "--labels", str(labels), "--out", str(tmp_path / "clips"), "--segments", "6"]
+    assert cut_main([*cut, "--train-fraction", "0.6"]) == 0
     benchmark = load_store(tmp_path / "clips")
     assert [video.segments for video in benchmark.train] == [6, 6, 6]
     assert [video.segments for video in benchmark.test] == [6, 1]
@@ -47,10 +51,12 @@ def test_clips_hold_the_recording_in_order_with_labels_and_truth(tmp_path):
     np.testing.assert_array_equal(features, store.read("hour")[0][0].astype(np.float32))
 
 
-def test_labels_of_another_length_are_refused(tmp_path):
-    store = recording(tmp_path / "whole", 5)
-    with pytest.raises(UserError, match="82 frames, but there are 300 labels"):
-        cut_recording(store, "hour", np.zeros(300, np.uint8), tmp_path / "clips")
+def test_labels_of_another_length_are_refused(tmp_path, capsys):
+    recording(tmp_path / "whole", 5)
+    (tmp_path / "labels.txt").write_text("0\n" * 300)
+    cut = [str(tmp_path / "whole"), "--labels", str(tmp_path / "labels.txt"), "--out", str(tmp_path / "clips")]
+    assert cut_main(cut) == 2
+    assert "82 frames, but there are 300 labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "frame,label\n", "0\n1\n2\n", "yes\nno\n"])

@@ -131,7 +131,7 @@ def test_a_stream_has_the_scores_of_the_file(clip, hop, room, steady):
     np.testing.assert_allclose(detection.scores.ends, file.scores.ends, atol=1e-6)
     np.testing.assert_allclose(detection.intervals, file.intervals, atol=1e-5)
     assert all(0 < entry.latency < 30 for entry in scored)
-    assert len(detection.pictures) == 8
+    assert detection.pictures and len(detection.pictures) == len(file.pictures)
     assert detection.live is not None and detection.live["frames_read"] == 160
     assert "ended" in (watch.channels[0].source.gave_up or "")  # a stream without an end was expected to go on
 

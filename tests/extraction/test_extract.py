@@ -406,3 +406,21 @@ def test_real_footage(shared_data: Path, tmp_path: Path) -> None:
     assert report.done == [path.stem]
     density = FeatureStore(tmp_path / "store").sidecar(path.stem).event_density
     assert all(0 < value < 0.5 for value in density)
+
+
+def test_extraction_ends_with_what_comes_next(tmp_path, capsys):
+    video, store = make_video(tmp_path / "my video.mp4", 20), tmp_path / "my store"
+    assert main([str(video), "--out", str(store)]) == 0
+    printed = capsys.readouterr().out
+    assert f"  iefvad label '{video}' --out '{store}'\n" in printed
+    assert (
+        f"  iefvad data split LIST.csv --out '{store}'\n" in printed
+        and f"  iefvad train --features '{store}'\n" in printed
+    )
+    (store / "train.csv").write_text("path,label\n")
+    assert main([str(video), "--out", str(store)]) == 0
+    printed = capsys.readouterr().out
+    assert "iefvad label" not in printed and f"  iefvad data check '{store}'\n" in printed
+    (tmp_path / "broken.mp4").write_bytes(b"x")
+    assert main([str(tmp_path / "broken.mp4"), "--out", str(tmp_path / "other")]) == 1
+    assert "next" not in capsys.readouterr().out

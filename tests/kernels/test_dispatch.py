@@ -127,7 +127,7 @@ def test_each_file_registers_what_is_its_own(folder: str) -> None:
 
 
 def test_absent_extension_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
+    def absent(name: str, package: str | None = None) -> None:
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(_native.importlib, "import_module", absent)

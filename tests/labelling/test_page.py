@@ -241,7 +241,7 @@ def ask(server: LabelServer, method: str, path: str, body: Any = None, **headers
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> dict[str, Path]:
-    """One that browsers play, one that they do not, one that is broken, one that is empty."""
+    """One that browsers play, one that they do not, one that is broken, one that is empty, one with a strange name."""
     root = tmp_path_factory.mktemp("videos")
     found = {
         "plays": make_video(root / "plays.mp4", 60, codec="libx264"),
@@ -278,7 +278,9 @@ def test_who_is_served_and_what(tmp_path, videos):
             assert ask(server, "POST", "/videos/0", body)[0] == 422
         assert ask(server, "POST", "/videos/0", b" " * (2 << 20))[0] == 413
         assert ask(server, "POST", "/videos/7", change)[0] == 404
-        assert ask(server, "POST", "/videos/2", change)[0] == 422, "a broken video has no frames to mark"
+        normal = {"do": "set", "version": 0, "normal": True, "marks": []}
+        for unseen in (change, normal):
+            assert ask(server, "POST", "/videos/2", unseen)[0] == 422, "a broken video cannot be labelled"
         status, _, body = ask(server, "POST", "/videos/0", change)
         news = json.loads(body)
         assert status == 200 and news["videos"]["0"]["marks"][0]["first"] == 10

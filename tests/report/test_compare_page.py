@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 
 import numpy as np
 import pytest
 
+from iefvad.cli.compare import main as compare
 from iefvad.cli.report import main
 from iefvad.report.compare_page import comparable
 from iefvad.report.run_folder import RunFolder
@@ -21,7 +23,7 @@ from tests.helpers.runs import videos, write_run
 from tests.report.test_run_page import check
 
 CLASSES = ["Abuse", "Arrest", "Arson", "Assault", "Burglary", "Explosion", "Fighting", "RoadAccidents", "Robbery"]
-CLASSES += ["Shooting", "Shoplifting", "Stealing", "Vandalism"]
+CLASSES += ["Shooting", "Shoplifting", "Stealing", "Vandalism", "AbandonedObjectOnTheWay"]
 MODELS = ["fusion", "image", "event", "fusion (q = 0.4)", "fusion (paper)", "fusion (released)"]
 
 
@@ -155,6 +157,20 @@ def test_paired_differences():
     assert seeds.paired({0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.5, 1: 2.5, 2: 3.5}).p is None
 
 
+_OVERLAPS = """(() => {
+  const found = [];
+  document.querySelectorAll('#classes svg, #group0 svg').forEach(svg => {
+    const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+    boxes.forEach(([a, p], i) => boxes.slice(0, i).forEach(([b, q]) => {
+      const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+      const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+      if (wide > 1 && high > 3 && a.trim() && b.trim()) found.push(a + ' | ' + b);
+    }));
+  });
+  return found.join('; ');
+})()"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")
 def test_ten_seeds_fit_1400_pixels(tmp_path):
     write_run(tmp_path / "one", models=MODELS, seeds=list(range(10)), classes=CLASSES)
@@ -168,7 +184,35 @@ def test_ten_seeds_fit_1400_pixels(tmp_path):
             page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
             found = page.evaluate(f"{wide}.map(e => e.closest('section').id + e.innerText.slice(0, 60)).join(', ')")
             assert found == "", file
+            assert page.evaluate(_OVERLAPS) == "", file
+            deviations = "[...document.querySelectorAll('td small')].filter(e => e.textContent.startsWith('±')).length"
+            assert page.evaluate(deviations) >= 7 * 5, file
             page.open(f"file://{file}", width=400)
             page.wait_for("document.readyState == 'complete' && document.querySelector('footer') != null")
             assert page.evaluate("document.documentElement.scrollWidth <= 400"), file
         assert page.complaints == []
+
+
+def test_compare_prints_what_differs_and_writes_the_same_page(runs, tmp_path, capsys):
+    folders = [str(runs / name) for name in "abc"]
+    assert compare([*folders, "--out", str(tmp_path / "one.html")]) == 0
+    printed = capsys.readouterr().out
+    assert main([*folders, "--out", str(tmp_path / "two.html")]) == 0
+    assert (tmp_path / "one.html").read_text() == (tmp_path / "two.html").read_text()
+    settings, _, rest = printed.partition("\n\n")
+    assert re.search(r"^nu +8 +4 +", settings, re.MULTILINE) and "same" not in settings
+    assert "Not comparable" in rest and "other data" in rest
+    assert len(re.findall(r"^[ab] +fusion +0\.\d{4} ± 0\.\d{4}", rest, re.MULTILINE)) == 2
+    found = [
+        json.loads((runs / name / "metrics.json").read_text())["fusion"]["seeds"]["auc"]["values"] for name in "ab"
+    ]
+    difference = np.array(found[1]) - np.array(found[0][1:])
+    less = rest.partition("less a, over common seeds\n")[2].splitlines()[2]
+    assert less.split()[:3] == ["b", "fusion", "3"] and f"{difference.mean():.4f}" in less
+
+
+def test_compare_needs_two_runs(runs, tmp_path, capsys):
+    for given, message in (([runs / "a"], "at least two runs"), ([runs / "a", runs / "a"], "named twice")):
+        assert compare([*map(str, given), "--out", str(tmp_path / "c.html")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "c.html").exists()

@@ -25,7 +25,7 @@ def benchmark(tmp_path_factory) -> Benchmark:
 
 
 def effects(benchmark: Benchmark, world: int = 1, **settings: object) -> list[str]:
-    config = resolve(TrainConfig(features="x", **{"heads": 2, "batch": 2, **settings}))
+    config = resolve(TrainConfig(features="x", preset="ucf-crime", **{"heads": 2, "batch": 2, **settings}))
     return check_effects(config, benchmark, [Variant("fusion", "fusion", config.method)], world)
 
 

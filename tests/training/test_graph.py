@@ -145,7 +145,12 @@ def test_a_training_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for graph in (False, True):
         settings = resolve(
             TrainConfig(
-                features=str(store), out=str(tmp_path / f"{graph}"), cuda_graph=graph, fused=True, epochs=2, batch=2
+                features=str(store),
+                out=str(tmp_path / f"{graph}"),
+                preset="ucf-crime",
+                cuda_graph=graph,
+                epochs=2,
+                batch=2,
             )
         )
         benchmark = load_benchmark(settings, progress=False)

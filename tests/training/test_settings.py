@@ -99,9 +99,30 @@ def test_unknown_flag_is_refused(capsys):
 
 def test_few_videos_get_more_epochs():
     own = resolve(TrainConfig(preset="own"))
-    few, many = for_data(own, 1), for_data(own, 30)
-    assert (few.epochs, few.milestones) == (100, [50, 80]) and (many.epochs, many.milestones) == (10, [5, 8])
-    assert for_data(resolve(TrainConfig(preset="ucf-crime")), 1).epochs == 10
+    few, many = for_data(own, 1, 8), for_data(own, 30, 200)
+    assert (few.epochs, few.milestones) == (300, [150, 240]) and (many.epochs, many.milestones) == (10, [5, 8])
+    assert (few.until_loss, many.until_loss) == (0.4, 0.2)
+    assert 0.2 < for_data(own, 2, 23).until_loss < 0.4
+    assert for_data(resolve(TrainConfig(preset="ucf-crime")), 1, 8).epochs == 10
+    assert for_data(resolve(TrainConfig(preset="own", until_loss=0.0)), 1, 8).until_loss == 0
+
+
+def test_a_store_of_ones_own_has_its_preset_and_lists_of_the_field_have_theirs(tmp_path):
+    (tmp_path / "store.json").touch()
+    store, files = str(tmp_path), str(tmp_path / "npy")
+    assert resolve(TrainConfig(features=store)).preset == "own"
+    assert resolve(TrainConfig(features=store, train_list="a.csv")).preset == "own"
+    assert resolve(TrainConfig(features=files, train_list="a.csv")).preset == "ucf-crime"
+    assert resolve(TrainConfig()).preset == "synth"
+    assert resolve(TrainConfig(features=store, preset="msad")).preset == "msad"
+
+
+def test_only_the_network_of_this_project_starts_from_the_density():
+    assert resolve(TrainConfig(preset="own")).density_prior == 1
+    assert resolve(TrainConfig(preset="own", model="rtfm")).density_prior == 0
+    assert resolve(TrainConfig(preset="own", protocol="paper")).density_prior == 1  # what a preset sets, it sets
+    with pytest.raises(UserError, match="--density-prior needs"):
+        resolve(TrainConfig(preset="ucf-crime", density_prior=1.0))
 
 
 @pytest.mark.parametrize("words", [["0..2"], ["0-2"], ["0", "1", "2"], ["0,1,2"], ["[0,1,2]"], ["[0,", "1,", "2]"]])

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from iefvad.data.synth.anomalies import CLASSES
 from iefvad.data.synth.render import NORMAL, VideoPlan, plan_video, write_video
 from iefvad.data.synth.scene import HEIGHT, WIDTH
 from iefvad.utils.csv_text import csv_text
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import storage_error, write_json, write_text
+from iefvad.utils.progress import Progress
 
 VERSION = 2  # of the rendered pictures; raise it with every change of them, so that no old set counts as a new one
 MARKER = "synth.json"
@@ -208,7 +207,7 @@ def _read_marker(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _render(root: Path, plans: list[VideoPlan], workers: int, progress: bool) -> dict[str, str]:
     """Render the plans and return {name: SHA-256}."""
     digests: dict[str, str] = {}
-    bar = tqdm(total=sum(p.frames for p in plans), desc="render", unit="frame", disable=not progress or not plans)
+    bar = Progress(sum(p.frames for p in plans), "render", "frame", shown=progress and bool(plans))
     with bar:
         if workers <= 1 or len(plans) < 3:
             for p in plans:

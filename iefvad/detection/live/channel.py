@@ -115,6 +115,7 @@ class Channel:
         """
         config = camera.configured(detector.config)
         self.camera = camera
+        self._detector = detector
         self.rule = detector.rule_of(config) if camera.settings else detector.rule
         self.source = LiveSource(
             camera.address,
@@ -276,12 +277,14 @@ class Channel:
             "lost": [asdict(lost) for lost in self.lost],
             "clock": self.clocks.tolist(),
         }
+        intervals = self.rule.intervals(scores)
         return Detection(
             self.source.shown,
             scores,
-            self.rule.intervals(scores),
-            self._collector.pictures(),
+            intervals,
+            self._collector.pictures(intervals),
             self.rule,
             timing,
             live=live,
+            warnings=self._detector.advice(scores, self._collector, self.rule),
         )
