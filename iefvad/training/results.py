@@ -245,7 +245,8 @@ def write_results(
         UserError: a file cannot be written.
     """
     metrics = results.metrics(subject.history)
-    warnings = [*subject.warnings, *results_advice(metrics, subject.primary, len(benchmark.test))]
+    preset = "own" if subject.settings.get("normal_only") else subject.settings.get("preset")  # no other one helps
+    warnings = [*subject.warnings, *results_advice(metrics, subject.primary, len(benchmark.test), preset)]
     subject = dataclasses.replace(subject, warnings=warnings)
     print("\n" + table(headline_rows(metrics)))
     classes = class_rows(metrics)

@@ -14,6 +14,7 @@ from iefvad.data.check.findings import Finding, Report
 from iefvad.data.check.recognise import DataSet, find_data_sets
 from iefvad.data.check.render import as_markdown, as_text
 from iefvad.utils.errors import UserError
+from tests.helpers.stores import write_store
 
 TRAIN = [("a0", "Normal"), ("a1", "Abuse")]
 TEST = [("t0", "Normal"), ("t1", "Abuse"), ("t2", "Fire")]
@@ -428,3 +429,11 @@ def test_names_are_no_markdown() -> None:
     text = as_markdown([report])
     assert text.count(r"\<img src=x>\|\[a](b)\`c%0A# d") == 3
     assert "- `` <img src=x>|[a](b)`c%0A# d ``" in text
+
+
+def test_what_a_store_keeps_is_not_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = write_store(tmp_path / "store")
+    (store / "holiday.json").write_text("{}")
+    main(["check", str(store)])
+    printed = capsys.readouterr().out
+    assert "not recognised: holiday.json\n" in printed

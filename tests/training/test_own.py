@@ -142,6 +142,8 @@ def test_a_simpler_way_that_wins_is_a_warning():
         "linear probe": {"auc": 0.9},
     }
     causes = [found.cause for found in results_advice(metrics, "fusion", 10)]
+    remedies = [results_advice(metrics, "fusion", 10, preset)[0].remedy for preset in ("own", "msad")]
+    assert ["--preset own" in remedy for remedy in remedies] == [False, True]
     assert causes == [
         "The event density beats the fusion model on the test videos: AP 0.600 against 0.500.",
         "The linear probe beats the fusion model on the test videos: AUC 0.900 against 0.800.",

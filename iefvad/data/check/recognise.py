@@ -29,6 +29,7 @@ from iefvad.data.truth_files import (
     truth_annotations,
 )
 from iefvad.features.npy import open_npy
+from iefvad.features.store import is_store
 from iefvad.utils.csv_text import CsvRows
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import PathLike
@@ -199,11 +200,21 @@ def _files(root: Path) -> list[Path]:
     paths: list[Path] = []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = _without_features(Path(folder), names)
         arrays = sorted(name for name in names if name.endswith(".npy") and not name.startswith("gt"))
         paths += [Path(folder, name) for name in sorted(names) if name not in arrays and not name.startswith(".")]
         if arrays and _is_truth_folder(Path(folder, arrays[0])):
             paths.append(Path(folder))
     return paths
+
+
+def _without_features(folder: Path, names: list[str]) -> list[str]:
+    """Leave out what a feature store keeps: `data verify` reads that."""
+    if not is_store(folder):
+        return names
+    stored = {name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors")}
+    own = {f"{name}{suffix}" for name in stored for suffix in (".safetensors", ".json")}
+    return [name for name in names if name not in own | {"store.json", "index.csv", "failed.csv", "labels.json"}]
 
 
 def _is_truth_folder(first: Path) -> bool:
