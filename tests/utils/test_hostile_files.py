@@ -107,10 +107,10 @@ def test_one_odd_video_does_not_end_the_others(tmp_path, monkeypatch, capsys, co
     videos = [write_video(tmp_path / f"{name}.mp4", frames=48) for name in "abc"]
     score = Detector.__call__
 
-    def odd(self: Detector, video: Path):
+    def odd(self: Detector, video: Path, **named):
         if video.stem == "b":
             raise error
-        return score(self, video)
+        return score(self, video, **named)
 
     monkeypatch.setattr(Detector, "__call__", odd)
     words = [command, str(tmp_path / "model"), *map(str, videos), "--out", str(tmp_path / "out")]
