@@ -311,6 +311,7 @@ def test_progress_counts_bytes_and_says_when_it_is_over(
         paths[name].write_bytes(bytes(size))
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     progress = Progress(paths, quiet=False)
     progress.finish("a", skipped=True)
     progress.advance("b", 400, 0.5)
