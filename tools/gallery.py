@@ -1,19 +1,21 @@
 """Draw the pictures of docs/gallery.md: what the streams see, and the pages that the commands write.
 
-RUN is a finished run of the embedded benchmark (`python -m iefvad.train`). Its videos are in the cache. The pages are
-photographed by a headless Chromium, if there is one.
+`python -m tools.gallery RUN`, from a checkout. RUN is a finished run of the embedded benchmark, whose videos are in the
+cache (`python -m iefvad.train`). Pages are photographed by a headless Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,35 +31,48 @@ from iefvad.report.drawing import new_figure
 from iefvad.utils.cache import cache_folder
 from iefvad.video.limits import SEGMENT
 from iefvad.video.segments import Segments
+from tests.helpers.browser import Browser, browser
 
 CLASSES = ("Scuffle", "Fall", "ThrownObject", "Smoke")
 """Kinds of anomalies whose event maps are drawn."""
+
+MARK = """
+(() => {
+  const video = document.querySelector("video");
+  const press = text => [...document.querySelectorAll("button")].find(b => b.textContent.startsWith(text)).click();
+  video.currentTime = 1.1;
+  setTimeout(() => { press("Start"); video.currentTime = 3.4; }, 600);
+  setTimeout(() => press("End"), 1200);
+})()
+"""
+"""Marks an interval on the page of `iefvad label`."""
 
 WIDE = (1400, 1000)
 """Width and height of the photographs of pages."""
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="run folder of the embedded benchmark")
     parser.add_argument("--out", type=Path, default=Path("docs/assets/gallery"), help="folder (default: %(default)s)")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
     dataset = cache_folder(None) / f"synth-{settings_of(0)['hash']}" / "dataset"
-    event_maps(dataset, arguments.out / "events.png")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        sys.exit("The pages are not photographed: there is no Chromium here.")
-    with tempfile.TemporaryDirectory() as name:
+    event_maps(dataset, out / "events.png")
+    with tempfile.TemporaryDirectory() as name, browser(Path(name) / "profile") as page:
         folder = Path(name)
         tested = list(read_annotations(dataset / "annotations.txt"))
         shown = [next(name for name in tested if name.startswith(kind)) for kind in (*CLASSES, "Normal")]
         videos = [dataset / "videos" / f"{name}.mp4" for name in shown]
-        detect(arguments.run, videos, out=str(folder / "detections"))
-        for page, picture in (("index.html", "index.png"), (f"{videos[0].stem}.html", "video.png")):
-            photograph(chromium, (folder / "detections" / page).as_uri(), arguments.out / picture)
-        with labelling(videos, folder / "labels") as address:
-            photograph(chromium, address, arguments.out / "label.png")
+        shutil.copytree(arguments.run, folder / "runs" / "synth")  # pages show the names of folders
+        os.chdir(folder)
+        detect("runs/synth", videos, out="detections")
+        for file, picture in (("index", "index.png"), (videos[0].stem, "video.png")):
+            photograph(page, (folder / "detections" / f"{file}.html").as_uri(), out / picture)
+        with labelling(videos, Path("labels")) as address:
+            photograph(page, address, out / "label.png", MARK)
 
 
 def event_maps(dataset: Path, picture: Path) -> None:
@@ -101,13 +116,14 @@ def labelling(videos: Sequence[Path], out: Path) -> Iterator[str]:
             process.send_signal(signal.SIGINT)
 
 
-def photograph(chromium: str, address: str, picture: Path) -> None:
-    """Write the top of a page as a browser shows it."""
-    with tempfile.TemporaryDirectory() as profile:
-        size = f"--window-size={WIDE[0]},{WIDE[1]}"
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--timeout=4000"]
-        command = [chromium, *flags, size, f"--user-data-dir={profile}", f"--screenshot={picture}", address]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
+def photograph(page: Browser, address: str, picture: Path, script: str = "") -> None:
+    """Write the top of a page as a browser shows it, after a script has run there."""
+    page.open(address, width=WIDE[0], height=WIDE[1])
+    time.sleep(2)  # for its videos and pictures
+    if script:
+        page.evaluate(script)
+        time.sleep(2)
+    page.screenshot(picture)
     shrink(picture)
 
 
