@@ -138,7 +138,7 @@ def test_a_torch_export_program_is_read_again(name: str, tmp_path: Path) -> None
     assert str(Path(export.__file__).parent).encode() not in content and b"/somewhere" not in content
 
 
-@pytest.mark.parametrize("name", ["default", "members"])
+@pytest.mark.parametrize("name", ["default", pytest.param("members", marks=pytest.mark.long)])
 def test_onnx_runtime_gives_the_same_scores(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'iefvad[export]'")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'iefvad[export]'")
@@ -167,7 +167,7 @@ def test_onnx_runtime_gives_the_same_scores(name: str, tmp_path: Path) -> None:
     assert b"site-packages" not in content and b"/somewhere" not in content and b".py" not in content
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_package_gives_the_same_scores(tmp_path: Path) -> None:
     model = build(VARIANTS["default"])
     path = tmp_path / "model.pt2"

@@ -68,7 +68,7 @@ def test_label_files_that_are_none(tmp_path, text):
         read_frame_labels(tmp_path / "absent.csv")
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/jobs/camera_engineer.sh is its short form
 @pytest.mark.timeout(600)
 def test_real_hour_beats_event_density_in_the_mean(shared_data, tmp_path, monkeypatch):
     """The documented example: fusion's AUC, the mean of three seeds, is above that of mean event density.

@@ -74,7 +74,7 @@ def test_a_command_sets_how_threads_wait_before_torch_is_loaded(words):
 
 
 def test_the_console_command_does_too():
-    assert "torch 1500 0 None" in python("-c", LOOK, *"iefvad train --features nowhere".split())
+    assert "torch 1500 0 None" in python("-c", LOOK, *["iefvad", "train", "--features", "nowhere"])
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_console_command_does_too():
     ],
 )
 def test_the_users_variables_win(variable, value, seen):
-    assert seen in python("-c", LOOK, *"iefvad.train --features nowhere".split(), **{variable: value})
+    assert seen in python("-c", LOOK, *["iefvad.train", "--features", "nowhere"], **{variable: value})
 
 
 def test_nothing_is_changed_where_torch_is_loaded_already():
