@@ -52,6 +52,9 @@ from iefvad.utils.devices import resolve_device
 from iefvad.utils.errors import UserError
 from iefvad.utils.progress import Progress as Bar
 
+_LARGE, _PAUSE = 8 << 20, 1.0
+"""A state of more bytes is written at most once in so many seconds: with few videos an epoch is quicker than a disk."""
+
 CHECK = 50
 """Steps after which losses are looked at. Each look waits for the device and for the other processes."""
 
@@ -133,10 +136,11 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config, capturable=self.graphed and self.device.type == "cuda")
         self.progress = Progress()
         self._shown = Bar(None, "train", "step", shown=False)
+        self._saved, self._saved_at = 0, -math.inf  # the epoch in the file of the state, and when it was written
 
     @property
     def state_path(self) -> Path:
-        """File of the state after each epoch."""
+        """File of the state after the last epochs."""
         phase = "_refit" if self.refit else ""
         return self.run.path / "trainer_state" / f"{self.variant.slug}_seed{self.seed}{phase}.safetensors"
 
@@ -166,6 +170,8 @@ class Trainer:
                 self._finish_epoch(row)
                 self._shown.tell(**{name: row[name] for name in ("loss", "val_auc") if row.get(name) is not None})
                 self._shown.line()
+        with self.processes.barrier():
+            self._save(last=True)
         self.model.load_state_dict(self.progress.best)
         return Fitted(self.model.eval(), self.progress.best_epoch, self._threshold(held_out), self.config)
 
@@ -202,6 +208,7 @@ class Trainer:
                 self.config = for_data(self.config, steps, len(clips.videos))
             if self.config.resume and self.state_path.exists():
                 self.progress = load_state(self.state_path, self.model, self.optimizer, self.device)
+                self._saved = self.progress.epoch
                 for row in self.progress.history if self.processes.is_main else ():
                     self.run.log(row)
                     self.run.tracking.epoch(self.variant, row, again=True)
@@ -408,7 +415,17 @@ class Trainer:
             if self.processes.is_main:
                 self.run.log(row)
                 self.run.tracking.epoch(self.variant, row)
-                save_state(self.state_path, self.model, self.optimizer, self.progress)
+            self._save()
+
+    def _save(self, *, last: bool = False) -> None:
+        """Write the state, in the main process. A large one waits for a later epoch if the last one is just written."""
+        epoch = self.progress.epoch
+        if not self.processes.is_main or self._saved == epoch:
+            return
+        size = 16 * sum(parameter.numel() for parameter in self.model.parameters())  # weights, best ones, two moments
+        if last or size <= _LARGE or time.monotonic() - self._saved_at >= _PAUSE:
+            save_state(self.state_path, self.model, self.optimizer, self.progress)
+            self._saved, self._saved_at = epoch, time.monotonic()
 
     def _held_out(self, videos: Sequence[Video]) -> tuple[float | None, float | None, float]:
         """AUC, AP and cross-entropy of the videos' scores by their labels; no frame truth is used."""

@@ -21,6 +21,7 @@ from iefvad.features.store import FeatureStore
 from iefvad.model.config import ModelConfig
 from iefvad.model.losses import LossWeights, Share
 from iefvad.training import train as train_module
+from iefvad.training import trainer as trainer_module
 from iefvad.training.step import training_step
 from iefvad.training.trainer import Trainer
 from iefvad.utils.tensors import read_tensors
@@ -115,6 +116,31 @@ def test_resume_continues_to_the_same_bits(store, tmp_path, monkeypatch, capsys,
         for name in ("parts", "whole")
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_large_state_is_not_written_more_often_than_once_per_second(store, tmp_path, monkeypatch):
+    """The first epoch and the last one are, and a run that ended between them goes on to the same bits."""
+    written, save = [], trainer_module.save_state
+
+    def counting(path, model, optimizer, progress):
+        written.append(progress.epoch)
+        if kept:
+            save(path, model, optimizer, progress)
+            kept.pop()
+
+    monkeypatch.setattr(trainer_module, "save_state", counting)
+    monkeypatch.setattr(trainer_module, "_LARGE", 0)
+    monkeypatch.setattr(trainer_module, "_PAUSE", 3600.0)
+    kept, out = [True], tmp_path / "run"
+    flags = training_flags(store, out, "--epochs", "4")
+    assert main(flags) == 0 and written == [1, 4]
+    whole = (out / "checkpoint.safetensors").read_bytes()
+    (out / "checkpoint.safetensors").unlink()
+    (out / "metrics.json").unlink()
+    kept += [True, True]
+    assert main([*flags, "--resume"]) == 0 and written == [1, 4, 2, 4]  # the file had the first epoch
+    assert (out / "checkpoint.safetensors").read_bytes() == whole
+    assert len((out / "log.jsonl").read_text().splitlines()) == 4
 
 
 def test_resume_with_other_settings_is_refused(store, tmp_path, capsys):
