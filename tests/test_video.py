@@ -430,6 +430,8 @@ def test_find_videos_finds_none(tmp_path: Path) -> None:
         find_videos([tmp_path])
     with pytest.raises(UserError, match="does not exist"):
         find_videos([tmp_path / "absent.mp4"])
+    with pytest.raises(UserError, match="does not exist"):
+        find_videos([tmp_path / ("a" * 10_000)])  # longer than any name
     with pytest.raises(UserError, match="no videos were given"):
         find_videos([])
 

@@ -17,7 +17,7 @@ import iefvad
 from iefvad.utils.addresses import scrub
 from iefvad.utils.errors import UserError
 from iefvad.utils.files import file_error, too_many_files
-from iefvad.utils.interrupts import interruptible
+from iefvad.utils.interrupts import Interrupts, interruptible
 from iefvad.utils.memory import is_shortage, memory_is_short, shortage
 from iefvad.utils.options import Parser
 from iefvad.utils.streams import forgiving_streams
@@ -90,9 +90,15 @@ def guarded(
             leaving: SystemExit | None = None
             with forgiving_streams() as output, visible_output():
                 try:
-                    status = interrupts.exit_status(_explained(program, _started(work), given, memory))
+                    status = _explained(program, _started(work, interrupts), given, memory)
+                    interrupts.raising = False
                 except SystemExit as error:  # after --help, or a mistake on the command line
+                    interrupts.raising = False
                     leaving, status = error, error.code if isinstance(error.code, int) else int(error.code is not None)
+                except KeyboardInterrupt:  # a further signal, while the message about the first one was printed
+                    interrupts.raising = False
+                    status = 130
+                status = interrupts.exit_status(status)
                 output.flush()
                 if output.lost:
                     print(
@@ -109,10 +115,11 @@ def guarded(
         _running = False
 
 
-def _started(work: Callable[[], int]) -> Callable[[], int]:
+def _started(work: Callable[[], int], interrupts: Interrupts) -> Callable[[], int]:
     """Return work that refuses to start where memory is short already: a thread that cannot start may hang Python."""
 
     def start() -> int:
+        interrupts.begin()
         if memory_is_short(_LITTLE):
             raise MemoryError
         return work()

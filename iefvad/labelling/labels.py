@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -289,10 +288,12 @@ class Labels:
         try:
             if content["format"] != FORMAT:
                 raise ValueError(f"its format is {content['format']!r}, and this version knows {FORMAT}")
+            if not isinstance(content["classes"], list):
+                raise ValueError("its classes are no list")
             self.classes = [checked_class(name) for name in content["classes"]]
             self.sides = {str(source): _one_of(side, _SIDES) for source, side in content["sides"].items()}
             self.written = {str(name): [str(one) for one in sums] for name, sums in content["written"].items()}
-            self.videos = {str(name): _restored(video) for name, video in content["videos"].items()}
+            self.videos = {str(name): _restored(video, self.classes) for name, video in content["videos"].items()}
         except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
             raise UserError(
                 f"{path} is not a file of `iefvad label` ({error}): restore it, or choose another --out"
@@ -335,17 +336,22 @@ def _stored(video: Labelled) -> dict[str, Any]:
     return asdict(video) | {"marks": {str(number): asdict(mark) for number, mark in video.marks.items()}}
 
 
-def _restored(content: Any) -> Labelled:
+def _restored(content: Any, classes: list[str]) -> Labelled:
     marks = {int(number): Mark(**mark) for number, mark in content["marks"].items()}
     for mark in marks.values():
-        numbers = (mark.start, mark.end, mark.first, mark.last)
-        if not all(_is_time(number) for number in numbers) or not 0 <= mark.first < mark.last:
-            raise ValueError(f"it has the mark {numbers}")
-        checked_class(mark.kind)
-    frames = content["frames"]
-    if not isinstance(content["version"], int) or not (frames is None or isinstance(frames, int)):
-        raise ValueError("a video has no version")
-    return Labelled(str(content["file"]), bool(content["normal"]) and not marks, marks, content["version"], frames)
+        counts = _is_count(mark.first) and _is_count(mark.last) and mark.first < mark.last
+        if not counts or not _is_time(mark.start) or not _is_time(mark.end) or not mark.start < mark.end:
+            raise ValueError(f"it has the mark {(mark.start, mark.end, mark.first, mark.last)}")
+        if mark.kind not in classes:
+            raise ValueError(f"it has a mark of the class {mark.kind!r}, which it does not list")
+    file, normal, version, frames = (content[name] for name in ("file", "normal", "version", "frames"))
+    if not isinstance(file, str) or not isinstance(normal, bool) or not _is_count(version):
+        raise ValueError("a video needs a file, whether it is normal, and a version")
+    if not (frames is None or _is_count(frames)) or any(mark.last > (frames or 0) for mark in marks.values()):
+        raise ValueError("a mark is after the last frame of its video")
+    if normal and marks:
+        raise ValueError("a normal video has marks")
+    return Labelled(file, normal, marks, version, frames)
 
 
 def _facts(mark: Mark) -> tuple[float, float, str]:
@@ -353,7 +359,11 @@ def _facts(mark: Mark) -> tuple[float, float, str]:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < 1e9
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e9 < value < 1e9
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 10**9
 
 
 def _one_of(value: Any, known: tuple[str, ...]) -> str:

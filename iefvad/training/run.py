@@ -90,8 +90,11 @@ class Run:
         if config.resume and path.exists():
             # A run of an earlier version goes on as that version trained, whatever the defaults are today.
             later = {name: value for name, value in later_settings(path).items() if name not in config.explicit}
+            before = load_config(path)
+            if "fused" not in config.explicit:  # its default has changed, and the kernels compute the same
+                later["fused"] = before.fused
             config = run.config = dataclasses.replace(config, **later)
-            old, new = dataclasses.asdict(load_config(path)), dataclasses.asdict(config)
+            old, new = dataclasses.asdict(before), dataclasses.asdict(config)
             free = {"resume", "out", "device", "cache", "cuda_graph", "density_prior", "explicit", "log", "verify"}
             differing = [key for key in new if key not in free and old[key] != new[key]]
             if differing:

@@ -333,6 +333,8 @@ class Trainer:
         As in the released code: after batch i, from 0, where i batches contain the next multiple of `select_every`.
         """
         every, size = self.config.select_every, self.config.batch * (1 if self.config.mixed else 2)
+        if self.config.select == "last":  # nothing is chosen: the last weights are kept
+            return False
         return every > 0 and step > 1 and (step - 1) * size // every > (step - 2) * size // every
 
     def _parts(self, clips: Clips, order: Sequence[Sequence[int]]) -> Iterator[tuple[Batch, Share, Exception | None]]:

@@ -29,20 +29,28 @@ class Interrupts:
 
     Attributes:
         number: The first signal; None before any.
+        raising: Whether a signal raises KeyboardInterrupt. It is only so while the command works.
         status: The exit status from the moment on at which the command is finished; None before.
     """
 
     def __init__(self, ending: bool) -> None:
         self.number: int | None = None
+        self.raising = False
         self.status: int | None = None
         self._ending = ending
         self._last = -_REPEATED
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt. After the command is finished, end the process at once."""
+        """Raise KeyboardInterrupt. After the command is finished, end the process at once.
+
+        A signal before the command is noted for `begin`. One while the command tells its end changes nothing.
+        """
         if self.status is not None:
             if self._ending:
                 os._exit(self.status)
+            return
+        if not self.raising:
+            self.number = self.number or number
             return
         now = time.monotonic()
         if now - self._last < _REPEATED:
@@ -53,6 +61,12 @@ class Interrupts:
         self._last = now
         self.number = self.number or number
         raise KeyboardInterrupt
+
+    def begin(self) -> None:
+        """Let signals raise KeyboardInterrupt from now on, and raise it if one has come already."""
+        self.raising = True
+        if self.number is not None:
+            raise KeyboardInterrupt
 
     def dropped(self) -> None:
         """Note that Python dropped the KeyboardInterrupt, such as in a finaliser: the signal comes again."""

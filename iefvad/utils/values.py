@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+SMALLEST = 1e-30
+"""Lowest value of a setting that must be positive. Much smaller numbers are 0 in single precision."""
 LONGEST = 10_000
 """Maximum length of a text or list among the settings. Nothing that a person writes is longer."""
 
@@ -42,6 +44,8 @@ class Range:
         if must is None:
             if self.least is not None and value < self.least:
                 must = f"be at least {self.least}"
+            elif self.above == 0 and 0 < value < SMALLEST:
+                must = f"be at least {SMALLEST:g}"
             elif self.above is not None and value <= self.above:
                 must = f"be greater than {self.above}"
             elif self.most is not None and value > self.most:

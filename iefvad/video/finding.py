@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -72,8 +73,8 @@ def _kind(path: Path) -> str:
         return "folder" if stat.S_ISDIR(os.stat(path).st_mode) else "file"
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return "file" if os.path.islink(path) else "missing"
-    except OSError:
-        return "file"
+    except OSError as error:
+        return "missing" if error.errno == errno.ENAMETOOLONG else "file"
 
 
 def _has_pictures(folder: Path) -> bool:

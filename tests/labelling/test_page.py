@@ -361,7 +361,8 @@ def test_labelling_in_a_browser(tmp_path, videos):
         ask(server, "POST", "/videos/0", {"do": "add", "start": 0, "end": 0.1, "class": "Fall"})
         page.wait_for("videos.get(0).marks.length == 3")
         first = page.evaluate("videos.get(0).marks.map((mark) => [mark.first, mark.last])")
-        page.evaluate("location.reload()")
+        page.evaluate("window.before = true; location.reload()")
+        page.wait_for("typeof before == 'undefined'")
         page.wait_for("document.readyState == 'complete' && typeof videos !== 'undefined' && videos.size == 5")
         assert page.evaluate("videos.get(0).marks.map((mark) => [mark.first, mark.last])") == first
         page.open(server.url, width=390, dark=True)
@@ -432,3 +433,32 @@ def test_the_command_resumes_and_ends_with_ctrl_c(tmp_path, videos):
         process.kill()
     assert (tmp_path / "out" / "train.csv").read_text() == "path,label\nplays.mp4,Anomaly\n"
     assert not (tmp_path / "out" / "test.csv").exists() and os.listdir(tmp_path / "out")
+
+
+@pytest.mark.parametrize("time", [10**400, -(10**400), 1e300])
+def test_a_number_that_is_no_time_is_refused(tmp_path, time):
+    labels, _ = labels_of(tmp_path, ["a"])
+    with pytest.raises(UserError, match="in seconds"):
+        add(labels, "a", 0, time)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("classes",), "Fight"), (("videos", "a", "normal"), True), (("videos", "a", "normal"), "no"),
+        (("videos", "a", "file"), ["a.mp4"]), (("videos", "a", "version"), -1), (("videos", "a", "frames"), 5),
+        (("videos", "a", "marks", "1", "first"), 0.5), (("videos", "a", "marks", "1", "end"), 10**400),
+        (("videos", "a", "marks", "1", "end"), 0.0), (("videos", "a", "marks", "1", "kind"), "Other"),
+    ],
+)  # fmt: skip
+def test_edited_labels_never_mean_something_else(tmp_path, place, value):
+    labels, _ = labels_of(tmp_path, ["a"])
+    add(labels, "a", 1.0, 2.0)
+    content = json.loads((tmp_path / kept.FILE).read_text())
+    parent = content
+    for name in place[:-1]:
+        parent = parent[name]
+    parent[place[-1]] = value
+    (tmp_path / kept.FILE).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"labels\.json is not a file of"):
+        labels_of(tmp_path, ["a"])

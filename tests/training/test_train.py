@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from iefvad.model.config import ModelConfig
 from iefvad.model.losses import LossWeights, Share
 from iefvad.training import train as train_module
 from iefvad.training import trainer as trainer_module
+from iefvad.training.run import Run
+from iefvad.training.settings import TrainConfig, resolve
 from iefvad.training.step import training_step
 from iefvad.training.trainer import Trainer
 from iefvad.utils.tensors import read_tensors
@@ -141,6 +144,19 @@ def test_a_large_state_is_not_written_more_often_than_once_per_second(store, tmp
     assert main([*flags, "--resume"]) == 0 and written == [1, 4, 2, 4]  # the file had the first epoch
     assert (out / "checkpoint.safetensors").read_bytes() == whole
     assert len((out / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_run_of_the_reference_operators_goes_on_with_them(store, tmp_path):
+    config = resolve(TrainConfig(features=str(store), preset="synth", out=str(tmp_path), fused=False))
+    Run.create(config)  # as --no-fused was the default once
+    again = resolve(TrainConfig(features=str(store), preset="synth", out=str(tmp_path), resume=True))
+    assert Run.create(again).config.fused is False
+
+
+@pytest.mark.parametrize(("select", "chosen"), [("last", False), ("validation", True)])
+def test_the_last_weights_are_never_those_within_an_epoch(select, chosen):
+    config = SimpleNamespace(select=select, select_every=4, batch=4, mixed=True)
+    assert Trainer._is_choice(SimpleNamespace(config=config), 3) is chosen
 
 
 def test_resume_with_other_settings_is_refused(store, tmp_path, capsys):

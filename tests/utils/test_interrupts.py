@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 
 from iefvad.cli.command import guarded
 from iefvad.utils.interrupts import Interrupts, deferred, interruptible
+from iefvad.utils.streams import forgiving_streams
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -92,6 +95,45 @@ def test_after_the_command_a_late_signal_changes_nothing():
         send(signal.SIGTERM)
 
 
+def test_a_signal_while_the_end_is_told_is_no_traceback(monkeypatch, capsys):
+    monkeypatch.setattr("iefvad.utils.interrupts._REPEATED", 0.0)  # as on a busy machine, where more time passes
+
+    class Told(io.StringIO):
+        def write(self, text: str) -> int:
+            send(signal.SIGHUP)
+            return super().write(text)
+
+    def work() -> int:
+        monkeypatch.setattr(sys, "stderr", told)
+        send(signal.SIGHUP)
+        return waits()
+
+    told = Told()
+    before = signal.getsignal(signal.SIGHUP)
+    assert guarded("iefvad x", work) == 129
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+def test_a_signal_before_the_work_begins_is_not_lost(monkeypatch, capsys):
+    def streams() -> contextlib.AbstractContextManager[object]:
+        send(signal.SIGTERM)
+        return forgiving_streams()
+
+    monkeypatch.setattr("iefvad.cli.command.forgiving_streams", streams)
+    assert guarded("iefvad x", lambda: pytest.fail("it began")) == 143
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_signal_after_the_work_changes_nothing(monkeypatch):
+    class Late(Interrupts):
+        def exit_status(self, status: int) -> int:
+            send(signal.SIGTERM)
+            return super().exit_status(status)
+
+    monkeypatch.setattr("iefvad.utils.interrupts.Interrupts", Late)
+    assert guarded("iefvad x", lambda: 0) == 0
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_while_a_process_starts_comes_afterwards(number):
     done = []
@@ -140,6 +182,7 @@ def test_a_signal_waits_where_a_library_would_drop_it(module, monkeypatch):
     again = []
     monkeypatch.setattr(Interrupts, "_again", lambda self, number: again.append(number))
     interrupts = Interrupts(ending=False)
+    interrupts.begin()
     interrupts.receive(signal.SIGTERM, SimpleNamespace(f_globals={"__name__": module}))
     assert again == [signal.SIGTERM] and interrupts.number is None
     with pytest.raises(KeyboardInterrupt):

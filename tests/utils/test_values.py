@@ -12,7 +12,7 @@ import pytest
 from iefvad.cli.main import main
 from iefvad.utils.log_file import read_log
 from iefvad.utils.plain_json import parse_json, read_object
-from iefvad.utils.values import COUNT, Range, limited, problem, problems, within
+from iefvad.utils.values import COUNT, POSITIVE, Range, limited, problem, problems, within
 
 
 @pytest.mark.parametrize(
@@ -121,3 +121,8 @@ def test_odd_rows_of_a_log_are_left_out(tmp_path):
            "5", good.replace("0.5", '"x"'), good.replace("2.0", "[1]"), good.replace("2.0", "1e999")]  # fmt: skip
     (tmp_path / "log.jsonl").write_text("\n".join([*odd, good]))
     assert [row["loss"] for row in read_log(tmp_path / "log.jsonl")] == [0.5]
+
+
+def test_a_positive_number_that_single_precision_takes_for_zero_is_refused():
+    assert POSITIVE.problem(1e-320) == "must be at least 1e-30, not 1e-320"
+    assert POSITIVE.problem(1e-30) is None

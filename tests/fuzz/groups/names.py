@@ -82,10 +82,28 @@ _ELEMENTS = frozenset(
             "figure",
             "img",
         ),
-        *("figcaption", "footer", "pre", "code", "details", "summary", "svg", "g", "path", "defs", "use", "clippath"),
+        *(
+            "aside",
+            "figcaption",
+            "footer",
+            "pre",
+            "code",
+            "details",
+            "summary",
+            "svg",
+            "g",
+            "path",
+            "defs",
+            "use",
+            "clippath",
+        ),
         *("a", "rect", "text", "tspan", "line", "circle", "polyline", "polygon", "br", "strong", "em"),
     ]
 )
+
+
+_INSIDE = r"#|data:image/|((figures|tables)/[\w.-]+|\.\./given/[\w.~%-]+(#t=[\d.]+)?|[\w.~%-]+\.html)$"
+"""Addresses that our pages have: of their own parts, of the given videos, and of pages beside them."""
 
 
 def prepare(stock: Path) -> None:
@@ -192,7 +210,7 @@ class Markup(html.parser.HTMLParser):
         if tag not in _ELEMENTS:
             self.problems.append(f"element {tag}")
         for key, value in attrs:
-            outside = key in ("href", "src") and not re.match(r"#|data:image/|(figures|tables)/[\w.-]+$", value or "")
+            outside = key in ("href", "src") and not re.match(_INSIDE, value or "")
             if key.startswith("on") or key in ("autofocus", "srcdoc") or outside:
                 self.problems.append(f"attribute {key}={value!r}")
 
