@@ -1,7 +1,8 @@
 """Draw the scores of one recording that is put together from held-out clips of fights and of normal scenes.
 
 CLIPS is the folder of the Surveillance Camera Fight data set, with `clips.csv` and a fold for each clip. The model is
-trained on the other folds, from their features in STORE (`iefvad extract CLIPS --out STORE`).
+trained on the other folds, from their features in STORE (`iefvad extract CLIPS --out STORE`). Clips of the folds of
+clips.csv share places: give a table without common places with `--table`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clips", type=Path, help="folder of the clips, with clips.csv")
     parser.add_argument("store", type=Path, help="feature store of the clips")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        help="other folds, as examples/fights_folds.py --similar writes them",
+    )
     parser.add_argument("--fold", default="0", help="fold that is held out (default: %(default)s)")
     parser.add_argument(
         "--scenes", type=int, default=5, help="number of scenes in the recording (default: %(default)s)"
@@ -35,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/fights"), help="run folder (default: %(default)s)")
     parser.add_argument("--picture", type=Path, default=Path("docs/detect.png"), help="PNG file (default: %(default)s)")
     arguments = parser.parse_args()
-    with (arguments.clips / "clips.csv").open(newline="", encoding="utf-8") as file:
+    with (arguments.table or arguments.clips / "clips.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     held = [row for row in rows if row["fold"] == arguments.fold]
     lists = write_lists([row for row in rows if row not in held], held, arguments.out / "lists")

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from iefvad.data.batches import Clips, split_validation
 from iefvad.features.videos import Video
 from iefvad.model.config import MODALITIES
+from iefvad.scoring.probe import probe_scores
 from iefvad.training.run import Run, Variant
 from iefvad.training.settings import Settings
 from iefvad.training.trainer import Trainer
@@ -33,7 +34,7 @@ NETWORKS = {
     "fusion released": ("fusion", "released"),
 }
 """Streams and method of the trained networks."""
-WAYS = ("event density", *PROBES, *NETWORKS)
+WAYS = ("event density", *PROBES, "linear probe", *NETWORKS)
 STRENGTHS = {"logisticregression__C": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]}
 
 
@@ -104,6 +105,13 @@ def regression(train: Sequence[Video], test: Sequence[Video], folds: Sequence[in
     found = search.decision_function(mean_features(test, streams))
     rows = [np.full(video.segments, value) for video, value in zip(test, found, strict=True)]
     return _scored(rows, test, C=search.best_params_["logisticregression__C"])
+
+
+def probe(train: Sequence[Video], test: Sequence[Video]) -> Scored:
+    """Score clips by the probe of `iefvad.scoring.probe`, whose strength is fixed."""
+    scored = probe_scores(train, test, "all")
+    assert scored is not None
+    return _scored([video.scores.astype(np.float64) for video in scored], test)
 
 
 def network(train: Sequence[Video], test: Sequence[Video], settings: Settings, way: str, seed: int, dim: int) -> Scored:

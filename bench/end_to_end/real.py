@@ -7,9 +7,13 @@ encoder the clips are extracted once. Then each fold is tested by what was train
     logistic image     logistic regression on the mean features of a clip, C chosen within the training folds;
     logistic event     likewise
     logistic both      likewise
+    linear probe       the probe that `iefvad train --preset own` compares itself with
     fusion             the network, method `ief`; `image` and `event` are its single streams
     fusion paper       the network, method `paper`
     fusion released    the network, method `released`
+
+Clips of other sources may show the same place. `--table` takes other folds, such as those without a common place that
+`examples/fights_folds.py --similar` makes.
 
 Every result is kept in the work folder when it is there, so an interrupted run goes on where it stopped.
 """
@@ -32,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import average_precision_score
 
 from bench import environment
 from bench.command import FORMAT, RESULTS
@@ -114,6 +119,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("clips", nargs="?", type=Path, help="folder with clips.csv (default: fights in $IEFVAD_TEST_DATA)")
+    add(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="other sources and folds, in the form of clips.csv (examples/fights_folds.py --similar writes them)",
+    )
     add("--encoders", nargs="*", default=list(ENCODERS), metavar="NAME", help=f"image models ({', '.join(ENCODERS)})")
     add(
         "--store",
@@ -142,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns the exit status."""
     options = parse(argv)
     begin = time.perf_counter()
-    clips = read_clips(options.clips or _default_clips())
+    clips = read_clips(options.clips or _default_clips(), options.table)
     trainings = {name: parse_train(shlex.split(flags)) for name, flags in _named(options.training, "--training")}
     about = environment.describe(torch.device("cpu"))
     if not options.json:
@@ -178,15 +189,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_clips(folder: Path) -> list[Clip]:
-    """Read clips.csv. An empty source is a source of its own.
+def read_clips(folder: Path, table: Path | None = None) -> list[Clip]:
+    """Read clips.csv, or the table that is given. An empty source is a source of its own.
 
     Raises:
         UserError: the file is missing, or has other columns.
     """
-    path = folder / "clips.csv"
+    path = table or folder / "clips.csv"
     if not path.is_file():
-        raise UserError(f"there is no {path}: give the folder of the clips, with clips.csv (video,label,source,fold).")
+        what = (
+            "give the folder of the clips, with clips.csv" if table is None else "--table is such a file as clips.csv"
+        )
+        raise UserError(f"there is no {path}: {what} (video,label,source,fold).")
     numbers: dict[str, int] = {}
     clips = []
     with path.open(newline="", encoding="utf-8") as file:
@@ -238,13 +252,18 @@ def measure(
             test_list=lists / "test.csv",
             annotations=lists / "annotations.txt",
         )
+        division = sorted((clip.file.name, clip.label, clip.fold == fold) for clip in clips)
         for task in tasks(features, training, fold, options):
             network = task.way in ways.NETWORKS
-            key = _digest(stored, settings if network else None)
+            # A regression chooses its strength by the folds of the training clips.
+            folds = fold_of if task.way in ways.PROBES else None
+            key = _digest([stored, division, folds], settings if network else None)
             if (task, key) not in results.found:
                 begin = time.perf_counter()
                 if task.way == "event density":
                     scored = ways.density(benchmark.test)
+                elif task.way == "linear probe":
+                    scored = ways.probe(benchmark.train, benchmark.test)
                 elif task.way in ways.PROBES:
                     groups = [fold_of[video.name] for video in benchmark.train]
                     scored = ways.regression(benchmark.train, benchmark.test, groups, ways.PROBES[task.way])
@@ -253,8 +272,9 @@ def measure(
                 results.add(task, key, scored, time.perf_counter() - begin)
                 _say(f"{features}, {training}: {task.way}, fold {fold}, seed {task.seed}")
             row = results.found[task, key]
-            auc = statistics.auc(np.array(row["clips"]), ways.labels(benchmark.test))
-            rows.append({**row, "auc": auc})
+            kinds = ways.labels(benchmark.test)
+            auc = statistics.auc(np.array(row["clips"]), kinds)
+            rows.append({**row, "auc": auc, "ap": float(average_precision_score(kinds, row["clips"]))})
     return rows
 
 
@@ -269,7 +289,7 @@ def tasks(features: str, training: str, fold: int, options: argparse.Namespace) 
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return per way the mean AUC and its deviations over folds and over seeds."""
+    """Return per way the mean AUC and AP and their deviations over folds and over seeds."""
     groups: dict[tuple[str, str, str], dict[tuple[int, int], dict[str, Any]]] = {}
     for row in rows:
         task = Task(**row["task"])
@@ -277,7 +297,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for (features, training, way), found in groups.items():
         entry: dict[str, Any] = {"features": features, "training": training, "way": way}
-        for key in ("auc", "frame_auc"):
+        for key in ("auc", "ap", "frame_auc"):
             by_fold: dict[int, list[float]] = {}
             by_seed: dict[int, list[float]] = {}
             for (fold, seed), row in found.items():
@@ -315,16 +335,28 @@ def paired(rows: Sequence[dict[str, Any]], folds: dict[int, Fold]) -> list[dict[
 
 
 def result_table(table: Sequence[dict[str, Any]]) -> str:
-    """The AUCs as text."""
+    """The AUCs and APs as text."""
     lines = []
     for row in table:
         folds = " ".join(f"{value:.3f}" for value in row["by_fold"].values())
         seeds = f"{row['auc_seeds']:.3f}" if row["seeds"] > 1 else ""
         weight = "" if row["w_img"] is None else f"{row['w_img']:.2f}"
         auc = f"{row['auc']:.3f} ± {row['auc_folds']:.3f}"
-        cells = (row["features"], row["training"], row["way"], auc, seeds, folds, f"{row['frame_auc']:.3f}", weight)
+        ap = f"{row['ap']:.3f} ± {row['ap_folds']:.3f}"
+        cells = (row["features"], row["training"], row["way"], auc, seeds, folds, ap, f"{row['frame_auc']:.3f}", weight)
         lines.append((*cells, f"{row['seconds']:.1f}"))
-    header = ("features", "training", "way", "AUC ± folds", "± seeds", "each fold", "frame AUC", "w_img", "s")
+    header = (
+        "features",
+        "training",
+        "way",
+        "AUC ± folds",
+        "± seeds",
+        "each fold",
+        "AP ± folds",
+        "frame AUC",
+        "w_img",
+        "s",
+    )
     return text_table(header, lines, left=3)
 
 
@@ -367,7 +399,7 @@ def _named(values: Sequence[str], flag: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs]
 
 
-def _digest(stored: str, settings: Settings | None) -> str:
+def _digest(stored: Any, settings: Settings | None) -> str:
     free = ("seeds", "out", "resume", "features", "train_list", "test_list", "annotations", "gt", "cache", "modality")
     values = {} if settings is None else dataclasses.asdict(settings)
     text = json.dumps([stored, {key: value for key, value in values.items() if key not in free}], sort_keys=True)

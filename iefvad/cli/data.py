@@ -40,7 +40,11 @@ FILES: dict[str, tuple[Kind, Split, str]] = {
 class CheckConfig:
     """Settings of `iefvad data check`."""
 
-    features: str | None = option(None, "folder of feature files; check that those of the lists exist and match")
+    features: str | None = option(
+        None,
+        "folder of feature files; check that those of the lists exist and match. Or a feature store: name test videos"
+        " that look like training videos",
+    )
     names: int = option(5, "number of videos named per finding; 0: all. --out always names all", NATURAL)
     out: str | None = option(None, "also write the report to this .md, .json or .txt file")
     strict: bool = option(False, "exit with status 1 if there is a problem")

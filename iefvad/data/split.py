@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from iefvad.data.annotations import parts_of, read_annotations, split_name
 from iefvad.data.division import divide
 from iefvad.data.lists import ListEntry, StoredNames, base_name, classes_of, read_list, without_video_suffix
@@ -146,22 +144,15 @@ def _sources(
 def _joined_alike(
     entries: Sequence[ListEntry], sources: list[str], config: SplitConfig, report: SplitReport
 ) -> list[str]:
-    from iefvad.features.store import FeatureStore  # torch is needed only here
+    from iefvad.data.looks import mean_image_features  # torch is needed only here
 
     if config.features is None or config.similar is None:
         raise UserError("--similar compares features: give the store with --features")
-    store = FeatureStore(config.features)
-    stored = StoredNames(store.names())
-    places, means = [], []
-    for number, entry in enumerate(entries):
-        if (name := stored.find(entry)) is not None:
-            image, _ = store.read_crop(name, store.sidecar(name).crops[0])
-            places.append(number)
-            means.append(np.nan_to_num(image.astype(np.float32)).mean(axis=0))
+    places, means = mean_image_features(config.features, entries)
     if len(places) < len(entries):
         absent = [entry.name for number, entry in enumerate(entries) if number not in set(places)]
         report.notes.append(f"{len(absent)} videos are not in {config.features} and are not compared: {few(absent)}")
-    pairs = [(places[a], places[b]) for a, b in similar_pairs(np.stack(means), config.similar)] if places else []
+    pairs = [(places[a], places[b]) for a, b in similar_pairs(means, config.similar)] if places else []
     after = joined(sources, pairs)
     report.notes.append(
         f"{len(set(sources))} sources became {len(set(after))}, because {len(pairs)} pairs of videos look alike"

@@ -47,7 +47,16 @@ def arguments(root: Path, *more: str) -> list[str]:
 
 
 def test_every_way_is_measured_and_an_interrupted_run_goes_on(clips, capsys, monkeypatch):
-    chosen = ["--ways", "event density", "logistic event", "logistic both", "image", "event", "fusion released"]
+    chosen = [
+        "--ways",
+        "event density",
+        "logistic event",
+        "logistic both",
+        "linear probe",
+        "image",
+        "event",
+        "fusion released",
+    ]
     counted: list[str] = []
     train = ways.network
 
@@ -65,7 +74,8 @@ def test_every_way_is_measured_and_an_interrupted_run_goes_on(clips, capsys, mon
     document = json.loads(next(clips.glob("*_real.json")).read_text())
     found = {row["way"]: row for row in document["results"]}
     assert set(found) == set(chosen[1:])
-    assert found["event density"]["auc"] == 1.0 and found["logistic event"]["auc"] > 0.95
+    assert found["event density"]["auc"] == found["event density"]["ap"] == 1.0 and found["linear probe"]["auc"] > 0.9
+    assert found["logistic event"]["auc"] > 0.95
     assert (
         found["image"]["auc"] < 0.75 and found["image"]["seeds"] == 2 and set(found["image"]["by_fold"]) == set("0123")
     )
@@ -82,6 +92,19 @@ def test_results_of_other_settings_do_not_count(clips):
         file.write('{"task": {"feat')  # killed while it wrote
     assert real.Results.open(clips / "work" / "results.jsonl").found == results.found
     assert real._digest("a", None) != real._digest("b", None)
+
+
+def test_results_of_another_table_do_not_count(clips):
+    """Other folds have other results, although encoder, settings, way and number of the fold are the same."""
+    assert main(arguments(clips, "--ways", "event density", "logistic event")) == 0
+    lines = (clips / "clips" / "clips.csv").read_text().splitlines()
+    table = clips / "table.csv"
+    table.write_text("\n".join([lines[0], *(f"{line[:-1]}{n // 2 % 4}" for n, line in enumerate(lines[1:]))]) + "\n")
+    assert [clip.fold for clip in real.read_clips(clips / "clips", table)][:5] == [0, 0, 1, 1, 2]
+    assert main(arguments(clips, "--ways", "event density", "logistic event", "--table", str(table))) == 0
+    assert len(real.Results.open(clips / "work" / "results.jsonl").found) == 2 * 4 * 2
+    with pytest.raises(UserError, match="--table"):
+        real.read_clips(clips / "clips", clips / "absent.csv")
 
 
 def test_a_fold_trains_on_the_others_alone(clips):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import random
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 
 from iefvad.cli.data_split import split_main
 from iefvad.data.check.all_checks import check_all
+from iefvad.data.check.findings import Finding
+from iefvad.data.check.recognise import Kind, Split
 from iefvad.data.division import divide
 from iefvad.data.lists import read_list
 from iefvad.data.sources import joined, similar_pairs, source_of
@@ -25,6 +29,10 @@ from tests.helpers.stores import DIM, SETTINGS
 def listed(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = ("path", "label")) -> Path:
     path.write_text(csv_text([header, *rows]))
     return path
+
+
+def listed_files(root: Path) -> list[tuple[Kind, Split | None, Path]]:
+    return [("list", "train", root / "train.csv"), ("list", "test", root / "test.csv")]
 
 
 def many(sources: int = 12, clips: int = 4) -> list[tuple[str, str]]:
@@ -133,8 +141,9 @@ def test_a_pattern_says_what_a_source_is(tmp_path, capsys):
     assert split_main([str(path), "--out", str(tmp_path / "o"), "--source-pattern", ".+", "--overwrite"]) == 0
 
 
-def test_videos_that_look_alike_are_one_source(tmp_path, capsys):
-    store = FeatureStore(tmp_path / "store", settings=SETTINGS, create=True)
+def pairs_of_places(root: Path) -> list[tuple[str, str]]:
+    """Write a store of 12 videos, two of each of six places: one fight and one normal."""
+    store = FeatureStore(root, settings=SETTINGS, create=True)
     generator = np.random.default_rng(0)
     scenes = generator.normal(size=(6, DIM))
     rows = []
@@ -145,6 +154,11 @@ def test_videos_that_look_alike_are_one_source(tmp_path, capsys):
         )
         store.write(f"v{number}", features, features, side)
         rows.append((f"v{number}.mp4", "Normal" if number % 2 else "Fight"))
+    return rows
+
+
+def test_videos_that_look_alike_are_one_source(tmp_path, capsys):
+    rows = pairs_of_places(tmp_path / "store")
     path = listed(tmp_path / "l.csv", rows)
     command = [
         str(path),
@@ -162,6 +176,45 @@ def test_videos_that_look_alike_are_one_source(tmp_path, capsys):
     assert all((f"v{2 * scene}" in test) == (f"v{2 * scene + 1}" in test) for scene in range(6))
     lines = (tmp_path / "o" / "annotations.txt").read_text().splitlines()
     assert {line.split("\t", 1)[1] for line in lines} == {"Normal\t-1\t-1", "Fight\t0\t50"}
+
+
+def test_the_check_names_test_videos_that_look_like_training_videos(tmp_path):
+    rows = pairs_of_places(tmp_path / "store")
+
+    def finding(test: list[tuple[str, str]]) -> Finding:
+        listed(tmp_path / "train.csv", [row for row in rows if row not in test])
+        listed(tmp_path / "test.csv", test)
+        (report,) = check_all([], listed_files(tmp_path), features=tmp_path / "store")
+        (one,) = [finding for finding in report.findings if "cosine" in finding.text]
+        assert not report.problems
+        return one
+
+    alike = finding([*rows[:3], ("absent.mp4", "Normal")])  # v0 and v1 are all of their place, v3 is trained on
+    assert (alike.level, alike.names) == ("note", ("v2",)) and "1 of the 3 test videos" in alike.text
+    assert "iefvad data split --similar 0.9" in alike.why
+    assert finding(rows[:4]).level == "good"
+    assert not [
+        f for f in check_all([], listed_files(tmp_path))[0].findings if "cosine" in f.text
+    ]  # only with the store
+
+
+def test_the_folds_of_the_example_share_no_place(tmp_path, monkeypatch):
+    """`clips.csv` puts two clips of each place into different folds; --similar makes folds of whole places."""
+    rows = [
+        {"video": name, "label": label, "source": "" if n < 10 else "9", "fold": str(n % 2)}
+        for n, (name, label) in enumerate(pairs_of_places(tmp_path / "store"))
+    ]
+    (tmp_path / "clips.csv").write_text(csv_text([list(rows[0]), *(list(row.values()) for row in rows)]))
+    script = str(Path(__file__).parents[2] / "examples" / "fights_folds.py")
+    similar = ["--features", str(tmp_path / "store"), "--similar", "0.9"]
+    monkeypatch.setattr(sys, "argv", [script, str(tmp_path), str(tmp_path / "o"), *similar])
+    runpy.run_path(script, run_name="__main__")
+    with (tmp_path / "o" / "clips.csv").open() as file:
+        folds = {row["video"]: row["fold"] for row in csv.DictReader(file)}
+    assert len(folds) == 12 and set(folds.values()) == set("0123")
+    assert all(folds[f"v{n}.mp4"] == folds[f"v{n + 1}.mp4"] for n in range(0, 12, 2))
+    tested = [entry.path for fold in "0123" for entry in read_list(tmp_path / "o" / f"fold{fold}" / "test.csv")]
+    assert sorted(tested) == sorted(folds)
 
 
 def test_joining():

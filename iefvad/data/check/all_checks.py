@@ -16,6 +16,7 @@ from iefvad.data.check.list_checks import (
     check_training_names,
     reference,
 )
+from iefvad.data.check.look_checks import check_looks
 from iefvad.data.check.recognise import (
     DataSet,
     Kind,
@@ -36,7 +37,8 @@ def check_data_set(data_set: DataSet, *, features: Path | None = None) -> Report
 
     Args:
         data_set: The data set.
-        features: Folder below which the feature files of the lists are searched and compared too.
+        features: Folder below which the feature files of the lists are searched and compared too, or a feature store,
+            whose training and test videos are compared.
 
     Raises:
         UserError: A path in a list may lead out of `features`.
@@ -56,6 +58,7 @@ def check_data_set(data_set: DataSet, *, features: Path | None = None) -> Report
     fitting = check_gt(data_set, found)
     if features is not None:
         check_features(data_set, features, found)
+        check_looks(data_set, features, found)
     classes = {}
     for split in SPLITS:
         main = reference(data_set, split)
@@ -142,7 +145,7 @@ def check_all(
     Args:
         folders: Folders of lists and annotations, searched for files that are recognised by their content.
         files: Kind, split and path of single files.
-        features: Folder in which the feature files of the lists are looked for.
+        features: Folder in which the feature files of the lists are looked for, or a feature store.
 
     Returns:
         One report per data set.
