@@ -41,17 +41,25 @@ def loss_advice(history: Sequence[Mapping[str, Any]], model: str) -> list[Advice
     ]
 
 
-def results_advice(metrics: Mapping[str, Mapping[str, Any]], model: str, videos: int) -> list[Advice]:
+def results_advice(
+    metrics: Mapping[str, Mapping[str, Any]], model: str, videos: int, *, preset: str | None
+) -> list[Advice]:
     """Warn where a simpler way has a higher AUC or AP than the model, or where there are few test videos.
 
     Args:
         metrics: Metrics by model, as metrics.json holds them.
         model: The model.
         videos: Number of test videos.
+        preset: Preset of the training; None for a detector of normal footage, which was not trained.
     """
     found = []
+    other = {
+        None: "or train on videos with anomalies too, without --normal-only",
+        "own": "or train longer (--until-loss 0)",
+        "synth": "or train longer (--epochs)",
+    }.get(preset, "or train with --preset own")
     simple = {
-        "event density": "Use the event density until there are more training videos, or train with --preset own.",
+        "event density": f"Use the event density until there are more training videos, {other}.",
         LINEAR_PROBE: "Give more training videos, or choose other settings: the network adds nothing to its features.",
     }
     for name, remedy in simple.items():
