@@ -21,7 +21,7 @@ def test_a_table_is_no_wider_than_the_terminal_and_loses_nothing():
 def test_a_table_in_a_pipe_is_whole():
     assert table(ROWS) == table(ROWS, width=0) and len(table(ROWS).splitlines()) == 4
     assert table([{"model": "a" * 100, "AUC": 0.5}], width=80).count("\n") == 2  # nothing to divide
-    assert table([{"model": "a", "kind": "b"}], width=5).count("\n") == 6  # text alone
+    assert table([{"model": "a", "kind": "b", "more": "c"}], width=12).count("\n") == 6  # text alone
     assert table([]) == "\n"
 
 

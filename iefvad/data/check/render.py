@@ -16,7 +16,7 @@ from iefvad.utils.text import few, readable
 
 _MARKS = {"problem": "!", "note": "-", "good": "+"}
 _WIDTH = 118
-_COLUMNS = ("file", "what it is", "videos", "abnormal", "intervals", "frames", "abnormal frames", "fraction")
+_COLUMNS = ("file", "what it is", "videos", "abnormal", "intervals", "frames", "abnormal frames", "share")
 
 
 def as_text(reports: Sequence[Report], *, names: int = 5) -> str:
