@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"warning: {warning}", flush=True)
     if cameras:
         return watch(detector, cameras, folder)
-    names, failed, footage = Names(folder), 0, Flagged()
+    names, failed, footage, remedies = Names(folder), 0, Flagged(), set[str]()
     overview = Overview(folder, detector.name, detector.rule, describe_rule(detector.rule))
     try:
         for video in videos:
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 overview.fail(describe_failure(video, error))
                 print(f"iefvad detect: {describe_failure(video, error)}", file=sys.stderr, flush=True)
                 continue
-            summarize(detection, known)
+            summarize(detection, known, remedies)
             footage.add(detection.scores, detection.intervals)
     finally:  # what was scored before Ctrl-C is listed too
         index = overview.write()

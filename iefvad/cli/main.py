@@ -51,5 +51,6 @@ def _add_completion(parser: ArgumentParser) -> None:
         action=_PrintCompletion,
         choices=("bash", "zsh", "tcsh"),
         metavar="SHELL",
+        default=argparse.SUPPRESS,
         help="print a script that completes commands and options in bash, zsh or tcsh (docs/start.md)",
     )

@@ -31,8 +31,15 @@ _NAME = 24  # characters; longer names push their line to the right
 _LISTED = 20  # intervals printed; the files contain all
 
 
-def summarize(detection: Detection, known: Sequence[Advice] = ()) -> None:
-    """Print one video's highest score, speed, flagged intervals, and warnings but those that are known already."""
+def summarize(detection: Detection, known: Sequence[Advice] = (), remedies: set[str] | None = None) -> None:
+    """Print one video's highest score, speed, flagged intervals and warnings.
+
+    Args:
+        detection: The video.
+        known: Warnings that were printed already and are left out.
+        remedies: Remedies that were printed already, and need not be again; those of this video are added.
+    """
+    remedies = set() if remedies is None else remedies
     scores, timing = detection.scores, detection.timing
     peak, at = scores.peak
     print(
@@ -56,7 +63,9 @@ def summarize(detection: Detection, known: Sequence[Advice] = ()) -> None:
         print(f"  ... and {len(detection.intervals) - _LISTED} more: see the files")
     for warning in detection.warnings:
         if warning not in known:
-            print(f"  warning: {readable(str(warning))}")
+            text = warning.cause if warning.remedy in remedies else str(warning)
+            remedies.add(warning.remedy)
+            print(f"  warning: {readable(text)}")
     sys.stdout.flush()
 
 

@@ -76,10 +76,11 @@ class Progress:
                 return
             self._shown = moment
             self._bar.n = self._finished + sum(self._fractions.values())
-            text = f"{self.frames / (moment - self._begin):.0f} frames/s"
+            text = f"{self.frames / (moment - self._begin):.0f} frames/s" if self.frames else "nothing to decode"
             if left := self._seconds_left(moment):
                 text += f", {tqdm.format_interval(left)} left, until {time.strftime('%H:%M', _clock(left))}"
-            done = f"extract: {self._bar.n:.1f} of {len(self._sizes)} videos, {text}"
+            whole = self._finished if not self._fractions else f"{self._bar.n:.1f}"
+            done = f"extract: {whole} of {len(self._sizes)} videos, {text}"
         if self._terminal:
             self._bar.set_postfix_str(text)
         elif not self._quiet:

@@ -419,8 +419,11 @@ def learned_curves(history: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     learning = [row for row in history if any(key in row for key in panels)]
     models = list(dict.fromkeys(str(row["model"]) for row in learning))
-    figure, axes = new_figure(3.2, 1, len(panels), width=WIDTH * len(panels) / 3)
-    for ax, key in zip(axes, panels, strict=True):
+    columns = max(3, len(panels))  # the page stretches a figure to its width: a single panel would be a poster
+    figure, axes = new_figure(3.2, 1, columns, width=WIDTH * columns / 3)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    for ax, key in zip(axes, panels, strict=False):
         for model in models:
             values: dict[float, list[float]] = {}
             for row in learning:

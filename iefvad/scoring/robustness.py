@@ -249,9 +249,11 @@ ROW_METRICS = ("auc", "ap", "ano_auc", "brier", "ece", "kl", "w_img", "w_evt")
 
 
 def robustness_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of the printed table: masked, ratio and `ROW_METRICS`, as `spread` returns them."""
+    """Return the rows of the printed table: damaged stream, fraction and `ROW_METRICS`, as `spread` returns them."""
+    titles = {"auc": "AUC", "ap": "AP", "ano_auc": "Ano-AUC", "brier": "Brier", "ece": "ECE", "kl": "KL"}
     return [
-        {"masked": row["masked"], "ratio": row["ratio"]} | {key: spread(row, key) for key in ROW_METRICS}
+        {"damaged": row["masked"], "fraction": f"{row['ratio']:.0%}"}
+        | {titles.get(key, key): spread(row, key) for key in ROW_METRICS}
         for row in rows
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,13 +68,15 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, *, width: int | None = None) -> str:
     """Return rows as an aligned plain-text table.
 
     Args:
         rows: Values by column title.
         columns: Titles of the columns that are shown. By default all keys in order of appearance, without those that
             are always None.
+        width: Number of characters per line. Columns that do not fit follow in further tables below, each with the
+            first columns of text again. 0: no limit. By default that of the terminal, without limit in a pipe.
     """
     if columns is None:
         keys = list(dict.fromkeys(key for row in rows for key in row))
@@ -81,8 +85,28 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = Non
     numeric = [all(not isinstance(row.get(key), str) for row in rows) for key in columns]
     widths = [max([len(key), *(len(line[i]) for line in texts)]) for i, key in enumerate(columns)]
 
-    def aligned(line: Sequence[str]) -> str:
-        padded = (t.rjust(w) if right else t.ljust(w) for t, w, right in zip(line, widths, numeric, strict=True))
+    def aligned(line: Sequence[str], chosen: Sequence[int]) -> str:
+        padded = (line[i].rjust(widths[i]) if numeric[i] else line[i].ljust(widths[i]) for i in chosen)
         return "  ".join(padded).rstrip()
 
-    return "\n".join([aligned(columns), aligned(["-" * w for w in widths]), *map(aligned, texts)])
+    lines = [columns, ["-" * w for w in widths], *texts]
+    parts = _folded(widths, numeric, _terminal_width() if width is None else width)
+    return "\n\n".join("\n".join(aligned(line, chosen) for line in lines) for chosen in parts)
+
+
+def _terminal_width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else 0
+
+
+def _folded(widths: Sequence[int], numeric: Sequence[bool], limit: int) -> list[list[int]]:
+    """Divide columns into parts that are no wider than a limit; each begins with the first columns of text."""
+    heads = next((i for i, number in enumerate(numeric) if number), len(widths))
+    heads = max(1, heads) if heads < len(widths) else 1
+    parts = [list(range(min(heads, len(widths))))]
+    for i in range(heads, len(widths)):
+        chosen = [*parts[-1], i]
+        if limit and len(parts[-1]) > heads and sum(widths[k] + 2 for k in chosen) - 2 > limit:
+            parts.append([*range(heads), i])
+        else:
+            parts[-1] = chosen
+    return parts

@@ -42,7 +42,7 @@ def loss_advice(history: Sequence[Mapping[str, Any]], model: str) -> list[Advice
 
 
 def results_advice(
-    metrics: Mapping[str, Mapping[str, Any]], model: str, videos: int, preset: str | None = None
+    metrics: Mapping[str, Mapping[str, Any]], model: str, videos: int, *, preset: str | None
 ) -> list[Advice]:
     """Warn where a simpler way has a higher AUC or AP than the model, or where there are few test videos.
 
@@ -50,10 +50,14 @@ def results_advice(
         metrics: Metrics by model, as metrics.json holds them.
         model: The model.
         videos: Number of test videos.
-        preset: Preset of the training, if it is known.
+        preset: Preset of the training; None for a detector of normal footage, which was not trained.
     """
     found = []
-    other = "" if preset == "own" else ", or train with --preset own"
+    other = {
+        None: ", or train on videos with anomalies too, without --normal-only",
+        "own": "",
+        "synth": ", or train longer (--epochs)",
+    }.get(preset, ", or train with --preset own")
     simple = {
         "event density": f"Use the event density until there are more training videos{other}.",
         LINEAR_PROBE: "Give more training videos, or choose other settings: the network adds nothing to its features.",

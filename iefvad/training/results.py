@@ -245,12 +245,12 @@ def write_results(
         UserError: a file cannot be written.
     """
     metrics = results.metrics(subject.history)
-    preset = "own" if subject.settings.get("normal_only") else subject.settings.get("preset")  # no other one helps
-    warnings = [*subject.warnings, *results_advice(metrics, subject.primary, len(benchmark.test), preset)]
+    preset = None if subject.settings.get("normal_only") else str(subject.settings.get("preset"))
+    warnings = [*subject.warnings, *results_advice(metrics, subject.primary, len(benchmark.test), preset=preset)]
     subject = dataclasses.replace(subject, warnings=warnings)
     print("\n" + table(headline_rows(metrics)))
     classes = class_rows(metrics)
-    if classes:
+    if any(value is not None for row in classes for title, value in row.items() if title not in ("class", "videos")):
         print("\nAUC on each class's videos\n" + table(classes))
 
     def write(folder: Path) -> tuple[dict[str, Any], Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -172,6 +173,14 @@ class Trainer:
                 self._shown.line()
         with self.processes.barrier():
             self._save(last=True)
+        if progress and self._has_learned() and self.progress.epoch < self.config.epochs:
+            loss = self.progress.history[-1]["loss_cls"]
+            print(
+                f"{self._doing()}: ended after epoch {self.progress.epoch}, as the classification loss {loss:.3f} is at"
+                f" most {self.config.until_loss:.3g} (--until-loss)",
+                file=sys.stderr,
+                flush=True,
+            )
         self.model.load_state_dict(self.progress.best)
         return Fitted(self.model.eval(), self.progress.best_epoch, self._threshold(held_out), self.config)
 
@@ -225,11 +234,16 @@ class Trainer:
         self.network = self.processes.replicate(self.model, unused=several and some_unused(self.model))
 
     def _bar(self, shown: bool, steps: int) -> Bar:
-        return Bar(self.config.epochs * steps, self._doing(), "step", shown=shown, initial=self.progress.epoch * steps)
+        done, early = self.progress.epoch * steps, self.config.until_loss != 0
+        return Bar(self.config.epochs * steps, self._doing(), "step", shown=shown, initial=done, at_most=early)
 
     def _doing(self, epoch: int | None = None) -> str:
         what = f"{'refit' if self.refit else 'train'} {self.variant.name} (seed {self.seed})"
-        return what if epoch is None else f"{what}, epoch {epoch} of {self.config.epochs}"
+        return (
+            what
+            if epoch is None
+            else f"{what}, epoch {epoch} of {'at most ' * bool(self.config.until_loss)}{self.config.epochs}"
+        )
 
     def _step(self) -> Callable[[Batch, Share, Mask | None], Tensor]:
         """Return the training step: from a batch, its weight and its damage to the losses."""

@@ -51,6 +51,10 @@ def option(default: Any, text: str, within: Range | None = None, *, switch: bool
 class _HelpFormatter(DefaultHelpFormatter):
     """Help that shows what an option does and its default, without Python's type names."""
 
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        # jsonargparse joins option and value of --print_config by a backspace, which is not shown as such.
+        return str(super()._format_action_invocation(action)).replace(" \b", "")
+
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action)
         text = re.sub(r" ?\(type: [^()]*(\([^()]*\))?[^()]*, default: null\)", "", text)

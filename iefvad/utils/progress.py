@@ -29,9 +29,20 @@ class Progress:
         unit: What is counted, such as "step".
         shown: Show anything.
         initial: Amount that was done before.
+        at_most: The work may end before the total.
     """
 
-    def __init__(self, total: float | None, what: str, unit: str, *, shown: bool = True, initial: float = 0) -> None:
+    def __init__(
+        self,
+        total: float | None,
+        what: str,
+        unit: str,
+        *,
+        shown: bool = True,
+        initial: float = 0,
+        at_most: bool = False,
+    ) -> None:
+        self._about = "at most" if at_most else "about"
         self.total, self.what, self.unit, self.shown, self.initial = total, what, unit, shown, initial
         self.done = initial
         self.terminal = sys.stderr.isatty()
@@ -103,7 +114,7 @@ class Progress:
         total = "" if self.total is None else f" of {self.total:g}"
         text = f"{self.what}: {self.done:g}{total} {self.unit}s{self._more}, {rate:.3g} {self.unit}s/s"
         if self.total is not None and rate and self.done < self.total:
-            text += f", about {duration((self.total - self.done) / rate)} left"
+            text += f", {self._about} {duration((self.total - self.done) / rate)} left"
         print(readable(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ cd "$work"
 quick=(--modality fusion --epochs 6)
 iefvad train "${quick[@]}" --compare false --seeds 0 1 --out runs/t
 iefvad train "${quick[@]}" --compare false --seeds 0 1 --noise gaussian --out runs/gaussian
-iefvad report runs/t runs/gaussian --out comparison.html
+iefvad compare runs/t runs/gaussian --out comparison.html
 iefvad evaluate runs/t --draws 2 --out runs/t-masked
 iefvad sweep "${quick[@]}" --vary nu=4,8 --seeds 0-1 --out sweep
 
