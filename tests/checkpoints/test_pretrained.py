@@ -354,7 +354,9 @@ def no_models(folder: Path) -> dict[str, tuple[str | Path, str]]:
     for name in ("weights missing", "extra", "shape", "truncated", "old config", "bad config", "no heads", "foreign"):
         model.save_pretrained(folder / name)
     (folder / "weights missing" / "model.safetensors").unlink()
-    tensors = safetensors.torch.load_file(folder / "extra" / "model.safetensors")
+    # Copies, because load_file maps a file and older safetensors write into the same file.
+    stored = safetensors.torch.load_file(folder / "extra" / "model.safetensors")
+    tensors = {name: value.clone() for name, value in stored.items()}
     safetensors.torch.save_file({**tensors, "extra.weight": torch.zeros(1)}, folder / "extra" / "model.safetensors")
     changed = {name: value for name, value in tensors.items() if name != "scan.raw_noise"}
     changed["classifier.weight"] = torch.zeros(1, 5)
