@@ -85,9 +85,8 @@ def cut_main(argv: Sequence[str] | None = None) -> int:
         )
         abnormal = sum(clip.label(config.least) != "Normal" for clip in clips)
         sources = len({clip.source for clip in clips})
-        print(
-            f"{len(clips)} clips of {sources} recording{'s' if sources != 1 else ''}, {abnormal} of them abnormal: {readable(out)}"
-        )
+        plural = "s" if sources != 1 else ""
+        print(f"{len(clips)} clips of {sources} recording{plural}, {abnormal} of them abnormal: {readable(out)}")
     for note in notes:
         print(f"note: {readable(note)}")
     if failed:

