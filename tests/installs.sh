@@ -60,14 +60,14 @@ PYTHON
 main_job() { # NAME native|reference
     local bin="$work/$1/bin" here="$work/$1-run"
     rm -rf "$here" && mkdir -p "$here" && cd "$here" || return
-    "$bin/python" -P -c 'import bench' 2>/dev/null && { echo "bench is installed as a package of its own"; cd "$root"; return 1; }
-    "$bin/python" -P - "$2" "$work/$1" <<'PYTHON' &&
+    "$bin/python" -I -c 'import bench' 2>/dev/null && { echo "bench is installed as a package of its own"; cd "$root"; return 1; }
+    "$bin/python" -I - "$2" "$work/$1" <<'PYTHON' &&
 import sys, iefvad, ief_kernels
 assert iefvad.__file__.startswith(sys.argv[2]) and ief_kernels.__file__.startswith(sys.argv[2]), iefvad.__file__
 found = ief_kernels.explain("kalman_scan").splitlines()
 assert found[0].endswith(f"auto takes {sys.argv[1]}"), found
 PYTHON
-        "$bin/python" -P -m iefvad.train --fused --seeds 0 --epochs "${EPOCHS:-2}" --out run &&
+        "$bin/python" -I -m iefvad.train --fused --seeds 0 --epochs "${EPOCHS:-2}" --out run &&
         test -s run/report.html && "$bin/iefvad" doctor >doctor.txt && "$bin/iefvad" export run --to torch-export --out model.pt2
     local status=$?
     cd "$root"
@@ -93,7 +93,7 @@ case_no-compiler() {
     chmod +x "$work"/compilers/*
     for compiler in no-such-compiler "$work/compilers/broken" "$work/compilers/old"; do
         CXX=$compiler "$work/no-compiler/bin/pip" install --quiet --force-reinstall $no_deps "$made" || return
-        "$work/no-compiler/bin/python" -P -m ief_kernels.doctor >"$work/doctor" || return
+        "$work/no-compiler/bin/python" -I -m ief_kernels.doctor >"$work/doctor" || return
         grep 'ief_kernels._C  ' "$work/doctor"
         grep -q "the C++ extension is not built (.*compile.*\|.*cannot build.*)" "$work/doctor" || return
     done
@@ -122,7 +122,7 @@ PYTHON
             'setuptools>=77' && "$work/lowest/bin/pip" install --quiet --no-deps --no-build-isolation -e "$source" &&
         main_job lowest native && cd "$source" || return
     "$work/lowest/bin/python" -m pytest -q ${PYTEST_ARGS:-} tests/test_api.py tests/test_video.py tests/video tests/model \
-        tests/checkpoints tests/features tests/report tests/cli/test_cli.py tests/kernels/test_kalman_scan.py
+        tests/checkpoints tests/features tests/report tests/cli/test_cli.py tests/cli/test_messages.py tests/kernels/test_kalman_scan.py
     local status=$?
     cd "$root"
     return $status
