@@ -58,6 +58,7 @@ def prepare(stock: Path) -> None:
     write_video(stock / "a.mp4", frames=80)
     write_video(stock / "b.mp4", frames=48)
     (stock / "broken.mp4").write_bytes(b"not a video")
+    (stock / "truth.txt").write_text("a.mp4  Fight  10  20  -1  -1\nbroken.mp4  Normal  -1  -1  -1  -1\n")
 
 
 def _without_pages() -> None:
@@ -74,7 +75,17 @@ def unchanged(stock: Path) -> list[Case]:
     """Return one usual command of each kind."""
     lines = [
         ["data", "split", str(stock / "store" / "train.csv"), "--out", "out", "--folds", "2"],
-        ["data", "cut", str(stock / "a.mp4"), "--out", "out", "--length", "1"],
+        [
+            "data",
+            "cut",
+            str(stock / "a.mp4"),
+            "--out",
+            "out",
+            "--length",
+            "1",
+            "--annotations",
+            str(stock / "truth.txt"),
+        ],
         ["train", "--features", str(stock / "store"), "--out", "out", *NORMAL],
         ["evaluate", str(stock / "normal"), "--robustness", "false", "--device", "cpu", "--out", "out"],
         ["compare", str(stock / "run"), str(stock / "normal")],
@@ -382,7 +393,18 @@ def _cut(random: random.Random, stock: Path) -> Case:
     exact = random.choice(([], ["--exact"]))
     spoiled = random.choice(("", "", "exists", "full", "killed"))
     delay = random.uniform(0.0, 0.3)
-    line = ["data", "cut", str(stock / video), "--out", "out", *length, *overlap, *exact]
+    line = [
+        "data",
+        "cut",
+        str(stock / video),
+        "--out",
+        "out",
+        *length,
+        *overlap,
+        *exact,
+        "--annotations",
+        str(stock / "truth.txt"),
+    ]
 
     def arrange(folder: Path) -> None:
         if spoiled == "exists":
