@@ -203,7 +203,7 @@ class _Site:
 
     async def _side(self, request: Request) -> Response:
         def change(name: str, wanted: Any) -> None:
-            side = wanted.get("side") if isinstance(wanted, dict) else ""
+            side = wanted.get("side", "") if isinstance(wanted, dict) else ""
             self._labels.set_side(self._lists.source(name), side)
 
         return await self._changed(request, change)

@@ -289,7 +289,8 @@ def test_who_is_served_and_what(tmp_path, videos):
         assert ask(server, "POST", "/classes", {"name": "a b"})[0] == 422
         assert "Theft" in json.loads(ask(server, "POST", "/classes", {"name": "Theft"})[2])["classes"]
         assert json.loads(ask(server, "POST", "/videos/0/side", {"side": "test"})[2])["sides"][0] == "test"
-        assert ask(server, "POST", "/videos/0/side", {"side": "moon"})[0] == 422
+        for wrong in ({"side": "moon"}, {}, {"side": ["test"]}):
+            assert ask(server, "POST", "/videos/0/side", wrong)[0] == 422
 
 
 def test_videos_in_ranges_and_as_pictures(tmp_path, videos):

@@ -83,6 +83,7 @@ _ELEMENTS = frozenset(
             "img",
         ),
         *(
+            "article",
             "aside",
             "figcaption",
             "footer",
