@@ -8,11 +8,11 @@ COPY . /source
 RUN IEF_KERNELS_FORCE_NATIVE=1 pip wheel --no-cache-dir --no-deps --wheel-dir /wheels /source
 
 FROM python:${PYTHON}-slim AS base
-ENV PYTHONUNBUFFERED=1 IEFVAD_CACHE=/work/cache HF_HOME=/work/cache/huggingface MPLCONFIGDIR=/tmp/matplotlib
+ENV PYTHONUNBUFFERED=1 IEFVAD_CACHE=/data/cache HF_HOME=/data/cache/huggingface MPLCONFIGDIR=/tmp/matplotlib
 # libgomp: OpenMP of the C++ kernels; g++: torch.compile and triton compile at run time.
 RUN apt-get update && apt-get install -y --no-install-recommends g++ libgomp1 && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home iefvad && mkdir -p /work/runs /work/cache && chown -R iefvad /work
-WORKDIR /work
+    && useradd --create-home iefvad && mkdir -p /data/runs /data/cache && chown -R iefvad /data
+WORKDIR /data
 ENTRYPOINT ["iefvad"]
 CMD ["--help"]
 
