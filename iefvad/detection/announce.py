@@ -41,7 +41,8 @@ def announcing(
             from iefvad.detection.page.server import PageServer
 
             folder = session.detector.folder
-            board = Board(session.channels, "Cameras" if folder is None else f"Cameras, model {folder.name}")
+            title = "Cameras" if folder is None else f"Cameras, model {folder.name}"
+            board = Board(session.channels, title, session.detector.standing_advice())
             server = PageServer(board, config.serve)
             stack.callback(server.close)
             report(f"page: {server.url}")

@@ -19,6 +19,7 @@ from iefvad.detection.live.channel import LiveAlarm, LiveScore
 from iefvad.detection.page import board as boards
 from iefvad.detection.page.board import Board, Seen
 from iefvad.detection.page.server import PageServer, _Events
+from iefvad.utils.advice import Advice
 from iefvad.utils.errors import UserError
 from iefvad.web.server import host_allowed, parse_address
 from tests.helpers.browser import CHROMIUM, browser
@@ -135,6 +136,17 @@ def test_what_the_server_sends(board):
         assert next(messages)["cameras"][0]["scores"] == [[1.6, 3.2, 0.2]]
         begin = time.monotonic()
     assert time.monotonic() - begin < 5, "a browser that listens must not delay the end"
+
+
+def test_warnings_about_the_model_are_at_the_top(board):
+    board.warnings = [Advice("It knows <rendered> scenes only.", "Train on your own footage.")]
+    with serving(board) as (_, port):
+        page = get(port, "/")[2].decode()
+    box = page[page.index("<aside") : page.index("</aside>")]
+    assert "It knows &lt;rendered&gt; scenes only." in box and "Train on your own footage." in box
+    board.warnings = []
+    with serving(board) as (_, port):
+        assert "<aside" not in get(port, "/")[2].decode()
 
 
 def test_a_stuck_browser_delays_nobody(board):

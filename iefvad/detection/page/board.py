@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from iefvad.detection.live.channel import Channel, LiveAlarm, LiveScore
+from iefvad.utils.advice import Advice
 from iefvad.video import SEGMENT
 
 SCORES = 160
@@ -40,14 +41,15 @@ class Board:
     has missed and needs no memory.
     """
 
-    def __init__(self, channels: Sequence[Channel], title: str) -> None:
+    def __init__(self, channels: Sequence[Channel], title: str, warnings: Sequence[Advice] = ()) -> None:
         """Show these cameras.
 
         Args:
             channels: The cameras.
             title: Title of the page.
+            warnings: What is doubtful about the model or the threshold, shown at the top.
         """
-        self.title = title
+        self.title, self.warnings = title, list(warnings)
         self._channels = list(channels)
         self._index = {channel.name: number for number, channel in enumerate(self._channels)}
         self._run = secrets.token_hex(4)  # tells a browser that detection was started again

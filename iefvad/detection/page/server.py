@@ -56,7 +56,7 @@ def application(board: Board, ending: Callable[[], bool]) -> ASGIApp:
 
     return Starlette(
         routes=[
-            *page_routes("iefvad.detection.page", "live", title=board.title),
+            *page_routes("iefvad.detection.page", "live", title=board.title, warnings=board.warnings),
             Route("/pictures/{number:int}.jpg", picture),
             Route("/events", _Events(board, ending)),
         ]
