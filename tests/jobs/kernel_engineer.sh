@@ -68,5 +68,6 @@ PY
 python model.py
 
 cd "$root"
-python -m bench --quick --op kalman_scan --size small --seconds 20 --out "$work/bench"
+# Status 3: the machine was busy, so the figures decide nothing.
+python -m bench --quick --op kalman_scan --size small --seconds 20 --out "$work/bench" || [[ $? == 3 ]]
 ls "$work"/bench/*.json > /dev/null

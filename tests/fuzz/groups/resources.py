@@ -398,13 +398,14 @@ def _judge(
 
 
 def _errors(ended: Ended) -> list[str]:
-    return [line for line in ended.err.splitlines() if line.startswith("iefvad") and "error" in line]
+    # A training of a sweep that failed has a line of its own, which may say "Input/output error".
+    return [line for line in ended.err.splitlines() if line.startswith("iefvad") and ": error: " in line]
 
 
 def _is_kept(name: str, folder: Path, ended: Ended, after: dict[str, bytes]) -> bool:
     """Whether results are at their place or where the error says, or made again by what the error says."""
     work = COMMANDS[name]
-    if "--resume" in ended.err or not work.rescues:
+    if "--resume" in ended.err or not work.rescues or "no training could be finished" in ended.err:
         return True
     for place in (folder / "tmp").glob("iefvad-*"):
         if str(place) in ended.err and any(path.is_file() for path in place.rglob("*.*")):

@@ -342,7 +342,8 @@ def _odd(random: random_module.Random, stock: Path) -> Case:
             return "loss"
         fails = what in makers and not (what == "a folder with a text" and not given)
         if fails:
-            return "refused" if ended.status == 1 and "x" in ended.err else "silent"
+            named = "x" in ended.err or "in/fifo" in ended.err  # a link is named by what it leads to
+            return "refused" if ended.status == 1 and named else "silent"
         if what == "a name with a line break" and "a\nb.mp4" in ended.out + ended.err:
             return "silent"
         return outcome if ended.status == 0 else "loss"
