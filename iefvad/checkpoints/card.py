@@ -28,11 +28,11 @@ The method: [Uncertainty-Weighted Image-Event Multimodal Fusion for Video Anomal
 arXiv:2505.02393.
 """
 
-BASELINE_CARD = """---
+_OTHER_CARD = """---
 {{ card_data }}
 ---
 
-# A baseline of IEF-VAD: scores for the segments of a video
+# %s
 
 {{ facts }}
 
@@ -43,20 +43,9 @@ model = load_trained("{{ repo_id | default("FOLDER OR HUB ID", true) }}")
 ```
 """
 
-NORMAL_CARD = """---
-{{ card_data }}
----
+BASELINE_CARD = _OTHER_CARD % "A baseline of IEF-VAD: scores for the segments of a video"
 
-# A detector of unusual segments of a video, made from normal footage alone
-
-{{ facts }}
-
-```python
-from iefvad.checkpoints.hub import load_trained
-
-model = load_trained("{{ repo_id | default("FOLDER OR HUB ID", true) }}")
-```
-"""
+NORMAL_CARD = _OTHER_CARD % "A detector of unusual segments of a video, made from normal footage alone"
 
 
 def facts(config: AnyConfig, provenance: Mapping[str, Any]) -> str:

@@ -43,7 +43,7 @@ def rule_advice(rule: Rule) -> list[Advice]:
         Advice(
             f"The threshold is {score_text(rule.threshold)}: normal footage has scores near 1, so hardly anything can"
             " be flagged.",
-            "Train on normal footage of this camera, with --preset own, and calibrate again.",
+            "Add normal footage of this camera to the training videos, train again, and calibrate again.",
         )
     ]
 

@@ -25,18 +25,25 @@ _MARGIN = 2.0
 """A video of the training's kind may be this much further from the training videos than the farthest of these."""
 
 
-def loss_advice(history: Sequence[Mapping[str, Any]], model: str) -> list[Advice]:
-    """Warn where the last classification loss of a model, mean over its seeds, is near ln 2."""
+def loss_advice(history: Sequence[Mapping[str, Any]], model: str, *, preset: str) -> list[Advice]:
+    """Warn where the last classification loss of a model, mean over its seeds, is near ln 2.
+
+    Args:
+        history: Rows of log.jsonl.
+        model: The model.
+        preset: Preset of the training.
+    """
     last = {row["seed"]: row for row in history if row["model"] == model and "loss_cls" in row}
     if not last:
         return []
     loss = sum(row["loss_cls"] for row in last.values()) / len(last)
     if not loss > NEAR * math.log(2):
         return []
+    other = "" if preset == "own" else ", with --preset own"
     return [
         Advice(
             f"The classification loss ended at {loss:.3f}, near ln 2 = 0.693: the model has learned almost nothing.",
-            "Train longer (--min-steps 1000), with a higher --lr, or with --preset own; and check the labels.",
+            f"Train longer (--min-steps 1000){other} or with a higher --lr, and check the labels.",
         )
     ]
 

@@ -195,7 +195,7 @@ def finish(
         protocol=protocol_table(config),
         device=resolve_device(config.device),
         operators="" if seconds is None else operators_of(run, benchmark.dim),
-        warnings=loss_advice(run.history, run.variants[0].name),
+        warnings=loss_advice(run.history, run.variants[0].name, preset=config.preset),
     )
     return write_results(subject, benchmark, results, seconds=seconds, robustness=robustness)
 

@@ -150,10 +150,13 @@ def page_routes(package: str, name: str, scripts: Sequence[str] = (), **context:
 
     folder = files(package) / "files"
     css = (folder / f"{name}.css").read_text(encoding="utf-8")
+    served, icon = (
+        (files("iefvad.web") / "files" / file).read_text(encoding="utf-8") for file in ("served.css", "icon.svg")
+    )
     texts = {
         "/": ("text/html", render(f"{name}.html", **context)),
-        f"/{name}.css": ("text/css", render("palette.css") + render("style.css") + css),
-        "/icon.svg": ("image/svg+xml", (files("iefvad.web") / "files" / "icon.svg").read_text(encoding="utf-8")),
+        f"/{name}.css": ("text/css", render("palette.css") + render("style.css") + served + css),
+        "/icon.svg": ("image/svg+xml", icon),
     }
     for script in (f"{name}.js", *scripts):
         texts[f"/{script}"] = ("text/javascript", (folder / script).read_text(encoding="utf-8"))

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from iefvad.detection.announce import announcing
+from iefvad.detection.config import DetectConfig
 from iefvad.detection.live.channel import LiveAlarm, LiveScore
 from iefvad.detection.page import board as boards
 from iefvad.detection.page.board import Board, Seen
@@ -141,12 +143,22 @@ def test_what_the_server_sends(board):
 def test_warnings_about_the_model_are_at_the_top(board):
     board.warnings = [Advice("It knows <rendered> scenes only.", "Train on your own footage.")]
     with serving(board) as (_, port):
-        page = get(port, "/")[2].decode()
+        page, style = (get(port, path)[2].decode() for path in ("/", "/live.css"))
+    assert ".link.on" in style  # what all served pages share
     box = page[page.index("<aside") : page.index("</aside>")]
     assert "It knows &lt;rendered&gt; scenes only." in box and "Train on your own footage." in box
     board.warnings = []
     with serving(board) as (_, port):
         assert "<aside" not in get(port, "/")[2].decode()
+
+
+def test_the_page_of_a_watch_has_the_warnings_of_its_detector():
+    warning = Advice("It knows rendered scenes only.", "Train on your own footage.")
+    detector = SimpleNamespace(folder=None, standing_advice=lambda: [warning])
+    said: list[str] = []
+    with announcing(SimpleNamespace(channels=[], detector=detector), DetectConfig(serve="127.0.0.1:0"), said.append):
+        port = int(said[0].rsplit(":", 1)[1].strip("/"))
+        assert warning.cause in get(port, "/")[2].decode()
 
 
 def test_a_stuck_browser_delays_nobody(board):

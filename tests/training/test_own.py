@@ -129,10 +129,12 @@ def test_probe_needs_both_classes_and_few_videos(store, monkeypatch):
 
 def test_loss_near_ln_2_is_a_warning():
     rows = [{"model": "fusion", "seed": 0, "epoch": e, "loss_cls": loss} for e, loss in ((1, 0.69), (2, 0.68))]
-    (found,) = loss_advice(rows, "fusion")
+    (found,) = loss_advice(rows, "fusion", preset="own")
+    assert "--preset own" not in found.remedy
+    assert "--preset own" in loss_advice(rows, "fusion", preset="msad")[0].remedy
     assert "0.680" in found.cause and "--lr" in found.remedy
-    assert loss_advice([*rows, {**rows[0], "epoch": 3, "loss_cls": 0.4}], "fusion") == []
-    assert loss_advice(rows, "image") == []
+    assert loss_advice([*rows, {**rows[0], "epoch": 3, "loss_cls": 0.4}], "fusion", preset="own") == []
+    assert loss_advice(rows, "image", preset="own") == []
 
 
 def test_a_simpler_way_that_wins_is_a_warning():
